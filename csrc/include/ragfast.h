@@ -1,0 +1,132 @@
+/* ragfast: exact batched top-k retrieval by inner product, and log-sum-exp marginalization over documents.
+ *
+ * Letters: B queries, N documents, D dimension, K retrieved documents, T target tokens, V vocabulary.
+ *
+ * Rules for every function here:
+ *   - Arguments stand in the order outputs, inputs (each followed by its sizes), scalars. Arrays are row-major and
+ *     contiguous, aligned to their element type and no further. Pointers are non-NULL unless the comment says so;
+ *     a pointer to an empty array is never read.
+ *   - The caller owns every buffer. A call makes at most one scratch allocation and frees it before it returns.
+ *   - Outputs are undefined after any status but RAGFAST_OK, except where stated.
+ *   - Nothing here prints, aborts, reads the environment or knows of Python. All functions may be called from many
+ *     threads at once, and from a child process after fork().
+ *   - Functions that calculate do so in the default floating-point environment (round to nearest, no flushing of
+ *     denormals) and restore the caller's.
+ */
+#ifndef RAGFAST_H
+#define RAGFAST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a host of the library looks up by name in the shared object (see src/ragfast/threads.py). */
+#if defined(__GNUC__)
+#define RAGFAST_EXPORT __attribute__((visibility("default")))
+#else
+#define RAGFAST_EXPORT
+#endif
+
+typedef enum ragfast_status {
+    RAGFAST_OK = 0,
+    RAGFAST_ERROR_MEMORY,          /* the scratch block could not be had */
+    RAGFAST_ERROR_ARGUMENT,        /* a size or scalar is outside its stated range, or sizes overflow */
+    RAGFAST_ERROR_UNKNOWN_ISA,     /* no level of that name in this build */
+    RAGFAST_ERROR_UNAVAILABLE_ISA, /* the level exists; this CPU or operating system lacks it */
+    RAGFAST_ERROR_NONFINITE_QUERY, /* a query holds NaN or an infinity */
+    RAGFAST_ERROR_NONFINITE_DOC,   /* a document holds NaN or an infinity */
+    RAGFAST_ERROR_OVERFLOW         /* an inner product of float64 inputs overflows (float32 inputs cannot) */
+} ragfast_status;
+
+const char *ragfast_strerror(ragfast_status status);
+
+/* ---- instruction-set levels -------------------------------------------------------------------------------------
+ * Levels ascend: "scalar", then on x86-64 "avx2" (AVX2 and FMA), "avx512" (F, BW, DQ, VL). Each includes those before it. */
+
+size_t ragfast_isa_count(void);            /* levels in this build */
+const char *ragfast_isa_name(size_t i);    /* name of level i < count, ascending */
+int ragfast_isa_available(size_t i);       /* 1 if this CPU and operating system run level i */
+const char *ragfast_isa(void);             /* the level in use: the highest available one unless set */
+ragfast_status ragfast_set_isa(const char *name); /* for the whole process; searches under way keep theirs */
+
+/* ---- threads ----------------------------------------------------------------------------------------------------
+ * One pool a process, started at the first call that wants it, restarted in a forked child. The calling thread takes
+ * part, and a call never waits for a worker that has not begun. */
+
+RAGFAST_EXPORT int ragfast_get_num_threads(void);   /* used where n_threads is 0: 1 until set */
+RAGFAST_EXPORT void ragfast_set_num_threads(int n); /* n < 1 counts as 1 */
+
+/* ---- retrieval -------------------------------------------------------------------------------------------------- */
+
+typedef enum ragfast_dtype { RAGFAST_F32 = 0, RAGFAST_F64 = 1 } ragfast_dtype;
+
+typedef struct ragfast_docs {
+    const void *vectors;  /* (N,D) of dtype */
+    const float *norms;   /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only) */
+    const int64_t *ids;   /* (N,) distinct and >= 0, or NULL: the row number */
+    size_t n_docs;        /* N, below 2^31 */
+    size_t dim;           /* D, from 1 to 2^20 */
+    ragfast_dtype dtype;
+} ragfast_docs;
+
+typedef struct ragfast_search_stats {
+    uint64_t rescored; /* (query, document) pairs whose float64 score was calculated */
+} ragfast_search_stats;
+
+/* Exact top-k by inner product.
+ *
+ * The score of (q, d) is its inner product in float64, summed in a fixed order (internal.h, inner_f64), so it has the
+ * same bits at every level. Documents are ordered by (score descending, id ascending). Neither the float32 scan, nor
+ * n_threads, nor how queries and documents are batched can change a bit of the result.
+ *
+ * Out: scores (B,K), doc_ids (B,K): best first, then -inf and -1 where N < K.
+ *      doc_logprobs (B,K), may be NULL: log p(z|x) = log_softmax over K of scores / temperature; -inf where the id is -1.
+ *      stats, may be NULL.
+ * In:  queries (B,D) of docs->dtype; k >= 1; temperature > 0; n_threads >= 0 (0: the default).
+ * Returns RAGFAST_ERROR_NONFINITE_DOC only where docs->norms is NULL: rows that came with norms were checked then. */
+ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_search_stats *stats,
+                              const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
+                              double temperature, int n_threads);
+
+/* Euclidean norm of each row, rounded up: the scan's error bound multiplies by it.
+ * Out: norms (N,); *bad_row: the first row that is not finite (then RAGFAST_ERROR_NONFINITE_DOC). */
+ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *rows, size_t n_rows, size_t dim,
+                                 int n_threads);
+
+/* ---- log-sum-exp and marginalization ----------------------------------------------------------------------------- */
+
+/* In all of these: arrays hold dtype throughout; sums are those of the mathematics, whatever the range of the values; a
+ * NaN gives NaN where it has a part; the LSE of nothing but -inf is -inf. Results are the same bits for any n_threads;
+ * between levels they may differ in the last place. float32 results are within 2 units in the last place of the correctly
+ * rounded ones, float64 within 4, save where the maximum and the logarithm of the sum cancel: there the absolute error is
+ * below 4e-16 times the larger of the two and 1. Sizes whose product overflows are RAGFAST_ERROR_ARGUMENT. */
+
+/* out (n_rows,) = log sum_j exp x[i,j]; x (n_rows,n_cols); a row of no columns gives -inf. */
+ragfast_status ragfast_logsumexp(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
+                                 int n_threads);
+
+/* out (n_rows,n_cols) = x - logsumexp(x), -inf throughout a row of nothing but -inf: no document qualifies there. out may
+ * be x. */
+ragfast_status ragfast_log_softmax(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
+                                   int n_threads);
+
+/* RAG-Sequence: out (B,) = LSE_k(doc_logprobs[b,k] + sum_t token_logprobs[b,k,t]), the inner sum in float64; posterior
+ * (B,K), may be NULL: the softmax over k of the same, all 0 where out is -inf. doc_logprobs (B,K), token_logprobs (B,K,T).
+ * A document that is missing has doc_logprob -inf; then its finite token_logprobs count for nothing. K >= 1, T >= 0. */
+ragfast_status ragfast_marginalize_sequence(void *out, void *posterior, const void *doc_logprobs,
+                                            const void *token_logprobs, size_t n_queries, size_t n_docs,
+                                            size_t n_tokens, ragfast_dtype dtype, int n_threads);
+
+/* RAG-Token: out (B,T) = LSE_k(doc_logprobs[b,k] + token_logprobs[b,k,t]); posterior (B,K,T), may be NULL: the softmax
+ * over k of the same, all 0 where out is -inf. Otherwise as ragfast_marginalize_sequence. */
+ragfast_status ragfast_marginalize_token(void *out, void *posterior, const void *doc_logprobs,
+                                         const void *token_logprobs, size_t n_queries, size_t n_docs, size_t n_tokens,
+                                         ragfast_dtype dtype, int n_threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,246 @@
+/* AVX-512 inner products. THE HOT LOOPS of retrieval are rows_block (few queries) and packed_block (many) below. */
+#include "../internal.h"
+
+#include <immintrin.h>
+
+enum {
+    PANEL = RAGFAST_PANEL_DOCS,
+    TILE = RAGFAST_TILE_QUERIES,
+    AHEAD = 4096 /* floats: 16 KB, the latency of memory times its bandwidth several times over; less is slower at small D */
+};
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE __mmask16 tail_mask(size_t n) { return (__mmask16)((1u << n) - 1u); } /* n < 16 */
+
+/* 16 -> 8 -> 4 -> 2 -> 1, the upper half onto the lower: the order of the scalar twin. */
+INLINE double sum_lanes(__m512d low_f64x8, __m512d high_f64x8) {
+    __m512d eight = _mm512_add_pd(low_f64x8, high_f64x8);
+    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
+INLINE __m512d low_f64(__m512 x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
+INLINE __m512d high_f64(__m512 x) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)); }
+
+static double inner_f64_f32_avx512(const float *a, const float *b, size_t dim) {
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    size_t i = 0;
+    for (; i + 16 <= dim; i += 16) {
+        __m512 x = _mm512_loadu_ps(a + i), y = _mm512_loadu_ps(b + i);
+        low = _mm512_fmadd_pd(low_f64(x), low_f64(y), low); /* the product is exact, so fusing rounds once as well */
+        high = _mm512_fmadd_pd(high_f64(x), high_f64(y), high);
+    }
+    if (i < dim) {
+        __mmask16 rest = tail_mask(dim - i);
+        __m512 x = _mm512_maskz_loadu_ps(rest, a + i), y = _mm512_maskz_loadu_ps(rest, b + i);
+        low = _mm512_fmadd_pd(low_f64(x), low_f64(y), low);
+        high = _mm512_fmadd_pd(high_f64(x), high_f64(y), high);
+    }
+    return sum_lanes(low, high);
+}
+
+static double inner_f64_f64_avx512(const double *a, const double *b, size_t dim) {
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    size_t i = 0;
+    for (; i + 16 <= dim; i += 16) {
+        low = _mm512_add_pd(low, _mm512_mul_pd(_mm512_loadu_pd(a + i), _mm512_loadu_pd(b + i)));
+        high = _mm512_add_pd(high, _mm512_mul_pd(_mm512_loadu_pd(a + i + 8), _mm512_loadu_pd(b + i + 8)));
+    }
+    if (i < dim) {
+        __mmask16 rest = tail_mask(dim - i);
+        __mmask8 rest_low = (__mmask8)rest, rest_high = (__mmask8)(rest >> 8);
+        low = _mm512_add_pd(low, _mm512_mul_pd(_mm512_maskz_loadu_pd(rest_low, a + i),
+                                               _mm512_maskz_loadu_pd(rest_low, b + i)));
+        if (rest_high)
+            high = _mm512_add_pd(high, _mm512_mul_pd(_mm512_maskz_loadu_pd(rest_high, a + i + 8),
+                                                     _mm512_maskz_loadu_pd(rest_high, b + i + 8)));
+    }
+    return sum_lanes(low, high);
+}
+
+/* Bits of not (score < threshold), so that NaN is a hit. */
+INLINE uint32_t hits_of(__m512 low, __m512 high, float threshold, size_t n_docs) {
+    __m512 t = _mm512_set1_ps(threshold);
+    uint32_t hits = (uint32_t)_mm512_cmp_ps_mask(low, t, _CMP_NLT_UQ) |
+                    (uint32_t)_mm512_cmp_ps_mask(high, t, _CMP_NLT_UQ) << 16;
+    return n_docs < PANEL ? hits & ((1u << n_docs) - 1u) : hits;
+}
+
+/* Four vectors to one whose 128-bit quarters each hold [sum a, sum b, sum c, sum d] of that quarter. */
+INLINE __m512 sum_quarters(__m512 a, __m512 b, __m512 c, __m512 d) {
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512d x = _mm512_castps_pd(ab), y = _mm512_castps_pd(cd);
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+}
+
+INLINE __m512 sum_pairs_of_quarters(__m512 x, __m512 y) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
+}
+
+/* n_queries (a constant 1..4 where inlined) x 4 documents, 16 lanes of D each: every loaded vector is used 4 times,
+ * and 16 accumulators cover the latency of two FMA ports. The sums cross lanes once a block, 30 shuffles for 16 scores.
+ * Memory to come is fetched in address order, `lines` (a constant) a step: four rows read side by side defeat the
+ * hardware's stream detection (12 GB/s where one stream gives 25), and fetching evenly hides it behind arithmetic. */
+INLINE void rows_block(float *scores, const float *const q[4], const float *const d[4], const size_t n_queries,
+                       size_t dim, const float *ahead, const size_t lines) {
+    __m512 acc[4][4];
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 4; j++) acc[i][j] = _mm512_setzero_ps();
+    size_t e = 0;
+    for (; e + 16 <= dim; e += 16) {
+        __m512 doc[4];
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; j++) {
+            doc[j] = _mm512_loadu_ps(d[j] + e);
+            if (j < lines) _mm_prefetch((const char *)(ahead + lines * e + 16 * j), _MM_HINT_T1);
+        }
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n_queries; i++) {
+            __m512 query = _mm512_load_ps(q[i] + e);
+#pragma GCC unroll 4
+            for (size_t j = 0; j < 4; j++) acc[i][j] = _mm512_fmadd_ps(query, doc[j], acc[i][j]);
+        }
+    }
+    if (e < dim) {
+        __mmask16 rest = tail_mask(dim - e);
+        __m512 doc[4];
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; j++) {
+            doc[j] = _mm512_maskz_loadu_ps(rest, d[j] + e);
+            if (j < lines) _mm_prefetch((const char *)(ahead + lines * e + 16 * j), _MM_HINT_T1);
+        }
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n_queries; i++) {
+            __m512 query = _mm512_load_ps(q[i] + e);
+#pragma GCC unroll 4
+            for (size_t j = 0; j < 4; j++) acc[i][j] = _mm512_fmadd_ps(query, doc[j], acc[i][j]);
+        }
+    }
+    __m512 quarters[4];
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++)
+        quarters[i] = i < n_queries ? sum_quarters(acc[i][0], acc[i][1], acc[i][2], acc[i][3]) : quarters[0];
+    __m512 sums = sum_pairs_of_quarters(sum_pairs_of_quarters(quarters[0], quarters[1]),
+                                        sum_pairs_of_quarters(quarters[2], quarters[3]));
+    _mm_storeu_ps(scores, _mm512_castps512_ps128(sums));
+    if (n_queries > 1) _mm_storeu_ps(scores + PANEL, _mm512_extractf32x4_ps(sums, 1));
+    if (n_queries > 2) _mm_storeu_ps(scores + 2 * PANEL, _mm512_extractf32x4_ps(sums, 2));
+    if (n_queries > 3) _mm_storeu_ps(scores + 3 * PANEL, _mm512_extractf32x4_ps(sums, 3));
+}
+
+static void tile_rows_f32_avx512(float *scores, uint32_t *hits, const float *queries, size_t n_queries,
+                                 const float *docs, size_t n_docs, size_t dim, const float *thresholds) {
+    const size_t lines = n_queries <= 4 ? 4 : 2; /* 4 or more a step in all: as many as the four rows take, or ahead of them */
+    const float *ahead = docs + AHEAD;
+    for (size_t j = 0; j < n_docs; j += 4) {
+        const float *d[4], *q[4];
+        for (size_t x = 0; x < 4; x++) d[x] = docs + ragfast_min(j + x, n_docs - 1) * dim; /* last row again: unread */
+        for (size_t i = 0; i < n_queries; i += 4) {
+            for (size_t x = 0; x < 4; x++) q[x] = queries + ragfast_min(i + x, n_queries - 1) * ragfast_padded(dim);
+            float *out = scores + i * PANEL + j;
+#define CASE(n, l)                                                                                                     \
+    case 8 * n + l: rows_block(out, q, d, n, dim, ahead, l); break;
+            switch (8 * ragfast_min(n_queries - i, 4) + lines) {
+                CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2)
+            }
+#undef CASE
+            ahead += lines * ragfast_padded(dim);
+        }
+    }
+    for (size_t i = 0; i < n_queries; i++) {
+        const float *s = scores + i * PANEL;
+        hits[i] = hits_of(_mm512_loadu_ps(s), _mm512_loadu_ps(s + 16), thresholds[i], n_docs);
+    }
+}
+
+/* 16 rows x 16 columns of a row-major matrix to 16 rows of PANEL floats. */
+INLINE void transpose_16x16(float *out, __m512 r[16], size_t n_columns) {
+    __m512 t[16];
+    for (size_t i = 0; i < 8; i++) { /* interleave rows 2i and 2i+1 */
+        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (size_t i = 0; i < 4; i++) { /* r[4i+c]: column c of each 4-column quarter, rows 4i..4i+3 */
+        __m512d a = _mm512_castps_pd(t[4 * i]), b = _mm512_castps_pd(t[4 * i + 1]);
+        __m512d c = _mm512_castps_pd(t[4 * i + 2]), d = _mm512_castps_pd(t[4 * i + 3]);
+        r[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+        r[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        r[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+        r[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+    }
+    for (size_t c = 0; c < 4; c++) { /* then the quarters change places */
+        __m512 q01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x44), q23 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xee);
+        __m512 p01 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x44);
+        __m512 p23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xee);
+        t[c] = _mm512_shuffle_f32x4(q01, p01, 0x88);
+        t[4 + c] = _mm512_shuffle_f32x4(q01, p01, 0xdd);
+        t[8 + c] = _mm512_shuffle_f32x4(q23, p23, 0x88);
+        t[12 + c] = _mm512_shuffle_f32x4(q23, p23, 0xdd);
+    }
+    for (size_t c = 0; c < 16; c++)
+        if (c < n_columns) _mm512_storeu_ps(out + c * PANEL, t[c]);
+}
+
+static void pack_docs_f32_avx512(float *packed_docs, const float *docs, size_t n_docs, size_t dim) {
+    for (size_t j = 0; j < PANEL; j += 16) {
+        for (size_t e = 0; e < dim; e += 16) {
+            size_t n = ragfast_min(dim - e, 16);
+            __mmask16 columns = n < 16 ? tail_mask(n) : (__mmask16)0xffff;
+            __m512 rows[16];
+            for (size_t x = 0; x < 16; x++)
+                rows[x] = j + x < n_docs ? _mm512_maskz_loadu_ps(columns, docs + (j + x) * dim + e)
+                                         : _mm512_setzero_ps();
+            transpose_16x16(packed_docs + e * PANEL + j, rows, n);
+        }
+    }
+}
+
+/* n_queries (a constant 1..12 where inlined) x 32 documents: per element of D two vector loads, n broadcasts, 2n FMAs,
+ * and no lane ever crosses. Scores are compared in their registers. Lines ahead are fetched one a step: in a burst they
+ * would stall the arithmetic until they arrive. */
+INLINE void packed_block(float *scores, uint32_t *hits, const float *q, const float *d, const size_t n_queries,
+                         size_t n_docs, size_t dim, const float *thresholds, const char *ahead, size_t n_ahead) {
+    __m512 low[TILE], high[TILE];
+#pragma GCC unroll 12
+    for (size_t i = 0; i < n_queries; i++) low[i] = high[i] = _mm512_setzero_ps();
+    for (size_t e = 0; e < dim; e++) {
+        __m512 doc_low = _mm512_loadu_ps(d + e * PANEL), doc_high = _mm512_loadu_ps(d + e * PANEL + 16);
+        _mm_prefetch(ahead + 64 * ragfast_min(e, n_ahead), _MM_HINT_T1);
+#pragma GCC unroll 12
+        for (size_t i = 0; i < n_queries; i++) {
+            __m512 query = _mm512_set1_ps(q[e * TILE + i]);
+            low[i] = _mm512_fmadd_ps(query, doc_low, low[i]);
+            high[i] = _mm512_fmadd_ps(query, doc_high, high[i]);
+        }
+    }
+#pragma GCC unroll 12
+    for (size_t i = 0; i < n_queries; i++) {
+        hits[i] = hits_of(low[i], high[i], thresholds[i], n_docs);
+        if (hits[i]) { /* after the first blocks nearly never */
+            _mm512_storeu_ps(scores + i * PANEL, low[i]);
+            _mm512_storeu_ps(scores + i * PANEL + 16, high[i]);
+        }
+    }
+}
+
+static void tile_packed_f32_avx512(float *scores, uint32_t *hits, const float *packed_queries, size_t n_queries,
+                                   const float *packed_docs, size_t n_docs, size_t dim, const float *thresholds,
+                                   const char *ahead, size_t n_ahead) {
+#define CASE(n)                                                                                                        \
+    case n: packed_block(scores, hits, packed_queries, packed_docs, n, n_docs, dim, thresholds, ahead, n_ahead); break;
+    switch (n_queries) {
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+    }
+#undef CASE
+}
+
+void ragfast_dot_fill_avx512(ragfast_kernels *table) {
+    table->inner_f64_f32 = inner_f64_f32_avx512;
+    table->inner_f64_f64 = inner_f64_f64_avx512;
+    table->tile_rows_f32 = tile_rows_f32_avx512;
+    table->pack_docs_f32 = pack_docs_f32_avx512;
+    table->tile_packed_f32 = tile_packed_f32_avx512;
+}

@@ -1,0 +1,142 @@
+"""What may come in as an array, and what is said when it may not. Every public function checks its input here."""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ragfast import _kernels
+
+ArrayLike: TypeAlias = Any  # an ndarray, or what offers DLPack or __array__, such as a torch tensor
+
+FLOAT = np.dtype(np.float32).num
+DOUBLE = np.dtype(np.float64).num
+INT64 = np.dtype(np.int64).num
+
+
+def _type_name(x: object) -> str:
+    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+
+
+def _widen_bfloat16(bits: NDArray[Any]) -> NDArray[np.float32]:
+    """A bfloat16 is the upper half of the float32 of the same value."""
+    return (bits.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _from_tensor(x: Any, name: str) -> NDArray[Any]:
+    """A CPU tensor, read in place. Tensors elsewhere, or that need a gradient, are refused rather than copied unasked."""
+    if getattr(x, "requires_grad", False):
+        raise ValueError(f"{name}: a tensor that requires a gradient; pass {name}.detach()")
+    device, _ = x.__dlpack_device__()
+    if device != 1:
+        raise ValueError(f"{name}: expected a tensor in CPU memory, got one on DLPack device {device}; move it first")
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16:
+        return _widen_bfloat16(np.from_dlpack(x.contiguous().view(torch.int16)))
+    try:
+        return np.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{name}: NumPy cannot read this {_type_name(x)}: {error}") from error
+
+
+def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
+    """An ndarray over the caller's data: tensors through DLPack, float16 and bfloat16 widened (exactly) to float32."""
+    if isinstance(x, np.ndarray):
+        a = np.asarray(x)
+    elif hasattr(x, "__dlpack_device__"):
+        a = _from_tensor(x, name)
+    else:
+        try:
+            a = np.asarray(x)  # lists, and what offers __array__
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name}: expected an array of floats, got {_type_name(x)}: {error}") from error
+    if a.dtype == np.float16:
+        return a.astype(np.float32)
+    if a.dtype.name == "bfloat16":
+        return _widen_bfloat16(np.ascontiguousarray(a))
+    return a
+
+
+def matrix(
+    x: ArrayLike, name: str, *, letters: str = "(N, D)", dim: int | None = None, dtypes: tuple[int, ...] = (FLOAT,)
+) -> NDArray[Any]:
+    """A plain (contiguous, aligned, native) 2-D array of one of `dtypes`, or an error that says what came instead."""
+    for type_num in dtypes:
+        if _kernels.is_plain(x, type_num, 2) and (x.shape[1] == dim or (dim is None and x.shape[1] > 0)):
+            return x
+    a = as_array(x, name)
+    if a.dtype.num not in dtypes:
+        if dtypes == (FLOAT,):
+            hint = f"; {name}.astype(np.float32) rounds it" if a.dtype.kind in "fiu" else ""
+            raise TypeError(f"{name}: expected float32 (or float16, bfloat16), got {a.dtype}{hint}")
+        raise TypeError(f"{name}: expected float32 or float64, got {a.dtype}")
+    expected = letters if dim is None else letters.replace("D", str(dim))
+    if a.ndim != 2:
+        hint = f"; pass {name}[None, :] for one row" if a.ndim == 1 else ""
+        raise ValueError(f"{name}: expected shape {expected}, got {a.shape}{hint}")
+    if a.shape[1] == 0 or (dim is not None and a.shape[1] != dim):
+        raise ValueError(f"{name}: expected shape {expected}{' with D of 1 or more' if dim is None else ''}, got {a.shape}")
+    return np.require(a, a.dtype.newbyteorder("="), "CA")
+
+
+def document_ids(x: ArrayLike, n_docs: int) -> NDArray[np.int64]:
+    """Ids (N,) as int64, distinct and not negative."""
+    a = np.asarray(x)
+    if a.dtype.kind not in "iu" and a.size:
+        raise TypeError(f"ids: expected integers, got {a.dtype}")
+    if a.shape != (n_docs,):
+        raise ValueError(f"ids: expected shape ({n_docs},), one for each document, got {a.shape}")
+    if a.size and a.min() < 0:
+        raise ValueError(f"ids: expected 0 or more, got {a.min()} (search returns -1 for no document)")
+    if a.size and a.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"ids: expected at most {np.iinfo(np.int64).max}, got {a.max()}")
+    values, counts = np.unique(a, return_counts=True)
+    if len(values) != n_docs:
+        raise ValueError(f"ids: expected distinct ids, got {values[counts > 1][0]} {counts.max()} times")
+    return np.array(a, dtype=np.int64)
+
+
+def refuse_nonfinite(a: NDArray[Any], name: str) -> None:
+    """Raises for the first row that holds NaN or an infinity."""
+    bad = np.flatnonzero(~np.isfinite(a).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{name}: row {bad[0]} holds NaN or an infinity; every value must be finite")
+
+
+def positive_int(x: object, name: str) -> int:
+    try:
+        n = operator.index(x)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer of 1 or more, got {_type_name(x)}") from None
+    if n < 1:
+        raise ValueError(f"{name}: expected 1 or more, got {n}")
+    if n >= 2**31:
+        raise ValueError(f"{name}: expected less than 2**31, got {n}")
+    return n
+
+
+def thread_count(n_threads: object) -> int:
+    """0, the default in C, for None."""
+    return 0 if n_threads is None else positive_int(n_threads, "n_threads")
+
+
+def positive_float(x: Any, name: str) -> float:
+    try:
+        value = float(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number above 0, got {_type_name(x)}") from None
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+    return value
+
+
+def float_dtype(dtype: DTypeLike, name: str = "dtype") -> int:
+    num = np.dtype(dtype).num
+    if num not in (FLOAT, DOUBLE):
+        raise TypeError(f"{name}: expected float32 or float64, got {np.dtype(dtype)}")
+    return num

@@ -1,0 +1,57 @@
+# csrc/include/ragfast.h for Cython, in the header's order; the contracts stand there.
+from libc.stdint cimport int64_t, uint64_t
+
+
+cdef extern from "ragfast.h" nogil:
+    ctypedef enum ragfast_status:
+        RAGFAST_OK
+        RAGFAST_ERROR_MEMORY
+        RAGFAST_ERROR_ARGUMENT
+        RAGFAST_ERROR_UNKNOWN_ISA
+        RAGFAST_ERROR_UNAVAILABLE_ISA
+        RAGFAST_ERROR_NONFINITE_QUERY
+        RAGFAST_ERROR_NONFINITE_DOC
+        RAGFAST_ERROR_OVERFLOW
+
+    const char *ragfast_strerror(ragfast_status status)
+
+    size_t ragfast_isa_count()
+    const char *ragfast_isa_name(size_t i)
+    int ragfast_isa_available(size_t i)
+    const char *ragfast_isa()
+    ragfast_status ragfast_set_isa(const char *name)
+
+    int ragfast_get_num_threads()
+    void ragfast_set_num_threads(int n)
+
+    ctypedef enum ragfast_dtype:
+        RAGFAST_F32
+        RAGFAST_F64
+
+    ctypedef struct ragfast_docs:
+        const void *vectors
+        const float *norms
+        const int64_t *ids
+        size_t n_docs
+        size_t dim
+        ragfast_dtype dtype
+
+    ctypedef struct ragfast_search_stats:
+        uint64_t rescored
+
+    ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_search_stats *stats,
+                                  const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
+                                  double temperature, int n_threads)
+    ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *rows, size_t n_rows, size_t dim,
+                                     int n_threads)
+
+    ragfast_status ragfast_logsumexp(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
+                                     int n_threads)
+    ragfast_status ragfast_log_softmax(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
+                                       int n_threads)
+    ragfast_status ragfast_marginalize_sequence(void *out, void *posterior, const void *doc_logprobs,
+                                                const void *token_logprobs, size_t n_queries, size_t n_docs,
+                                                size_t n_tokens, ragfast_dtype dtype, int n_threads)
+    ragfast_status ragfast_marginalize_token(void *out, void *posterior, const void *doc_logprobs,
+                                             const void *token_logprobs, size_t n_queries, size_t n_docs,
+                                             size_t n_tokens, ragfast_dtype dtype, int n_threads)

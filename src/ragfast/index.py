@@ -1,0 +1,215 @@
+"""Exact retrieval: the top-k documents by inner product, with log p(z|x)."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ragfast import _kernels, arrays
+from ragfast._kernels import Hits
+
+__all__ = ["FlatIndex", "Hits", "search"]
+
+SCANS = ("auto", "float32")
+
+
+def _search(
+    queries: NDArray[Any],
+    vectors: NDArray[Any],
+    norms: NDArray[np.float32] | None,
+    ids: NDArray[np.int64] | None,
+    k: object,
+    n_threads: object,
+    temperature: object,
+    out_type: int,
+) -> Hits:
+    k = arrays.positive_int(k, "k")
+    temperature = arrays.positive_float(temperature, "temperature")
+    try:
+        return _kernels.search(queries, vectors, norms, ids, k, temperature, arrays.thread_count(n_threads), out_type)
+    except ValueError:
+        arrays.refuse_nonfinite(queries, "queries")
+        arrays.refuse_nonfinite(vectors, "vectors")
+        raise
+
+
+def search(
+    queries: arrays.ArrayLike,
+    vectors: arrays.ArrayLike,
+    k: int = 10,
+    *,
+    ids: arrays.ArrayLike | None = None,
+    n_threads: int | None = None,
+    temperature: float = 1.0,
+    dtype: DTypeLike | None = None,
+) -> Hits:
+    """The exact top-k documents of each query by inner product, without building an index.
+
+    queries (B,D) and vectors (N,D) are float32 or float64; where they differ, both are taken as float64. float16 and
+    bfloat16 are widened exactly. float32 is the fast path; float64 is calculated in full, document by document.
+    ids (N,) are distinct integers, the row numbers by default. Everything else is as in :meth:`FlatIndex.search`;
+    dtype is by default that of the input.
+
+    >>> import numpy as np, ragfast
+    >>> scores, ids = ragfast.search(np.eye(2, dtype=np.float32), np.float32([[1, 0], [0, 2], [3, 0]]), k=2)
+    >>> ids.tolist(), scores.tolist()
+    ([[2, 0], [1, 0]], [[3.0, 1.0], [2.0, 0.0]])
+    """
+    both = (arrays.FLOAT, arrays.DOUBLE)
+    docs = arrays.matrix(vectors, "vectors", dtypes=both)
+    asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=docs.shape[1], dtypes=both)
+    if docs.dtype != asked.dtype:
+        docs, asked = docs.astype(np.float64, copy=False), asked.astype(np.float64, copy=False)
+    doc_ids = None if ids is None else arrays.document_ids(ids, len(docs))
+    out_type = docs.dtype.num if dtype is None else arrays.float_dtype(dtype)
+    return _search(asked, docs, None, doc_ids, k, n_threads, temperature, out_type)
+
+
+class _Documents(NamedTuple):
+    """What one search sees: never changed, only replaced, so that a search beside an add sees all of it or none."""
+
+    vectors: NDArray[np.float32]
+    norms: NDArray[np.float32]
+    ids: NDArray[np.int64] | None
+
+
+class FlatIndex:
+    """Documents held for exact retrieval by inner product.
+
+    dim is D, from 1 to 2**20. The index holds float32 vectors, contiguous, and a norm for each. Searches may run from
+    many threads, also while documents are added; a search sees the documents of the moment it began.
+
+    >>> import numpy as np, ragfast
+    >>> index = ragfast.FlatIndex(2)
+    >>> index.add(np.float32([[1, 0], [0, 2], [3, 0]]))
+    >>> hits = index.search(np.float32([[1, 1]]), k=2, dtype=np.float64)
+    >>> hits.ids.tolist(), hits.scores.tolist()
+    ([[2, 1]], [[3.0, 2.0]])
+    >>> hits.logprobs.round(4).tolist()
+    [[-0.3133, -1.3133]]
+    """
+
+    def __init__(self, dim: int, *, scan: str = "auto") -> None:
+        if arrays.positive_int(dim, "dim") > 2**20:
+            raise ValueError(f"dim: expected at most {2**20}, got {dim}")
+        if scan not in SCANS:
+            raise ValueError(f"scan: expected one of {', '.join(SCANS)}, got {scan!r}")
+        self._dim = int(dim)
+        self._scan = scan
+        self._lock = threading.Lock()
+        self._room = _Documents(np.empty((0, self._dim), np.float32), np.empty(0, np.float32), None)
+        self._documents = self._room
+
+    @classmethod
+    def from_vectors(
+        cls, vectors: arrays.ArrayLike, ids: arrays.ArrayLike | None = None, scan: str = "auto"
+    ) -> FlatIndex:
+        """An index over vectors (N,D), which are copied. As ``FlatIndex(D)`` and ``add(vectors, ids)``."""
+        rows = arrays.matrix(vectors, "vectors")
+        index = cls(rows.shape[1], scan=scan)
+        index.add(rows, ids)
+        return index
+
+    def add(self, vectors: arrays.ArrayLike, ids: arrays.ArrayLike | None = None) -> None:
+        """Adds documents; on any error the index is as it was.
+
+        vectors (N,D) float32, float16 or bfloat16 (the last two widened exactly), as an array or a CPU tensor.
+        ids (N,) distinct integers of 0 or more, given for all documents of an index or for none; without them a
+        document's id is the number of documents before it.
+
+        TypeError for another dtype (float64 included: rounding is yours to ask for), ValueError for another shape,
+        for NaN or infinity, and for ids that repeat.
+        """
+        rows = arrays.matrix(vectors, "vectors", dim=self._dim)
+        norms, bad_row = _kernels.row_norms(rows, 0)
+        if bad_row is not None:
+            raise ValueError(f"vectors: row {bad_row} holds NaN or an infinity; every value must be finite")
+        new_ids = None if ids is None else arrays.document_ids(ids, len(rows))
+        with self._lock:
+            self._append(rows, norms, new_ids)
+
+    def _append(
+        self, rows: NDArray[np.float32], norms: NDArray[np.float32], ids: NDArray[np.int64] | None
+    ) -> None:
+        old, room = self._documents, self._room
+        n = len(old.norms)
+        total = n + len(rows)
+        if total >= 2**31:
+            raise ValueError(f"vectors: an index holds fewer than 2**31 documents, got {total}")
+        if n and (ids is None) != (old.ids is None):
+            state = "without ids" if old.ids is None else "with ids"
+            raise ValueError(f"ids: the {n} documents before were added {state}; give ids for all documents or for none")
+        if n and ids is not None and old.ids is not None:
+            known = np.intersect1d(ids, old.ids)
+            if known.size:
+                raise ValueError(f"ids: expected ids that the index does not hold, got {known[0]}")
+        if total > len(room.norms):  # half as much again, so that many small adds copy each document a few times
+            size = total if n == 0 else max(total, n + n // 2)
+            room = _Documents(
+                np.empty((size, self._dim), np.float32),
+                np.empty(size, np.float32),
+                None if ids is None else np.empty(size, np.int64),
+            )
+            room.vectors[:n], room.norms[:n] = old.vectors, old.norms
+            if room.ids is not None and old.ids is not None:
+                room.ids[:n] = old.ids
+        room.vectors[n:total], room.norms[n:total] = rows, norms  # beyond what any search under way looks at
+        if room.ids is not None and ids is not None:
+            room.ids[n:total] = ids
+        self._room = room
+        self._documents = _Documents(
+            room.vectors[:total], room.norms[:total], None if room.ids is None else room.ids[:total]
+        )
+
+    def search(
+        self,
+        queries: arrays.ArrayLike,
+        k: int = 10,
+        *,
+        n_threads: int | None = None,
+        temperature: float = 1.0,
+        dtype: DTypeLike = np.float32,
+    ) -> Hits:
+        """The exact top-k documents of each query by inner product.
+
+        queries (B,D) float32, float16 or bfloat16. The score of a pair is its float64 inner product; documents come by
+        (score descending, id ascending), the same bits at every instruction-set level, thread count and batch size.
+        Returns :class:`Hits` of scores (B,K) and logprobs (B,K) in dtype (float32: rounded from float64; or float64)
+        and ids (B,K) int64, -inf and -1 where the index holds fewer than k documents. logprobs are
+        log_softmax(scores / temperature), p(z|x) of Lewis et al. 2020, section 2.2, over these k documents.
+        n_threads: see :func:`ragfast.set_num_threads`.
+
+        TypeError for another dtype, ValueError for another shape, k or n_threads below 1, a temperature that is not
+        above 0, and for NaN or infinity.
+        """
+        rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
+        vectors, norms, ids = self._documents
+        out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
+        return _search(rows, vectors, norms, ids, k, n_threads, temperature, out_type)
+
+    def __len__(self) -> int:
+        return len(self._documents.norms)
+
+    def __repr__(self) -> str:
+        return f"FlatIndex(dim={self._dim}, scan={self._scan!r}) of {len(self)} documents"
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self._dim
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The documents (N,D), read-only."""
+        view = self._documents.vectors.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Their ids (N,): a copy."""
+        documents = self._documents
+        return np.arange(len(documents.norms)) if documents.ids is None else documents.ids.copy()
