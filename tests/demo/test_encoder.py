@@ -1,0 +1,63 @@
+"""MiniLM as a retriever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import ragfast
+from ragfast.retriever import Retriever
+
+if TYPE_CHECKING:
+    from ragfast.demo.encoder import MiniLM
+
+TEXTS = [
+    "The Eiffel Tower was built in 1889 by Gustave Eiffel.",
+    "Paris is the capital of France and has a population of 2.2 million.",
+    "The Statue of Liberty was a gift from France to the United States.",
+    "Mount Everest is 8,849 meters tall and located in the Himalayas.",
+    "The Amazon River flows through South America for 6,400 kilometers. " * 20,
+]
+
+
+def test_documents_are_the_same_in_any_batch_and_thread_count(encoder: MiniLM) -> None:
+    import torch
+
+    many = encoder.encode_documents(TEXTS * 10, threads=2, dtype=torch.float32)
+    alone = np.stack([encoder.encode_query(text) for text in TEXTS])
+    assert many.shape == (50, 384)
+    assert many.dtype == alone.dtype == np.float32
+    np.testing.assert_allclose(many, np.tile(alone, (10, 1)), atol=2e-6)
+    np.testing.assert_allclose(np.linalg.norm(many, axis=1), 1, atol=1e-6)
+
+
+def test_bfloat16_is_near_float32(encoder: MiniLM) -> None:
+    import torch
+
+    both = [encoder.encode_documents(TEXTS, threads=1, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    assert (both[0] * both[1]).sum(axis=1).min() > 0.9999
+    assert not np.array_equal(*both)
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("When was the Eiffel Tower built?", 0),
+        ("What is the height of Mount Everest?", 3),
+        ("How long is the Amazon River?", 4),
+    ],
+)
+def test_the_notebooks_questions_find_their_documents(encoder: MiniLM, question: str, expected: int) -> None:
+    import torch
+
+    assert isinstance(encoder, Retriever)
+    embeddings = encoder.encode_documents(TEXTS, threads=1, dtype=torch.float32)
+    query = encoder.encode_query(question)
+    hits = encoder.search(query, ragfast.FlatIndex.from_vectors(embeddings), k=9)
+    assert hits.ids.shape == (5,)
+    assert hits.ids[0] == expected
+    logits = hits.scores / encoder.temperature
+    np.testing.assert_allclose(hits.logprobs, logits - np.logaddexp.reduce(logits), atol=1e-6)
+    np.testing.assert_allclose(hits.scores, np.sort(embeddings @ query)[::-1], atol=1e-6)
