@@ -7,9 +7,7 @@ runs them in turns in one process and prints medians and ratios; threads are tho
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interleaved import medians
 
 import ragfast
 
@@ -93,20 +92,6 @@ def calls(request: pytest.FixtureRequest) -> dict[str, dict[str, Callable[[], An
 @pytest.mark.parametrize("variant", ["RAGSequence", "RAGToken"])
 def test_forward(benchmark: Any, calls: dict[str, dict[str, Callable[[], Any]]], variant: str, name: str) -> None:
     benchmark(calls[variant][name])
-
-
-def medians(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Median seconds of each call. They take turns, so that whatever else the machine does meets them all."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[LOOPS]) < 5:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:

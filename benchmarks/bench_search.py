@@ -13,6 +13,7 @@ import importlib
 import itertools
 import timeit
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,9 +127,9 @@ def print_table(n: int, dim: int, batches: list[int], k: int, peers: list[str], 
     for b in batches:
         queries = unit_vectors(b, dim, 1)
         exact = ragfast.search(queries, vectors, k).ids
-        bits = vectors.view(np.int32)
-        timed = {name: (lambda call=call: call(queries)) for name, call in calls.items()}
-        found = medians({READ: lambda: np.bitwise_or.reduce(bits, axis=None), **timed}, seconds)
+        timed: dict[str, Callable[[], Any]] = {READ: partial(np.bitwise_or.reduce, vectors.view(np.int32), axis=None)}
+        timed |= {name: partial(call, queries) for name, call in calls.items()}
+        found = medians(timed, seconds)
         fastest = min((t for name, t in found.items() if name in PEERS), default=float("nan"))
         ours[f"B {b}"] = found[OURS] / (n * dim * b) * 1e9
         for name, t in found.items():
@@ -158,7 +159,7 @@ def print_small(threads: int) -> None:
         ids = np.argsort(scores)[::-1][:k]
         return scores[ids], ids
 
-    timed: dict[str, Callable[[], Any]] = {name: (lambda call=call: call(queries)) for name, call in calls.items()}
+    timed: dict[str, Callable[[], Any]] = {name: partial(call, queries) for name, call in calls.items()}
     timed["NumPy argsort"] = argsort_search
     timed["SimpleRetriever.retrieve"] = lambda: retriever.retrieve(query64, vectors64, k)
     timed["the notebook's retrieve"] = notebook_retrieve

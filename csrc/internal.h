@@ -36,12 +36,13 @@ typedef struct ragfast_kernels {
                             const float *packed_docs, size_t n_docs, size_t dim, const float *thresholds,
                             const char *ahead, size_t n_ahead);
 
-    /* Log-sum-exp of rows, lse_<isa>.c. A maximum passes over NaN and is -inf where nothing else is; a sum with a NaN is
-     * NaN. Where a kernel takes `top`, it is finite. */
+    /* Log-sum-exp of rows. A maximum passes over NaN and is -inf where nothing else is; a sum with a NaN is NaN. Sums
+     * take a finite `top`. */
     float (*max_f32)(const float *x, size_t n);
     double (*max_f64)(const double *x, size_t n);
     /* Sum of exp(x) 2^-exponent, relative error below 3e-7. top, not less than any x, is from -2^16 to 2^16 and
-     * exponent within 1 of top / ln 2; elements below top - 86 may count as exp(top - 86). */
+     * exponent within 1 of top / ln 2; elements below top - 86 may count as exp(top - 86). May prefetch from x[n] to
+     * x[2n]. */
     double (*sum_exp_f32)(const float *x, size_t n, float top, int exponent);
     /* Sum of exp(x - top) over all elements but one of those equal to top, in float64 throughout: to be accurate where
      * log1p of it is nearly 0. */
@@ -50,10 +51,10 @@ typedef struct ragfast_kernels {
     /* out = (x - top) - log_sum in float64; out may be x, and top may be anything here. */
     void (*subtract_f32)(float *out, const float *x, size_t n, float top, double log_sum);
     void (*subtract_f64)(double *out, const double *x, size_t n, double top, double log_sum);
-    /* For each t < n: v[k] = doc_logprobs[k] + token_logprobs[k * stride + t], out[t] = LSE_k v[k] and, unless posterior
-     * is NULL, posterior[k * stride + t] = exp(v[k] - out[t]), 0 where all v[k] are -inf. In float64 inside. K >= 1. */
-    void (*mix_f32)(float *out, float *posterior, const float *doc_logprobs, const float *token_logprobs,
-                    size_t n_docs, size_t n, size_t stride);
+    /* For each t < n and v[k] = doc_logprobs[k] + token_logprobs[k * stride + t], float64 inside: out[t] = LSE_k v[k]
+     * and, unless posterior is NULL, posterior[k * stride + t] = exp(v[k] - out[t]), or 0 where all v[k] are -inf. */
+    void (*mix_f32)(float *out, float *posterior, const float *doc_logprobs, const float *token_logprobs, size_t n_docs,
+                    size_t n, size_t stride);
     void (*mix_f64)(double *out, double *posterior, const double *doc_logprobs, const double *token_logprobs,
                     size_t n_docs, size_t n, size_t stride);
 } ragfast_kernels;

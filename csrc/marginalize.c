@@ -1,8 +1,8 @@
 /* Log-sum-exp, log-softmax and marginalization over documents.
  *
- * Everything is held as top + log_rest, top being a maximum and log_rest = log1p(sum of the other exp(v - top)), so that
- * a sum ruled by one term keeps its accuracy. A float32 row is summed in float32 first, chunk by chunk so that memory is
- * read once; where the result is too near 0 to bear float32's error it is summed again in float64. */
+ * Every LSE is top + log_rest, top being the maximum and log_rest = log1p(sum of the other exp(v - top)), so that a sum
+ * ruled by one term keeps its accuracy. A float32 row is first summed in float32, chunk by chunk so that memory is read
+ * once; where the result is too near 0 to bear float32's error it is summed again in float64. */
 #include "internal.h"
 
 #include <float.h>
@@ -18,9 +18,11 @@ enum {
 };
 
 #define LN2 0x1.62e42fefa39efp-1
-#define LARGEST_TOP 0x1p16f /* of a row that float32 can sum: ragfast_kernels.sum_exp_f32 */
-#define SMALLEST_RESULT                                                                                                \
-    2.0 /* that the error of such a sum, below 3e-7, moves by less than 1.5 units in the last place */
+
+/* float32 can sum a row of a top up to this (ragfast_kernels.sum_exp_f32), and moves a result of this magnitude by less
+ * than 1.5 units in the last place, its error being below 3e-7. */
+#define LARGEST_TOP 0x1p16f
+#define SMALLEST_RESULT 2.0
 
 typedef struct lse {
     double top, log_rest; /* LSE = top + log_rest; where that is not finite, log_rest is 0 or NaN */

@@ -18,9 +18,9 @@ typedef struct job {
     size_t n_chunks;
     atomic_size_t next;
     /* under pool.mutex: */
-    size_t joined;     /* threads that ever took part, the caller first; the next worker's number */
+    size_t joined; /* threads that ever took part, the caller first; the next worker's number */
     size_t max_joined;
-    size_t active;     /* workers inside run_chunks now */
+    size_t active; /* workers inside run_chunks now */
     pthread_cond_t done;
     struct job *next_job;
 } job;
@@ -129,6 +129,4 @@ void ragfast_parallel_for(ragfast_chunk_fn *run, void *context, size_t n_chunks,
 
 int ragfast_get_num_threads(void) { return atomic_load_explicit(&default_threads, memory_order_relaxed); }
 
-void ragfast_set_num_threads(int n) {
-    atomic_store_explicit(&default_threads, n < 1 ? 1 : n, memory_order_relaxed);
-}
+void ragfast_set_num_threads(int n) { atomic_store_explicit(&default_threads, n < 1 ? 1 : n, memory_order_relaxed); }

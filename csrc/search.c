@@ -20,14 +20,14 @@
 enum {
     PANEL = RAGFAST_PANEL_DOCS,
     TILE = RAGFAST_TILE_QUERIES,
-    BLOCK_BYTES = 256 << 10,          /* documents of a block: it, its packed copy and the next block share a 1 MB cache */
-    CHUNK_BYTES = 4 << 20,            /* documents a thread takes at a time */
-    GROUP_BYTES = 64 << 20,           /* candidates of the queries that one pass over the documents serves */
+    BLOCK_BYTES = 256 << 10, /* documents of a block: it, its packed copy and the next block share a 1 MB cache */
+    CHUNK_BYTES = 4 << 20,   /* documents a thread takes at a time */
+    GROUP_BYTES = 64 << 20,  /* candidates of the queries that one pass over the documents serves */
     PACK_MIN_QUERIES = RAGFAST_ROWS_QUERIES, /* from here transposing the documents repays itself: docs/design.md */
     PACK_MIN_QUERIES_NARROW = 16,            /* and here where a row is too short to repay summing across lanes */
     NARROW_DIM = 256,
-    EXACT_MAX_DOCS = 64,              /* up to here scanning first saves nothing */
-    INLINE_WORK = 1 << 20,            /* multiplications below which waking a thread costs more than it brings */
+    EXACT_MAX_DOCS = 64,   /* up to here scanning first saves nothing */
+    INLINE_WORK = 1 << 20, /* multiplications below which waking a thread costs more than it brings */
     MAX_DIM = 1 << 20
 };
 
@@ -77,7 +77,7 @@ static double scan_error(const search *s, double query_norm, double doc_norm) {
 static float rounded_down(double x) { return (float)(x - fabs(x) * 0x1p-23 - 0x1p-149); }
 
 static float norm_rounded_up(double squared) {
-    double norm = sqrt(squared) * (1 + 0x1p-40); /* covers the rounding of the sum (D <= 2^20) and of the root */
+    double norm = sqrt(squared) * (1 + 0x1p-36); /* covers the rounding of the sum (D <= 2^20) and of the root */
     float f = (float)norm;
     return (double)f < norm ? nextafterf(f, INFINITY) : f;
 }
@@ -93,7 +93,9 @@ static void raise_floor(search *s, size_t q, double floor) {
     }
 }
 
-static void fail(search *s, ragfast_status status) { atomic_store_explicit(&s->status, (int)status, memory_order_relaxed); }
+static void fail(search *s, ragfast_status status) {
+    atomic_store_explicit(&s->status, (int)status, memory_order_relaxed);
+}
 
 /* ---- candidates -------------------------------------------------------------------------------------------------- */
 
@@ -171,9 +173,9 @@ static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const fl
         double error = scan_error(s, s->query_norms[q], norms[j]);
         double score = isinf(error) ? 0 : scores[j]; /* an overflowed score says nothing: -inf to inf is kept */
         if (score + error >= current_floor(s, q))
-            add_candidate(s, q, worker,
-                          (ragfast_candidate){score - error, score + error, id_of(s, first + j),
-                                              (uint32_t)(first + j), 0});
+            add_candidate(
+                s, q, worker,
+                (ragfast_candidate){score - error, score + error, id_of(s, first + j), (uint32_t)(first + j), 0});
     }
 }
 
@@ -331,7 +333,7 @@ static ragfast_status prepare_queries(search *s) {
             const float *query = (const float *)s->queries + q * dim;
             double squared = s->kernels->inner_f64_f32(query, query, dim);
             if (!isfinite(squared)) return RAGFAST_ERROR_NONFINITE_QUERY;
-            s->query_norms[q] = sqrt(squared) * (1 + 0x1p-40);
+            s->query_norms[q] = sqrt(squared) * (1 + 0x1p-36);
         }
         atomic_init(&s->floors[q], -INFINITY);
     }
@@ -459,7 +461,8 @@ ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *row
     norms_job job = {.kernels = ragfast_current_kernels(), .norms = norms, .rows = rows, .n_rows = n_rows, .dim = dim};
     atomic_init(&job.bad_row, SIZE_MAX);
     ragfast_fp_state caller_fp = ragfast_fp_enter();
-    ragfast_parallel_for(norm_chunk, &job, (n_rows + NORM_CHUNK - 1) / NORM_CHUNK, n_rows * dim < INLINE_WORK ? 1 : n_threads);
+    ragfast_parallel_for(norm_chunk, &job, (n_rows + NORM_CHUNK - 1) / NORM_CHUNK,
+                         n_rows * dim < INLINE_WORK ? 1 : n_threads);
     ragfast_fp_leave(caller_fp);
     *bad_row = atomic_load(&job.bad_row);
     return *bad_row == SIZE_MAX ? RAGFAST_OK : RAGFAST_ERROR_NONFINITE_DOC;

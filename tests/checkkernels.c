@@ -647,7 +647,7 @@ int main(int argc, char **argv) {
     check_row_norms();
     check_refusals();
     check_searches(threads_only);
-    check_marginals();
+    check_marginals(threads_only);
 #if defined(__x86_64__)
     check_caller_environment();
 #endif

@@ -16,7 +16,9 @@ import ragfast
 
 ROOT = Path(__file__).parents[1]
 MODULES = ["ragfast"] + [
-    f"ragfast.{module.name}" for module in pkgutil.iter_modules(ragfast.__path__) if module.name not in ("demo", "__main__")
+    f"ragfast.{module.name}"
+    for module in pkgutil.iter_modules(ragfast.__path__)
+    if module.name not in ("demo", "__main__")
 ]
 README_BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
@@ -34,7 +36,9 @@ def test_there_are_doctests() -> None:
 
 
 def run(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-W", "error", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

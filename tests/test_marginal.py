@@ -50,7 +50,7 @@ def parts(x: Array) -> tuple[Any, Any]:
 
 
 def error_in_ulps(found: Any, exact: Any, terms: Any = 0.0) -> float:
-    """The largest error in units in the last place of the exact value, less what cancellation of `terms` allows."""
+    """The largest error in units in the last place of the exact value, less what cancelling `terms` allow."""
     found = np.asarray(found)
     rounded = np.abs(np.asarray(exact).astype(found.dtype))
     unit = np.maximum(rounded - np.nextafter(rounded, 0), np.finfo(found.dtype).smallest_subnormal)
@@ -230,14 +230,15 @@ def test_marginalize(dtype: type[Any], b: int, k: int, t: int, scale: float) -> 
     rng = np.random.default_rng(b * 1000 + k * 10 + t)
     docs = log_softmax((3 * rng.standard_normal((b, k))).astype(dtype))
     tokens = (-scale * np.abs(rng.standard_normal((b, k, t)))).astype(dtype)
-    eps = np.finfo(dtype).eps
+    eps, denormal = np.finfo(dtype).eps, 2 * float(np.finfo(dtype).smallest_subnormal)
 
     found, posterior = marginalize_token(docs, tokens, return_posterior=True)
     lse, weights, terms = exact_mixture(docs, tokens)
     assert (found.shape, posterior.shape) == ((b, t), (b, k, t))
     assert (found.dtype, posterior.dtype) == (dtype, dtype)
     assert error_in_ulps(found, lse, terms) <= MOST_ULPS[dtype]
-    np.testing.assert_allclose(posterior, weights, rtol=2 * eps, atol=eps)
+    joint_rounding = np.finfo(np.float64).eps * float(terms.max())  # a joint log-probability is a float64
+    np.testing.assert_allclose(posterior, weights, rtol=4 * eps + joint_rounding, atol=denormal)
     np.testing.assert_allclose(posterior.sum(axis=1), 1, rtol=k * eps)
     assert marginalize_token(docs, tokens).tolist() == found.tolist()
 
@@ -246,9 +247,11 @@ def test_marginalize(dtype: type[Any], b: int, k: int, t: int, scale: float) -> 
     (lse,), (weights,), (terms,) = (a[None, ..., 0] for a in exact_mixture(docs, sums[..., None]))
     assert (found.shape, posterior.shape) == ((b,), (b, k))
     assert (found.dtype, posterior.dtype) == (dtype, dtype)
+    joint_rounding = np.finfo(np.float64).eps * float(terms.max())
     rounded_sums = np.finfo(np.float64).eps * t * float(np.abs(sums).max())  # token sums are float64
-    assert np.abs(found - lse).max() <= MOST_ULPS[dtype] * np.spacing(np.abs(found)).max() + rounded_sums + CANCELLED * 10
-    np.testing.assert_allclose(posterior, weights, rtol=2 * eps, atol=eps + 2 * rounded_sums)
+    allowed = MOST_ULPS[dtype] * np.spacing(np.abs(found)) + rounded_sums + CANCELLED * np.maximum(terms, 1)
+    assert (np.abs(found - lse) <= allowed).all()
+    np.testing.assert_allclose(posterior, weights, rtol=4 * eps + joint_rounding + 2 * rounded_sums, atol=denormal)
     np.testing.assert_allclose(posterior.sum(axis=1), 1, rtol=k * eps)
     assert marginalize_sequence(docs, tokens).tolist() == found.tolist()
 

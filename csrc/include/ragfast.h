@@ -98,24 +98,29 @@ ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *row
 
 /* ---- log-sum-exp and marginalization ----------------------------------------------------------------------------- */
 
-/* In all of these: arrays hold dtype throughout; sums are those of the mathematics, whatever the range of the values; a
- * NaN gives NaN where it has a part; the LSE of nothing but -inf is -inf. Results are the same bits for any n_threads;
- * between levels they may differ in the last place. float32 results are within 2 units in the last place of the correctly
- * rounded ones, float64 within 4, save where the maximum and the logarithm of the sum cancel: there the absolute error is
- * below 4e-16 times the larger of the two and 1. Sizes whose product overflows are RAGFAST_ERROR_ARGUMENT. */
+/* In all of these arrays hold dtype throughout, and sums are those of the mathematics whatever the range of the values.
+ * A NaN gives NaN where it has a part; the LSE of nothing but -inf is -inf. Results are the same bits for any n_threads;
+ * between levels they may differ in the last place.
+ *
+ * float32 results are within 2 units in the last place of the correctly rounded ones, float64 within 4, save where the
+ * maximum and the logarithm of the sum cancel: there the absolute error is below 4e-16 times the larger of the two and
+ * 1. Posteriors bear the rounding of their float64 arguments v as well, a relative error of 3e-16 |v|.
+ *
+ * Sizes whose product overflows and n_threads < 0 are RAGFAST_ERROR_ARGUMENT. */
 
 /* out (n_rows,) = log sum_j exp x[i,j]; x (n_rows,n_cols); a row of no columns gives -inf. */
 ragfast_status ragfast_logsumexp(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
                                  int n_threads);
 
-/* out (n_rows,n_cols) = x - logsumexp(x), -inf throughout a row of nothing but -inf: no document qualifies there. out may
- * be x. */
+/* out (n_rows,n_cols) = x - logsumexp(x), all -inf for a row of nothing but -inf: no document qualifies there. out may be
+ * x. */
 ragfast_status ragfast_log_softmax(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
                                    int n_threads);
 
 /* RAG-Sequence: out (B,) = LSE_k(doc_logprobs[b,k] + sum_t token_logprobs[b,k,t]), the inner sum in float64; posterior
- * (B,K), may be NULL: the softmax over k of the same, all 0 where out is -inf. doc_logprobs (B,K), token_logprobs (B,K,T).
- * A document that is missing has doc_logprob -inf; then its finite token_logprobs count for nothing. K >= 1, T >= 0. */
+ * (B,K), may be NULL: the softmax over k of the same, all 0 where out is -inf. doc_logprobs (B,K), token_logprobs
+ * (B,K,T). A document that is missing has doc_logprob -inf; then its finite token_logprobs count for nothing. K >= 1,
+ * T >= 0. */
 ragfast_status ragfast_marginalize_sequence(void *out, void *posterior, const void *doc_logprobs,
                                             const void *token_logprobs, size_t n_queries, size_t n_docs,
                                             size_t n_tokens, ragfast_dtype dtype, int n_threads);

@@ -22,8 +22,8 @@ INLINE double sum_lanes(const __m256d lanes[4]) {
 
 /* Adds 8 products to two vectors of lanes; exact products, so fusing rounds once as well. */
 INLINE void add_products(__m256d lanes[2], __m256 x, __m256 y) {
-    lanes[0] = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)),
-                               _mm256_cvtps_pd(_mm256_castps256_ps128(y)), lanes[0]);
+    lanes[0] = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_castps256_ps128(y)),
+                               lanes[0]);
     lanes[1] = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)),
                                _mm256_cvtps_pd(_mm256_extractf128_ps(y, 1)), lanes[1]);
 }
@@ -47,8 +47,8 @@ static double inner_f64_f64_avx2(const double *a, const double *b, size_t dim) {
     size_t i = 0;
     for (; i + 16 <= dim; i += 16)
         for (size_t v = 0; v < 4; v++)
-            lanes[v] = _mm256_add_pd(
-                lanes[v], _mm256_mul_pd(_mm256_loadu_pd(a + i + 4 * v), _mm256_loadu_pd(b + i + 4 * v)));
+            lanes[v] =
+                _mm256_add_pd(lanes[v], _mm256_mul_pd(_mm256_loadu_pd(a + i + 4 * v), _mm256_loadu_pd(b + i + 4 * v)));
     double rest[16];
     if (i < dim) {
         for (size_t v = 0; v < 4; v++) _mm256_storeu_pd(rest + 4 * v, lanes[v]);
@@ -107,13 +107,12 @@ INLINE void rows_block(float *scores, const float *const q[2], const float *cons
 #pragma GCC unroll 2
     for (size_t i = 0; i < n_queries; i++) {
         __m256 halves = sum_halves(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
-        _mm_storeu_ps(scores + i * PANEL,
-                      _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+        _mm_storeu_ps(scores + i * PANEL, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
     }
 }
 
-static void tile_rows_f32_avx2(float *scores, uint32_t *hits, const float *queries, size_t n_queries,
-                               const float *docs, size_t n_docs, size_t dim, const float *thresholds) {
+static void tile_rows_f32_avx2(float *scores, uint32_t *hits, const float *queries, size_t n_queries, const float *docs,
+                               size_t n_docs, size_t dim, const float *thresholds) {
     const size_t lines = n_queries <= 2 ? 4 : n_queries <= 4 ? 2 : 1;
     const float *ahead = docs + AHEAD;
     for (size_t j = 0; j < n_docs; j += 4) {
@@ -168,8 +167,7 @@ static void pack_docs_f32_avx2(float *packed_docs, const float *docs, size_t n_d
             __m256i columns = tail_mask(n);
             __m256 rows[8];
             for (size_t x = 0; x < 8; x++)
-                rows[x] = j + x < n_docs ? _mm256_maskload_ps(docs + (j + x) * dim + e, columns)
-                                         : _mm256_setzero_ps();
+                rows[x] = j + x < n_docs ? _mm256_maskload_ps(docs + (j + x) * dim + e, columns) : _mm256_setzero_ps();
             transpose_8x8(packed_docs + e * PANEL + j, rows, n);
         }
     }

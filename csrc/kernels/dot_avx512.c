@@ -6,7 +6,8 @@
 enum {
     PANEL = RAGFAST_PANEL_DOCS,
     TILE = RAGFAST_TILE_QUERIES,
-    AHEAD = 4096 /* floats: 16 KB, the latency of memory times its bandwidth several times over; less is slower at small D */
+    AHEAD =
+        4096 /* floats: 16 KB, the latency of memory times its bandwidth several times over; less is slower at small D */
 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -51,8 +52,8 @@ static double inner_f64_f64_avx512(const double *a, const double *b, size_t dim)
     if (i < dim) {
         __mmask16 rest = tail_mask(dim - i);
         __mmask8 rest_low = (__mmask8)rest, rest_high = (__mmask8)(rest >> 8);
-        low = _mm512_add_pd(low, _mm512_mul_pd(_mm512_maskz_loadu_pd(rest_low, a + i),
-                                               _mm512_maskz_loadu_pd(rest_low, b + i)));
+        low = _mm512_add_pd(
+            low, _mm512_mul_pd(_mm512_maskz_loadu_pd(rest_low, a + i), _mm512_maskz_loadu_pd(rest_low, b + i)));
         if (rest_high)
             high = _mm512_add_pd(high, _mm512_mul_pd(_mm512_maskz_loadu_pd(rest_high, a + i + 8),
                                                      _mm512_maskz_loadu_pd(rest_high, b + i + 8)));
@@ -63,8 +64,8 @@ static double inner_f64_f64_avx512(const double *a, const double *b, size_t dim)
 /* Bits of not (score < threshold), so that NaN is a hit. */
 INLINE uint32_t hits_of(__m512 low, __m512 high, float threshold, size_t n_docs) {
     __m512 t = _mm512_set1_ps(threshold);
-    uint32_t hits = (uint32_t)_mm512_cmp_ps_mask(low, t, _CMP_NLT_UQ) |
-                    (uint32_t)_mm512_cmp_ps_mask(high, t, _CMP_NLT_UQ) << 16;
+    uint32_t hits =
+        (uint32_t)_mm512_cmp_ps_mask(low, t, _CMP_NLT_UQ) | (uint32_t)_mm512_cmp_ps_mask(high, t, _CMP_NLT_UQ) << 16;
     return n_docs < PANEL ? hits & ((1u << n_docs) - 1u) : hits;
 }
 
@@ -133,7 +134,8 @@ INLINE void rows_block(float *scores, const float *const q[4], const float *cons
 
 static void tile_rows_f32_avx512(float *scores, uint32_t *hits, const float *queries, size_t n_queries,
                                  const float *docs, size_t n_docs, size_t dim, const float *thresholds) {
-    const size_t lines = n_queries <= 4 ? 4 : 2; /* 4 or more a step in all: as many as the four rows take, or ahead of them */
+    const size_t lines =
+        n_queries <= 4 ? 4 : 2; /* 4 or more a step in all: as many as the four rows take, or ahead of them */
     const float *ahead = docs + AHEAD;
     for (size_t j = 0; j < n_docs; j += 4) {
         const float *d[4], *q[4];
@@ -191,8 +193,8 @@ static void pack_docs_f32_avx512(float *packed_docs, const float *docs, size_t n
             __mmask16 columns = n < 16 ? tail_mask(n) : (__mmask16)0xffff;
             __m512 rows[16];
             for (size_t x = 0; x < 16; x++)
-                rows[x] = j + x < n_docs ? _mm512_maskz_loadu_ps(columns, docs + (j + x) * dim + e)
-                                         : _mm512_setzero_ps();
+                rows[x] =
+                    j + x < n_docs ? _mm512_maskz_loadu_ps(columns, docs + (j + x) * dim + e) : _mm512_setzero_ps();
             transpose_16x16(packed_docs + e * PANEL + j, rows, n);
         }
     }

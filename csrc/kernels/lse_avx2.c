@@ -17,7 +17,7 @@ INLINE __m128i first4_of_32(size_t n) {
 }
 INLINE __m256i first4(size_t n) { return _mm256_cvtepi32_epi64(first4_of_32(n)); }
 
-/* The next n elements, at most four, of either dtype, the other lanes 0; in_f32 is a constant wherever these are inlined. */
+/* The next n elements, at most four, of either dtype, the other lanes 0; in_f32 is a constant where this is inlined. */
 INLINE __m256d load4(const void *x, size_t i, size_t n, const int in_f32) {
     if (in_f32)
         return _mm256_cvtps_pd(n >= 4 ? _mm_loadu_ps((const float *)x + i)
@@ -45,8 +45,8 @@ INLINE __m256d power_of_2(__m128i n) {
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_cvtepi32_epi64(_mm_add_epi32(n, _mm_set1_epi32(1023))), 52));
 }
 
-/* exp(x - low) for x <= 0 and a low that x was rounded by, denormal results included: a power of 2 so small is multiplied by in two halves. A maximum or
- * minimum returns its second operand where one is NaN. */
+/* exp(x - low) for x <= 0 and the low that x was rounded by, denormal results included: a power of 2 so small is
+ * multiplied by in two halves. A maximum returns its second operand where one is NaN. */
 INLINE __m256d exp_f64(__m256d x, __m256d low) {
     x = _mm256_max_pd(_mm256_set1_pd(LSE_NEGLIGIBLE_F64), x);
     const __m256d round = _mm256_set1_pd(LSE_ROUND_F64);
@@ -116,7 +116,7 @@ static double max_f64_avx2(const double *x, size_t n) {
     return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
-/* exp(x) 2^-exponent, the exponent being in `round`. x is reduced by itself, so no difference x - top is ever rounded. */
+/* exp(x) 2^-exponent, the exponent being in `round`. x is reduced by itself: no difference x - top is ever rounded. */
 INLINE __m256 exp_f32(__m256 x, __m256 lowest, __m256 round) {
     x = _mm256_max_ps(lowest, x);
     __m256 z = _mm256_fmadd_ps(x, _mm256_set1_ps((float)LSE_LOG2E), round);
@@ -131,12 +131,16 @@ INLINE __m256 exp_f32(__m256 x, __m256 lowest, __m256 round) {
     return _mm256_fmadd_ps(_mm256_mul_ps(p, r), scale, scale);
 }
 
+/* A row's chunks come here one after another, each after a pass for its maximum that would wait for memory: so the next
+ * n elements are fetched while this chunk is calculated. */
 static double sum_exp_f32_avx2(const float *x, size_t n, float top, int exponent) {
     const __m256 lowest = _mm256_set1_ps(top - LSE_NEGLIGIBLE_F32);
     const __m256 round = _mm256_set1_ps(LSE_ROUND_F32 + (127 - (float)exponent));
     __m256d sum[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
     size_t i = 0;
     for (; i + 32 <= n; i += 32) { /* float32 sums of four, so that their rounding stays small; then float64 */
+#pragma GCC unroll 2
+        for (size_t j = 0; j < 2; j++) _mm_prefetch((const char *)(x + n + i + 16 * j), _MM_HINT_T0);
         __m256 a = exp_f32(_mm256_loadu_ps(x + i), lowest, round);
         __m256 b = exp_f32(_mm256_loadu_ps(x + i + 8), lowest, round);
         __m256 c = exp_f32(_mm256_loadu_ps(x + i + 16), lowest, round);

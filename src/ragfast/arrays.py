@@ -29,7 +29,7 @@ def _widen_bfloat16(bits: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _from_tensor(x: Any, name: str) -> NDArray[Any]:
-    """A CPU tensor, read in place. Tensors elsewhere, or that need a gradient, are refused rather than copied unasked."""
+    """A CPU tensor, read in place. One elsewhere, or that needs a gradient, is refused rather than copied unasked."""
     if getattr(x, "requires_grad", False):
         raise ValueError(f"{name}: a tensor that requires a gradient; pass {name}.detach()")
     device, _ = x.__dlpack_device__()
@@ -55,9 +55,11 @@ def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
             a = np.asarray(x)  # lists, and what offers __array__
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name}: expected an array of floats, got {_type_name(x)}: {error}") from error
+    if a.dtype.num in (FLOAT, DOUBLE):
+        return a
     if a.dtype == np.float16:
         return a.astype(np.float32)
-    if a.dtype.name == "bfloat16":
+    if a.dtype.name == "bfloat16":  # not NumPy's own; the name is looked at last, being slow to make
         return _widen_bfloat16(np.ascontiguousarray(a))
     return a
 
@@ -68,7 +70,8 @@ def matrix(
     """A plain (contiguous, aligned, native) 2-D array of one of `dtypes`, or an error that says what came instead."""
     for type_num in dtypes:
         if _kernels.is_plain(x, type_num, 2) and (x.shape[1] == dim or (dim is None and x.shape[1] > 0)):
-            return x
+            plain: NDArray[Any] = x
+            return plain
     a = as_array(x, name)
     if a.dtype.num not in dtypes:
         if dtypes == (FLOAT,):
@@ -80,8 +83,9 @@ def matrix(
         hint = f"; pass {name}[None, :] for one row" if a.ndim == 1 else ""
         raise ValueError(f"{name}: expected shape {expected}, got {a.shape}{hint}")
     if a.shape[1] == 0 or (dim is not None and a.shape[1] != dim):
-        raise ValueError(f"{name}: expected shape {expected}{' with D of 1 or more' if dim is None else ''}, got {a.shape}")
-    return np.require(a, a.dtype.newbyteorder("="), "CA")
+        hint = " with D of 1 or more" if dim is None else ""
+        raise ValueError(f"{name}: expected shape {expected}{hint}, got {a.shape}")
+    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
 def document_ids(x: ArrayLike, n_docs: int) -> NDArray[np.int64]:

@@ -131,9 +131,7 @@ class FlatIndex:
         with self._lock:
             self._append(rows, norms, new_ids)
 
-    def _append(
-        self, rows: NDArray[np.float32], norms: NDArray[np.float32], ids: NDArray[np.int64] | None
-    ) -> None:
+    def _append(self, rows: NDArray[np.float32], norms: NDArray[np.float32], ids: NDArray[np.int64] | None) -> None:
         old, room = self._documents, self._room
         n = len(old.norms)
         total = n + len(rows)
@@ -141,7 +139,9 @@ class FlatIndex:
             raise ValueError(f"vectors: an index holds fewer than 2**31 documents, got {total}")
         if n and (ids is None) != (old.ids is None):
             state = "without ids" if old.ids is None else "with ids"
-            raise ValueError(f"ids: the {n} documents before were added {state}; give ids for all documents or for none")
+            raise ValueError(
+                f"ids: the {n} documents before were added {state}; give ids for all documents or for none"
+            )
         if n and ids is not None and old.ids is not None:
             known = np.intersect1d(ids, old.ids)
             if known.size:

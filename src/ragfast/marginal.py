@@ -149,4 +149,4 @@ def _along(x: arrays.ArrayLike, axis: int) -> tuple[NDArray[Any], int]:
 
 def _plain(a: NDArray[Any]) -> NDArray[Any]:
     """Contiguous, aligned and in native byte order: a itself if it is."""
-    return a if _kernels.is_plain_floats(a) else np.require(a, a.dtype.newbyteorder("="), "CA")
+    return a if _kernels.is_plain_floats(a) else np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
