@@ -46,10 +46,10 @@ const char *ragfast_strerror(ragfast_status status);
 /* ---- instruction-set levels -------------------------------------------------------------------------------------
  * Levels ascend: "scalar", then on x86-64 "avx2" (AVX2 and FMA), "avx512" (F, BW, DQ, VL). Each includes those before it. */
 
-size_t ragfast_isa_count(void);            /* levels in this build */
-const char *ragfast_isa_name(size_t i);    /* name of level i < count, ascending */
-int ragfast_isa_available(size_t i);       /* 1 if this CPU and operating system run level i */
-const char *ragfast_isa(void);             /* the level in use: the highest available one unless set */
+size_t ragfast_isa_count(void);                   /* levels in this build */
+const char *ragfast_isa_name(size_t i);           /* name of level i < count, ascending */
+int ragfast_isa_available(size_t i);              /* 1 if this CPU and operating system run level i */
+const char *ragfast_isa(void);                    /* the level in use: the highest available one unless set */
 ragfast_status ragfast_set_isa(const char *name); /* for the whole process; searches under way keep theirs */
 
 /* ---- threads ----------------------------------------------------------------------------------------------------
@@ -64,11 +64,11 @@ RAGFAST_EXPORT void ragfast_set_num_threads(int n); /* n < 1 counts as 1 */
 typedef enum ragfast_dtype { RAGFAST_F32 = 0, RAGFAST_F64 = 1 } ragfast_dtype;
 
 typedef struct ragfast_docs {
-    const void *vectors;  /* (N,D) of dtype */
-    const float *norms;   /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only) */
-    const int64_t *ids;   /* (N,) distinct and >= 0, or NULL: the row number */
-    size_t n_docs;        /* N, below 2^31 */
-    size_t dim;           /* D, from 1 to 2^20 */
+    const void *vectors; /* (N,D) of dtype */
+    const float *norms;  /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only) */
+    const int64_t *ids;  /* (N,) distinct and >= 0, or NULL: the row number */
+    size_t n_docs;       /* N, below 2^31 */
+    size_t dim;          /* D, from 1 to 2^20 */
     ragfast_dtype dtype;
 } ragfast_docs;
 

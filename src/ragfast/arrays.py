@@ -32,16 +32,16 @@ def _from_tensor(x: Any, name: str) -> NDArray[Any]:
     """A CPU tensor, read in place. One elsewhere, or that needs a gradient, is refused rather than copied unasked."""
     if getattr(x, "requires_grad", False):
         raise ValueError(f"{name}: a tensor that requires a gradient; pass {name}.detach()")
-    device, _ = x.__dlpack_device__()
-    if device != 1:
-        raise ValueError(f"{name}: expected a tensor in CPU memory, got one on DLPack device {device}; move it first")
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16:
-        return _widen_bfloat16(np.from_dlpack(x.contiguous().view(torch.int16)))
     try:
-        return np.from_dlpack(x)
+        device, _ = x.__dlpack_device__()
+        if device == 1:
+            torch = sys.modules.get("torch")
+            if torch is not None and isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16:
+                return _widen_bfloat16(np.from_dlpack(x.contiguous().view(torch.int16)))
+            return np.from_dlpack(x)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{name}: NumPy cannot read this {_type_name(x)}: {error}") from error
+    raise ValueError(f"{name}: expected a tensor in CPU memory, got one on DLPack device {device}; move it first")
 
 
 def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
