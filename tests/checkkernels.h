@@ -1,0 +1,63 @@
+/* What the C checks share: checkkernels.c has it, with main, inner products and search; checklse.c has log-sum-exp. */
+#ifndef CHECKKERNELS_H
+#define CHECKKERNELS_H
+
+#define _DEFAULT_SOURCE /* mmap, fork, alarm under -std=c11 */
+
+#include "internal.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern char where[256]; /* what is being checked, for messages; written by the main thread alone */
+#define WHERE(...) snprintf(where, sizeof where, __VA_ARGS__)
+
+/* Counts a check and, if not ok, a failure. Of the main thread alone. */
+void check(int ok, const char *format, ...);
+
+void *must(void *block); /* the block, or the end of the program if it could not be had */
+
+void *input(size_t bytes); /* ends where an unreadable page begins */
+void input_free(void *data, size_t bytes);
+
+void *output(size_t bytes); /* 0xa5 throughout, and between canaries that output_free checks */
+void output_free(void *data, size_t bytes);
+
+uint64_t random_u64(void); /* the same in every run */
+size_t random_below(size_t n);
+double random_unit(void); /* from -1 to below 1 */
+
+int same_bits(double a, double b);
+
+/* In checklse.c. */
+void check_lse_kernels(const ragfast_kernels *kernels);
+void check_marginals(int threads_only);
+void bench_lse_kernels(const ragfast_kernels *kernels);
+
+double now(void); /* seconds */
+
+extern volatile double sink; /* so that nothing timed is optimised away */
+
+/* Best of some repetitions of `call`, 20 ms each or more, in seconds a call. */
+#define TIME(seconds, call)                                                                                            \
+    do {                                                                                                               \
+        size_t repeats = 1;                                                                                            \
+        double best = INFINITY;                                                                                        \
+        for (int round = 0; round < 12;) {                                                                             \
+            double start = now();                                                                                      \
+            for (size_t r = 0; r < repeats; r++) call;                                                                 \
+            double took = now() - start;                                                                               \
+            if (took < 0.02) {                                                                                         \
+                repeats *= 2;                                                                                          \
+                continue;                                                                                              \
+            }                                                                                                          \
+            best = fmin(best, took / (double)repeats);                                                                 \
+            round++;                                                                                                   \
+        }                                                                                                              \
+        (seconds) = best;                                                                                              \
+    } while (0)
+
+#endif
