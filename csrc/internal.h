@@ -70,29 +70,36 @@ void ragfast_lse_fill_avx512(ragfast_kernels *table);
 /* The table in use. Read once a call, so that a call never mixes levels. */
 const ragfast_kernels *ragfast_current_kernels(void);
 
+enum { RAGFAST_MAX_THREADS = 257 }; /* of one call, its caller counted */
+
 /* Calls run(context, chunk, worker) for each chunk < n_chunks, on up to n_threads threads counting the caller; worker
  * is below n_threads and no two calls under way share one. Returns when all have returned. n_threads 0: the default. */
 typedef void ragfast_chunk_fn(void *context, size_t chunk, size_t worker);
 void ragfast_parallel_for(ragfast_chunk_fn *run, void *context, size_t n_chunks, int n_threads);
 
-/* Default rounding, denormals kept, for as long as the pair brackets. ragfast_parallel_for does it for its workers. */
-typedef struct ragfast_fp_state {
-    unsigned control;
-} ragfast_fp_state;
-
+/* Default rounding, denormals kept, for as long as the pair brackets. Calls between the two, which the compiler cannot see
+ * through, keep the arithmetic there. Workers of ragfast_parallel_for have that environment always. */
 #if defined(__x86_64__)
 #include <xmmintrin.h>
+typedef unsigned ragfast_fp_state;
 static inline ragfast_fp_state ragfast_fp_enter(void) {
-    ragfast_fp_state saved = {_mm_getcsr()};
-    if ((saved.control & 0xffc0u) != 0x1f80u) _mm_setcsr(0x1f80u); /* all masked, nearest, neither FTZ nor DAZ */
+    ragfast_fp_state saved = _mm_getcsr();
+    if ((saved & 0xffc0u) != 0x1f80u) _mm_setcsr(0x1f80u); /* all masked, to nearest, neither FTZ nor DAZ */
     return saved;
 }
 static inline void ragfast_fp_leave(ragfast_fp_state saved) {
-    if ((saved.control & 0xffc0u) != 0x1f80u) _mm_setcsr(saved.control);
+    if ((saved & 0xffc0u) != 0x1f80u) _mm_setcsr(saved);
 }
 #else
-static inline ragfast_fp_state ragfast_fp_enter(void) { return (ragfast_fp_state){0}; }
-static inline void ragfast_fp_leave(ragfast_fp_state saved) { (void)saved; }
+#include <fenv.h>
+typedef fenv_t ragfast_fp_state;
+static inline ragfast_fp_state ragfast_fp_enter(void) {
+    ragfast_fp_state saved;
+    fegetenv(&saved);
+    fesetenv(FE_DFL_ENV);
+    return saved;
+}
+static inline void ragfast_fp_leave(ragfast_fp_state saved) { fesetenv(&saved); }
 #endif
 
 /* D rounded up to a whole line of float32. */

@@ -10,7 +10,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 
-enum { MAX_WORKERS = 256 };
+enum { MAX_WORKERS = RAGFAST_MAX_THREADS - 1 };
 
 typedef struct job {
     ragfast_chunk_fn *run;

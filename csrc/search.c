@@ -384,8 +384,6 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
         for (size_t q = 0; q < n_queries; q++) write_results(&s, q, NULL);
     }
     s.exact_only = docs->dtype == RAGFAST_F64 || n_docs <= EXACT_MAX_DOCS || s.k >= n_docs / 2;
-    s.packed = !s.exact_only && n_queries >= (dim < NARROW_DIM ? PACK_MIN_QUERIES_NARROW : PACK_MIN_QUERIES);
-    s.tile_queries = s.packed ? TILE : RAGFAST_ROWS_QUERIES;
     s.block_docs = BLOCK_BYTES / (dim * sizeof(float)) / PANEL * PANEL;
     if (s.block_docs < PANEL) s.block_docs = PANEL;
     if (n_threads == 0) n_threads = ragfast_get_num_threads();
@@ -394,15 +392,17 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     size_t blocks = ragfast_min(CHUNK_BYTES / (s.block_docs * dim * sizeof(float)), n_blocks / 8 / (size_t)n_threads);
     s.chunk_docs = (blocks > 1 ? blocks : 1) * s.block_docs;
     size_t n_chunks = (n_docs + s.chunk_docs - 1) / s.chunk_docs;
-    s.n_workers = ragfast_min((size_t)n_threads, n_chunks ? n_chunks : 1);
+    s.n_workers = ragfast_min(ragfast_min((size_t)n_threads, RAGFAST_MAX_THREADS), n_chunks ? n_chunks : 1);
     s.capacity = s.k + (s.k > 64 ? s.k : 64);
     if (s.capacity > n_docs + 1) s.capacity = n_docs + 1;
 
     /* As many queries a pass as memory allows, in even groups. */
     size_t group = GROUP_BYTES / (s.capacity * s.n_workers * sizeof(ragfast_candidate));
-    group = group < TILE ? TILE : group;
+    if (group < 1) group = 1;
     size_t n_groups = (n_queries + group - 1) / group;
     group = (n_queries + n_groups - 1) / n_groups;
+    s.packed = !s.exact_only && group >= (dim < NARROW_DIM ? PACK_MIN_QUERIES_NARROW : PACK_MIN_QUERIES);
+    s.tile_queries = s.packed ? TILE : RAGFAST_ROWS_QUERIES;
 
     char *block = malloc(lay_out(&s, NULL, group) + 64);
     if (!block) return RAGFAST_ERROR_MEMORY;
@@ -466,4 +466,27 @@ ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *row
     ragfast_fp_leave(caller_fp);
     *bad_row = atomic_load(&job.bad_row);
     return *bad_row == SIZE_MAX ? RAGFAST_OK : RAGFAST_ERROR_NONFINITE_DOC;
+}
+
+/* ---- conversions -------------------------------------------------------------------------------------------------- */
+
+/* Not inlined: the compiler knows nothing of the environment and could move a conversion out of the bracket. */
+__attribute__((noinline)) static void narrow(float *out, const double *x, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = (float)x[i];
+}
+
+__attribute__((noinline)) static void widen(double *out, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i];
+}
+
+void ragfast_narrow(float *out, const double *x, size_t n) {
+    ragfast_fp_state caller_fp = ragfast_fp_enter();
+    narrow(out, x, n);
+    ragfast_fp_leave(caller_fp);
+}
+
+void ragfast_widen(double *out, const float *x, size_t n) {
+    ragfast_fp_state caller_fp = ragfast_fp_enter();
+    widen(out, x, n);
+    ragfast_fp_leave(caller_fp);
 }

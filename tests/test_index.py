@@ -42,6 +42,8 @@ def test_the_index_copies_and_shows_read_only(index: FlatIndex) -> None:
     assert other.vectors.tobytes() == X.tobytes()
     with pytest.raises(ValueError, match="read-only"):
         index.vectors[0] = 0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        index.vectors.flags.writeable = True
     index.ids[0] = 99
     assert index.ids[0] == 0
 
@@ -80,10 +82,24 @@ def test_short_and_empty_results() -> None:
     assert FlatIndex.from_vectors(X).search(Q[:0], k=3).scores.shape == (0, 3)
 
 
-def test_float16_and_bfloat16_are_widened_exactly() -> None:
+def test_float16_is_widened_exactly() -> None:
     half = X.astype(np.float16)
+    assert FlatIndex.from_vectors(half.astype(">f2")).vectors.tobytes() == half.astype(np.float32).tobytes()
     assert FlatIndex.from_vectors(half).vectors.tobytes() == half.astype(np.float32).tobytes()
     assert ragfast.search(Q.astype(np.float16), half, 5).scores.dtype == np.float32
+
+
+def test_copies_and_pickles_are_indexes_of_their_own() -> None:
+    for ids in (None, np.arange(70) * 2):
+        index = FlatIndex.from_vectors(X[:60], None if ids is None else ids[:60])
+        index.add(X[60:61], None if ids is None else ids[60:61])  # leaves room to spare
+        for same in (copy.copy(index), copy.deepcopy(index), pickle.loads(pickle.dumps(index))):
+            index.add(X[61:62], None if ids is None else [1001 + len(index)])
+            same.add(X[62:64], None if ids is None else [7, 9])
+            assert same.vectors.tobytes() == X[[*range(61), 62, 63]].tobytes()
+            assert same.search(Q).ids.shape == (3, 10)
+        assert index.vectors[61:].tobytes() == X[[61] * 3].tobytes()
+    assert len(pickle.loads(pickle.dumps(FlatIndex(3)))) == 0
 
 
 class Tensor:
@@ -120,13 +136,17 @@ def infinity_at(row: int) -> NDArray[np.float32]:
 
 
 BAD_VECTORS: list[tuple[Any, type[Exception], str]] = [
-    (X.astype(np.float64), TypeError, r"vectors: expected float32 \(or float16, bfloat16\), got float64; .*astype"),
+    (
+        X.astype(np.float64),
+        TypeError,
+        r"vectors: expected float32 \(or float16, bfloat16\), got float64; np.asarray\(vectors, np.float32\)",
+    ),
     (X.astype(np.int32), TypeError, r"vectors: expected float32 .* got int32"),
     (X.astype(np.complex64), TypeError, r"vectors: expected float32 .* got complex64"),
     (np.array([["a"]]), TypeError, r"vectors: expected float32 .* got <U1"),
     ("text", TypeError, r"vectors: expected float32"),
     (None, TypeError, r"vectors: expected float32"),
-    ([[1, 2], [3]], TypeError, r"vectors: expected an array of floats, got list"),
+    ([[1, 2], [3]], TypeError, r"vectors: expected an array, got list"),
     (X[0], ValueError, r"vectors: expected shape \(N, 4\), got \(4,\); pass vectors\[None, :\] for one row"),
     (X[None], ValueError, r"vectors: expected shape \(N, 4\), got \(1, 70, 4\)"),
     (X[:, :3], ValueError, r"vectors: expected shape \(N, 4\), got \(70, 3\)"),
@@ -152,8 +172,11 @@ BAD_IDS: list[tuple[Any, type[Exception], str]] = [
     ([1, 2], ValueError, r"ids: expected shape \(3,\), one for each document, got \(2,\)"),
     ([[1, 2, 3]], ValueError, r"ids: expected shape \(3,\).* got \(1, 3\)"),
     ([0, 1, -1], ValueError, r"ids: expected 0 or more, got -1"),
-    ([1.0, 2.0, 3.0], TypeError, r"ids: expected integers, got float64"),
-    (np.array([1, 2, 2**63], np.uint64), ValueError, r"ids: expected at most 9223372036854775807"),
+    ([1.0, 2.0, 3.0], TypeError, r"ids: expected integers below 2\*\*63, got float64"),
+    (np.array([1, 2, 2**63], np.uint64), ValueError, r"ids: expected less than 2\*\*63, got 9223372036854775808"),
+    ([1, 2, 2**70], TypeError, r"ids: expected integers below 2\*\*63, got object"),
+    ([[1], [2, 3], [4]], TypeError, r"ids: expected an array, got list"),
+    ([1, 1, 1], ValueError, r"ids: expected distinct ids, got 1 3 times"),
     ([7, 8, 101], ValueError, r"ids: expected ids that the index does not hold, got 101"),
     (None, ValueError, r"ids: the 2 documents before were added with ids"),
 ]
@@ -175,7 +198,7 @@ def test_ids_after_none(index: FlatIndex) -> None:
 
 
 BAD_SEARCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"queries": Q.astype(np.float64)}, TypeError, r"queries: expected float32 .* got float64; queries.astype"),
+    ({"queries": Q.astype(np.float64)}, TypeError, r"queries: expected float32 .* got float64; np.asarray\(queries"),
     ({"queries": Q[0]}, ValueError, r"queries: expected shape \(B, 4\), got \(4,\); pass queries\[None, :\]"),
     ({"queries": Q[:, :2]}, ValueError, r"queries: expected shape \(B, 4\), got \(3, 2\)"),
     ({"queries": nan_at(1)}, ValueError, r"queries: row 1 holds NaN or an infinity"),
@@ -183,14 +206,27 @@ BAD_SEARCHES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"k": 0}, ValueError, r"k: expected 1 or more, got 0"),
     ({"k": -3}, ValueError, r"k: expected 1 or more, got -3"),
     ({"k": 2.0}, TypeError, r"k: expected an integer of 1 or more, got float"),
+    ({"k": True}, TypeError, r"k: expected an integer of 1 or more, got bool"),
     ({"k": 2**31}, ValueError, r"k: expected less than 2\*\*31"),
     ({"n_threads": 0}, ValueError, r"n_threads: expected 1 or more, got 0"),
     ({"n_threads": -1}, ValueError, r"n_threads: expected 1 or more, got -1"),
     ({"n_threads": "2"}, TypeError, r"n_threads: expected an integer of 1 or more, got str"),
     ({"temperature": 0}, ValueError, r"temperature: expected a finite number above 0, got 0"),
     ({"temperature": float("nan")}, ValueError, r"temperature: expected a finite number above 0, got nan"),
+    ({"temperature": 10**400}, ValueError, r"temperature: expected a finite number above 0, got inf"),
+    ({"temperature": "1.5"}, TypeError, r"temperature: expected a number above 0, got str"),
+    ({"temperature": True}, TypeError, r"temperature: expected a number above 0, got bool"),
     ({"temperature": "warm"}, TypeError, r"temperature: expected a number above 0, got str"),
     ({"dtype": np.int32}, TypeError, r"dtype: expected float32 or float64, got int32"),
+    ({"dtype": None}, TypeError, r"dtype: expected float32 or float64, got None"),
+    ({"dtype": "nonsense"}, TypeError, r"dtype: expected float32 or float64, got 'nonsense'"),
+    ({"queries": nan_at(1), "n_threads": 0}, ValueError, r"n_threads: expected 1 or more, got 0"),
+    ({"queries": np.ma.array(Q, mask=True)}, TypeError, r"queries: a masked array"),
+    (
+        {"queries": Q.tolist()},
+        TypeError,
+        r"queries: expected float32 .* got float64; np.asarray\(queries, np.float32\)",
+    ),
 ]
 
 
@@ -210,8 +246,12 @@ def test_one_shot_search_refuses_bad_documents(isa: str, dtype: Any) -> None:
             ragfast.search(Q.astype(dtype), bad, 3)
         with pytest.raises(ValueError, match="queries: row 60 holds NaN or an infinity"):
             ragfast.search(bad, X.astype(dtype), 3)
+    with pytest.raises(ValueError, match="vectors: row 60 holds NaN or an infinity"):
+        ragfast.search(Q[:0], nan_at(60))
     with pytest.raises(TypeError, match="vectors: expected float32 or float64, got int64"):
         ragfast.search(Q, X.astype(int))
+    with pytest.raises(ValueError, match="vectors: expected D of at most 1048576, got shape"):
+        ragfast.search(np.zeros((1, 2**20 + 1), np.float32), np.zeros((1, 2**20 + 1), np.float32))
     with pytest.raises(ValueError, match=r"vectors: expected shape \(N, D\) with D of 1 or more, got \(70, 0\)"):
         ragfast.search(Q[:, :0], X[:, :0])
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import math
+import platform
 from typing import Any
 
 import numpy as np
@@ -255,18 +258,52 @@ def test_strided_unaligned_readonly_and_big_endian(isa: str, dtype: Any) -> None
         assert hits.scores.tobytes() == expected.scores.tobytes()
 
 
-def test_a_caller_that_flushes_denormals_or_rounds_up_changes_nothing(isa: str) -> None:
-    ctypes = pytest.importorskip("ctypes")
-    libm = ctypes.CDLL(None)
-    if not hasattr(libm, "fesetround"):
-        pytest.skip("this C library has no fesetround")
-    docs, queries = normal(1, 400, 30) * np.float32(1e-40), normal(2, 30, 30)
-    expected = ragfast.search(queries, docs, 5, dtype=np.float64)
-    upward = 0x800 if "x86" in __import__("platform").machine() else 0x400000
-    libm.fesetround(upward)
-    try:
-        hits = ragfast.search(queries, docs, 5, dtype=np.float64)
-    finally:
-        libm.fesetround(0)
-    assert hits.ids.tolist() == expected.ids.tolist()
-    assert hits.scores.tobytes() == expected.scores.tobytes()
+class _Fenv:
+    """The caller's floating-point mode, through the C library (and torch's switch would do the same)."""
+
+    def __init__(self) -> None:
+        self.libm = ctypes.CDLL(ctypes.util.find_library("m"))
+        self.upward = 0x800 if platform.machine() == "x86_64" else 0x400000  # FE_UPWARD
+
+    def __enter__(self) -> None:
+        assert self.libm.fesetround(self.upward) == 0
+
+    def __exit__(self, *error: object) -> None:
+        self.libm.fesetround(0)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-40])
+def test_a_caller_that_rounds_upward_changes_nothing(isa: str, scale: float) -> None:
+    docs, queries = normal(1, 400, 30) * np.float32(scale), normal(2, 30, 30)
+    index = FlatIndex.from_vectors(docs)
+    calls = [
+        lambda: index.search(queries, 5),
+        lambda: ragfast.search(queries, docs, 5, dtype=np.float64),
+        lambda: ragfast.search(queries.astype(np.float64), docs, 5),
+    ]
+    expected = [call() for call in calls]
+    with _Fenv():
+        found = [call() for call in calls]
+    for before, within in zip(expected, found, strict=True):
+        assert within.ids.tobytes() == before.ids.tobytes()
+        assert within.scores.tobytes() == before.scores.tobytes()
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_ties_and_near_duplicates_across_threads(isa: str, n_threads: int) -> None:
+    # Enough work that threads share it, whole blocks of equal scores, ids in no order.
+    queries, docs = integers(1, 40, 64), integers(2, 6000, 64)
+    docs[1000:3000] = docs[1000]
+    ids = np.random.default_rng(3).permutation(50_000)[:6000]
+    scores = queries.astype(np.float64) @ docs.T.astype(np.float64)  # small integers: exact in any order
+    for k in (1, 17, 1500):
+        hits = ragfast.search(queries, docs, k, ids=ids, n_threads=n_threads, dtype=np.float64)
+        for b in range(len(queries)):
+            best = np.lexsort((ids, -scores[b]))[:k]
+            assert hits.ids[b].tolist() == ids[best].tolist()
+            assert hits.scores[b].tobytes() == scores[b][best].tobytes()
+    near = np.repeat(normal(4, 1, 64), 6000, axis=0) + np.float32(1e-7) * normal(5, 6000, 64)
+    one = FlatIndex.from_vectors(near, ids)
+    alone, shared = (one.search(normal(6, 30, 64), 20, n_threads=n, dtype=np.float64) for n in (1, n_threads))
+    assert shared.ids.tobytes() == alone.ids.tobytes()
+    assert shared.scores.tobytes() == alone.scores.tobytes()

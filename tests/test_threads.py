@@ -75,6 +75,20 @@ def test_search_in_a_forked_child() -> None:
         busy.join()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this operating system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_add_in_a_child_forked_while_another_thread_adds() -> None:
+    index = FlatIndex.from_vectors(X[:10])
+    with index._lock:  # as a thread inside add would hold it
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            index.add(X[10:20])
+            os._exit(0 if len(index) == 20 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(index) == 10
+
+
 def test_other_python_threads_run_during_a_search() -> None:
     # The GIL is released: a counter advances while one long search runs.
     index = FlatIndex.from_vectors(np.concatenate([X] * 5))
@@ -87,6 +101,10 @@ def test_other_python_threads_run_during_a_search() -> None:
         ticks += 1
     thread.join()
     assert ticks > 100
+
+
+def test_a_million_threads_are_as_many_as_there_is_work_for() -> None:
+    assert ragfast.search(Q, X, n_threads=10**6).ids.tolist() == ragfast.search(Q, X, n_threads=1).ids.tolist()
 
 
 def test_set_and_get() -> None:

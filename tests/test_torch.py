@@ -41,3 +41,32 @@ def test_refused() -> None:
         FlatIndex.from_vectors(torch.zeros(3, 4).to_sparse())
     with pytest.raises(TypeError, match=r"vectors: NumPy cannot read this torch\.Tensor: .*meta"):
         FlatIndex.from_vectors(torch.zeros(3, 4, device="meta"))
+
+
+def test_tensors_that_need_a_gradient_inside_a_list_or_as_ids() -> None:
+    row = torch.zeros(4, requires_grad=True)
+    with pytest.raises(TypeError, match=r"queries: expected an array, got list: .*grad"):
+        FlatIndex(4).search([row, row])
+    with pytest.raises(ValueError, match="ids: a tensor that requires a gradient"):
+        FlatIndex(4).add(torch.zeros(2, 4), ids=torch.zeros(2, requires_grad=True))
+    with pytest.raises(TypeError, match=r"temperature: expected a number above 0, got torch\.Tensor"):
+        FlatIndex(4).search(torch.zeros(1, 4), temperature=torch.ones((), requires_grad=True))  # type: ignore[arg-type]
+
+
+def test_flushed_denormals_change_nothing() -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("torch cannot flush denormals on this CPU")
+    rng = np.random.default_rng(0)
+    docs = rng.standard_normal((400, 8), dtype=np.float32) * np.float32(1e-39)
+    queries = rng.standard_normal((30, 8), dtype=np.float32)
+    index = FlatIndex.from_vectors(docs)
+    calls = (lambda: index.search(queries, 5), lambda: ragfast.search(queries.astype(np.float64), docs, 5))
+    expected = [call() for call in calls]
+    torch.set_flush_denormal(True)
+    try:
+        found = [call() for call in calls]
+    finally:
+        torch.set_flush_denormal(False)
+    for before, within in zip(expected, found, strict=True):
+        assert within.ids.tobytes() == before.ids.tobytes()
+        assert within.scores.tobytes() == before.scores.tobytes()

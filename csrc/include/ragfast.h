@@ -91,6 +91,10 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
                               const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
                               double temperature, int n_threads);
 
+/* Conversions as IEEE has them, whatever rounding or flushing of denormals the caller has set. In place is not allowed. */
+void ragfast_narrow(float *out, const double *x, size_t n);
+void ragfast_widen(double *out, const float *x, size_t n);
+
 /* Euclidean norm of each row, rounded up: the scan's error bound multiplies by it.
  * Out: norms (N,); *bad_row: the first row that is not finite (then RAGFAST_ERROR_NONFINITE_DOC). */
 ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *rows, size_t n_rows, size_t dim,

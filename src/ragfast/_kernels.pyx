@@ -58,7 +58,7 @@ def set_num_threads(int n):
 
 
 cdef class Hits:
-    """What a search found, best first: ``scores``, ``ids`` and ``logprobs``, each (B,K).
+    """What a search found, best first: ``scores``, ``ids`` and ``logprobs``, each (B,K), or (K,) of a single query.
 
     ``scores`` are inner products, ``ids`` int64, ``logprobs`` = log_softmax(scores / temperature) over K, which is
     log p(z|x) of Lewis et al. 2020, section 2.2. Where fewer than K documents exist the rest of a row is -inf, -1, -inf.
@@ -109,18 +109,25 @@ def search(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray 
                                 temperature, n_threads)
     check(status)
     if out_type == np.NPY_FLOAT:
-        return Hits(rounded(scores), doc_ids, rounded(logprobs))
+        return Hits(narrowed(scores), doc_ids, narrowed(logprobs))
     return Hits(scores, doc_ids, logprobs)
 
 
-cdef np.ndarray rounded(np.ndarray x):
-    # astype(float32) costs more than a whole search of a small index
-    cdef np.ndarray out = np.PyArray_EMPTY(2, np.PyArray_DIMS(x), np.NPY_FLOAT, 0)
-    cdef const double *from_data = <const double *>np.PyArray_DATA(x)
-    cdef float *to_data = <float *>np.PyArray_DATA(out)
-    cdef Py_ssize_t i
-    for i in range(np.PyArray_SIZE(x)):
-        to_data[i] = <float>from_data[i]
+def narrowed(np.ndarray x not None):
+    """A plain float64 array as float32. Unlike astype it does not depend on the caller's floating-point environment."""
+    cdef np.ndarray out = np.PyArray_EMPTY(np.PyArray_NDIM(x), np.PyArray_DIMS(x), np.NPY_FLOAT, 0)
+    ragfast_narrow(<float *>np.PyArray_DATA(out), <const double *>np.PyArray_DATA(x), np.PyArray_SIZE(x))
+    return out
+
+
+def widened(np.ndarray x not None):
+    """A plain float32 array as float64, likewise."""
+    cdef np.ndarray out = np.PyArray_EMPTY(np.PyArray_NDIM(x), np.PyArray_DIMS(x), np.NPY_DOUBLE, 0)
+    cdef double *out_data = <double *>np.PyArray_DATA(out)
+    cdef const float *x_data = <const float *>np.PyArray_DATA(x)
+    cdef size_t n = np.PyArray_SIZE(x)
+    with nogil:
+        ragfast_widen(out_data, x_data, n)
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,8 @@ ArrayLike: TypeAlias = Any  # an ndarray, or what offers DLPack or __array__, su
 
 FLOAT = np.dtype(np.float32).num
 DOUBLE = np.dtype(np.float64).num
-INT64 = np.dtype(np.int64).num
+HALF = np.dtype(np.float16).num
+MAX_DIM = 2**20
 
 
 def _type_name(x: object) -> str:
@@ -46,6 +48,8 @@ def _from_tensor(x: Any, name: str) -> NDArray[Any]:
 
 def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
     """An ndarray over the caller's data: tensors through DLPack, float16 and bfloat16 widened (exactly) to float32."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array, of which the mask would be lost; pass {name}.filled(...)")
     if isinstance(x, np.ndarray):
         a = np.asarray(x)
     elif hasattr(x, "__dlpack_device__"):
@@ -53,11 +57,11 @@ def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
     else:
         try:
             a = np.asarray(x)  # lists, and what offers __array__
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name}: expected an array of floats, got {_type_name(x)}: {error}") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name}: expected an array, got {_type_name(x)}: {error}") from error
     if a.dtype.num in (FLOAT, DOUBLE):
         return a
-    if a.dtype == np.float16:
+    if a.dtype.num == HALF:
         return a.astype(np.float32)
     if a.dtype.name == "bfloat16":  # not NumPy's own; the name is looked at last, being slow to make
         return _widen_bfloat16(np.ascontiguousarray(a))
@@ -69,13 +73,13 @@ def matrix(
 ) -> NDArray[Any]:
     """A plain (contiguous, aligned, native) 2-D array of one of `dtypes`, or an error that says what came instead."""
     for type_num in dtypes:
-        if _kernels.is_plain(x, type_num, 2) and (x.shape[1] == dim or (dim is None and x.shape[1] > 0)):
+        if _kernels.is_plain(x, type_num, 2) and (x.shape[1] == dim or (dim is None and 0 < x.shape[1] <= MAX_DIM)):
             plain: NDArray[Any] = x
             return plain
     a = as_array(x, name)
     if a.dtype.num not in dtypes:
         if dtypes == (FLOAT,):
-            hint = f"; {name}.astype(np.float32) rounds it" if a.dtype.kind in "fiu" else ""
+            hint = f"; np.asarray({name}, np.float32) rounds it" if a.dtype.kind in "fiu" else ""
             raise TypeError(f"{name}: expected float32 (or float16, bfloat16), got {a.dtype}{hint}")
         raise TypeError(f"{name}: expected float32 or float64, got {a.dtype}")
     expected = letters if dim is None else letters.replace("D", str(dim))
@@ -85,23 +89,26 @@ def matrix(
     if a.shape[1] == 0 or (dim is not None and a.shape[1] != dim):
         hint = " with D of 1 or more" if dim is None else ""
         raise ValueError(f"{name}: expected shape {expected}{hint}, got {a.shape}")
+    if a.shape[1] > MAX_DIM:
+        raise ValueError(f"{name}: expected D of at most {MAX_DIM}, got shape {a.shape}")
     return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
 def document_ids(x: ArrayLike, n_docs: int) -> NDArray[np.int64]:
     """Ids (N,) as int64, distinct and not negative."""
-    a = np.asarray(x)
-    if a.dtype.kind not in "iu" and a.size:
-        raise TypeError(f"ids: expected integers, got {a.dtype}")
+    a = as_array(x, "ids")
     if a.shape != (n_docs,):
         raise ValueError(f"ids: expected shape ({n_docs},), one for each document, got {a.shape}")
+    if a.dtype.kind not in "iu" and a.size:
+        raise TypeError(f"ids: expected integers below 2**63, got {a.dtype}")
     if a.size and a.min() < 0:
         raise ValueError(f"ids: expected 0 or more, got {a.min()} (search returns -1 for no document)")
-    if a.size and a.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"ids: expected at most {np.iinfo(np.int64).max}, got {a.max()}")
+    if a.size and a.max() >= 2**63:
+        raise ValueError(f"ids: expected less than 2**63, got {a.max()}")
     values, counts = np.unique(a, return_counts=True)
     if len(values) != n_docs:
-        raise ValueError(f"ids: expected distinct ids, got {values[counts > 1][0]} {counts.max()} times")
+        repeated = counts.argmax()
+        raise ValueError(f"ids: expected distinct ids, got {values[repeated]} {counts[repeated]} times")
     return np.array(a, dtype=np.int64)
 
 
@@ -116,7 +123,9 @@ def positive_int(x: object, name: str) -> int:
     try:
         n = operator.index(x)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name}: expected an integer of 1 or more, got {_type_name(x)}") from None
+        n = None
+    if n is None or isinstance(x, bool):
+        raise TypeError(f"{name}: expected an integer of 1 or more, got {_type_name(x)}")
     if n < 1:
         raise ValueError(f"{name}: expected 1 or more, got {n}")
     if n >= 2**31:
@@ -129,18 +138,27 @@ def thread_count(n_threads: object) -> int:
     return 0 if n_threads is None else positive_int(n_threads, "n_threads")
 
 
-def positive_float(x: Any, name: str) -> float:
-    try:
-        value = float(x)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number above 0, got {_type_name(x)}") from None
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+def finite_float(x: object, name: str, *, above_zero: bool) -> float:
+    expected = "above 0" if above_zero else "of 0 or more"
+    if type(x) is float:
+        value = x
+    elif isinstance(x, Real) and not isinstance(x, bool):
+        try:
+            value = float(x)
+        except OverflowError:
+            value = math.inf
+    else:
+        raise TypeError(f"{name}: expected a number {expected}, got {_type_name(x)}")
+    if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
+        raise ValueError(f"{name}: expected a finite number {expected}, got {value}")
     return value
 
 
 def float_dtype(dtype: DTypeLike, name: str = "dtype") -> int:
-    num = np.dtype(dtype).num
-    if num not in (FLOAT, DOUBLE):
-        raise TypeError(f"{name}: expected float32 or float64, got {np.dtype(dtype)}")
-    return num
+    try:
+        given = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
+    except TypeError:
+        given = None
+    if given is None or given.num not in (FLOAT, DOUBLE):
+        raise TypeError(f"{name}: expected float32 or float64, got {given or repr(dtype)}")
+    return given.num

@@ -42,6 +42,8 @@ cdef extern from "ragfast.h" nogil:
     ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_search_stats *stats,
                                   const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
                                   double temperature, int n_threads)
+    void ragfast_narrow(float *out, const double *x, size_t n)
+    void ragfast_widen(double *out, const float *x, size_t n)
     ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *rows, size_t n_rows, size_t dim,
                                      int n_threads)
 

@@ -107,7 +107,7 @@ class SimpleGenerator:
 
     @eps.setter
     def eps(self, value: float) -> None:
-        self._eps = weights.floor(value)
+        self._eps = arrays.finite_float(value, "eps", above_zero=False)
 
     @property
     def encoder_W(self) -> NDArray[np.float64]:
@@ -252,9 +252,9 @@ class SimpleGenerator:
         sums = powers[:n_docs] @ powers[n_docs:].T
         # Terms below the smallest normal number are lost, v of them at most. A sum that is larger than all of those by
         # 1/eps keeps every bit; for the others, document and token disagree by hundreds of nats on where the mass is.
-        floor = logits.shape[1] * np.finfo(np.float64).tiny / np.finfo(np.float64).eps
-        lse: NDArray[np.float64] = np.log(np.maximum(sums, floor))
+        smallest = logits.shape[1] * np.finfo(np.float64).tiny / np.finfo(np.float64).eps
+        lse: NDArray[np.float64] = np.log(np.maximum(sums, smallest))
         lse += largest[:n_docs] + largest[n_docs:].T
-        for z, t in np.argwhere(sums < floor):
+        for z, t in np.argwhere(sums < smallest):
             lse[z, t] = logsumexp(logits[z] + logits[n_docs + t])
         return lse

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ __all__ = ["FlatIndex", "Hits", "search"]
 SCANS = ("auto", "float32")
 
 
-def _search(
+def search_plain(
     queries: NDArray[Any],
     vectors: NDArray[Any],
     norms: NDArray[np.float32] | None,
@@ -25,14 +27,18 @@ def _search(
     n_threads: object,
     temperature: object,
     out_type: int,
+    names: tuple[str, str] = ("queries", "vectors"),
 ) -> Hits:
+    """The search behind all others: plain arrays of one type; names are what errors call queries and vectors."""
     k = arrays.positive_int(k, "k")
-    temperature = arrays.positive_float(temperature, "temperature")
+    temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
+    threads = arrays.thread_count(n_threads)
     try:
-        return _kernels.search(queries, vectors, norms, ids, k, temperature, arrays.thread_count(n_threads), out_type)
+        return _kernels.search(queries, vectors, norms, ids, k, temperature, threads, out_type)
     except ValueError:
-        arrays.refuse_nonfinite(queries, "queries")
-        arrays.refuse_nonfinite(vectors, "vectors")
+        arrays.refuse_nonfinite(queries, names[0])
+        if norms is None:  # otherwise they were checked when the norms were made
+            arrays.refuse_nonfinite(vectors, names[1])
         raise
 
 
@@ -62,10 +68,25 @@ def search(
     docs = arrays.matrix(vectors, "vectors", dtypes=both)
     asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=docs.shape[1], dtypes=both)
     if docs.dtype != asked.dtype:
-        docs, asked = docs.astype(np.float64, copy=False), asked.astype(np.float64, copy=False)
+        docs, asked = (_kernels.widened(a) if a.dtype.num == arrays.FLOAT else a for a in (docs, asked))
+    if len(asked) == 0:  # what is refused does not depend on B
+        arrays.refuse_nonfinite(docs, "vectors")
     doc_ids = None if ids is None else arrays.document_ids(ids, len(docs))
     out_type = docs.dtype.num if dtype is None else arrays.float_dtype(dtype)
-    return _search(asked, docs, None, doc_ids, k, n_threads, temperature, out_type)
+    return search_plain(asked, docs, None, doc_ids, k, n_threads, temperature, out_type)
+
+
+_indexes: weakref.WeakSet[FlatIndex] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """A forked child has only the thread that forked: a lock that another one held would stay locked for ever."""
+    for index in list(_indexes):
+        index._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class _Documents(NamedTuple):
@@ -93,8 +114,8 @@ class FlatIndex:
     """
 
     def __init__(self, dim: int, *, scan: str = "auto") -> None:
-        if arrays.positive_int(dim, "dim") > 2**20:
-            raise ValueError(f"dim: expected at most {2**20}, got {dim}")
+        if arrays.positive_int(dim, "dim") > arrays.MAX_DIM:
+            raise ValueError(f"dim: expected at most {arrays.MAX_DIM}, got {dim}")
         if scan not in SCANS:
             raise ValueError(f"scan: expected one of {', '.join(SCANS)}, got {scan!r}")
         self._dim = int(dim)
@@ -102,6 +123,7 @@ class FlatIndex:
         self._lock = threading.Lock()
         self._room = _Documents(np.empty((0, self._dim), np.float32), np.empty(0, np.float32), None)
         self._documents = self._room
+        _indexes.add(self)
 
     @classmethod
     def from_vectors(
@@ -128,8 +150,9 @@ class FlatIndex:
         if bad_row is not None:
             raise ValueError(f"vectors: row {bad_row} holds NaN or an infinity; every value must be finite")
         new_ids = None if ids is None else arrays.document_ids(ids, len(rows))
-        with self._lock:
-            self._append(rows, norms, new_ids)
+        if len(rows):
+            with self._lock:
+                self._append(rows, norms, new_ids)
 
     def _append(self, rows: NDArray[np.float32], norms: NDArray[np.float32], ids: NDArray[np.int64] | None) -> None:
         old, room = self._documents, self._room
@@ -156,7 +179,9 @@ class FlatIndex:
             room.vectors[:n], room.norms[:n] = old.vectors, old.norms
             if room.ids is not None and old.ids is not None:
                 room.ids[:n] = old.ids
+        room.vectors.flags.writeable = True
         room.vectors[n:total], room.norms[n:total] = rows, norms  # beyond what any search under way looks at
+        room.vectors.flags.writeable = False  # so that nobody changes a row behind its norm
         if room.ids is not None and ids is not None:
             room.ids[n:total] = ids
         self._room = room
@@ -188,10 +213,21 @@ class FlatIndex:
         rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
         vectors, norms, ids = self._documents
         out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
-        return _search(rows, vectors, norms, ids, k, n_threads, temperature, out_type)
+        return search_plain(rows, vectors, norms, ids, k, n_threads, temperature, out_type)
 
     def __len__(self) -> int:
         return len(self._documents.norms)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold documents of their own."""
+        vectors, _, ids = self._documents
+        return FlatIndex._restored, (self._dim, self._scan, vectors, ids)
+
+    @staticmethod
+    def _restored(dim: int, scan: str, vectors: NDArray[np.float32], ids: NDArray[np.int64] | None) -> FlatIndex:
+        index = FlatIndex(dim, scan=scan)
+        index.add(vectors, ids)
+        return index
 
     def __repr__(self) -> str:
         return f"FlatIndex(dim={self._dim}, scan={self._scan!r}) of {len(self)} documents"
@@ -204,9 +240,7 @@ class FlatIndex:
     @property
     def vectors(self) -> NDArray[np.float32]:
         """The documents (N,D), read-only."""
-        view = self._documents.vectors.view()
-        view.flags.writeable = False
-        return view
+        return self._documents.vectors
 
     @property
     def ids(self) -> NDArray[np.int64]:

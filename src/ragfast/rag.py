@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import arrays, weights
+from ragfast import arrays
 from ragfast.generator import DecodingGenerator, Generator
 from ragfast.index import Hits
 from ragfast.marginal import logsumexp, marginalize_sequence, marginalize_token
@@ -68,9 +68,9 @@ class _RAG:
 
     @eps.setter
     def eps(self, value: float) -> None:
-        self._eps = weights.floor(value)
+        self._eps = arrays.finite_float(value, "eps", above_zero=False)
 
-    def _floored(self, log_probs: Any) -> Any:
+    def _plus_eps(self, log_probs: Any) -> Any:
         """log(p + eps) of log p."""
         return np.logaddexp(log_probs, math.log(self._eps)) if self._eps else log_probs
 
@@ -137,7 +137,7 @@ class RAGSequence(_RAG):
         ValueError where k is below 1 or documents_tokens lacks an id; otherwise what retriever and generator raise.
         """
         hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
-        log_prob = self._floored(marginalize_sequence(hits.logprobs, token_logprobs))
+        log_prob = self._plus_eps(marginalize_sequence(hits.logprobs, token_logprobs))
         return float(log_prob), hits.ids, np.exp(hits.logprobs)
 
     def score(
@@ -151,7 +151,7 @@ class RAGSequence(_RAG):
         """As :meth:`forward`, with the terms of the sum and p(z|x,y) (K,), which eps has no part in."""
         hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
         log_prob, posterior = marginalize_sequence(hits.logprobs, token_logprobs, return_posterior=True)
-        return Score(float(self._floored(log_prob)), hits.ids, hits.logprobs, token_logprobs, posterior)
+        return Score(float(self._plus_eps(log_prob)), hits.ids, hits.logprobs, token_logprobs, posterior)
 
 
 class RAGToken(_RAG):
@@ -179,7 +179,7 @@ class RAGToken(_RAG):
     ) -> float:
         """log p(y|x). Arguments and errors as for :meth:`RAGSequence.forward`; the documents are retrieved once."""
         hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
-        return float(np.add.reduce(self._floored(marginalize_token(hits.logprobs, token_logprobs))))
+        return float(np.add.reduce(self._plus_eps(marginalize_token(hits.logprobs, token_logprobs))))
 
     def forward_token(
         self,
@@ -205,7 +205,7 @@ class RAGToken(_RAG):
         """As :meth:`forward`, with its terms and p(z_t | x, y_t, y_<t) (K,T), which eps has no part in."""
         hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
         log_probs, posterior = marginalize_token(hits.logprobs, token_logprobs, return_posterior=True)
-        log_prob = float(np.add.reduce(self._floored(log_probs)))
+        log_prob = float(np.add.reduce(self._plus_eps(log_probs)))
         return Score(log_prob, hits.ids, hits.logprobs, token_logprobs, posterior)
 
     def generate(

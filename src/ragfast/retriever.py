@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import _kernels, arrays, weights
-from ragfast.index import FlatIndex, Hits
+from ragfast.index import FlatIndex, Hits, search_plain
 
 __all__ = ["Retriever", "SimpleRetriever"]
 
@@ -86,24 +86,17 @@ class SimpleRetriever:
         ValueError for another shape, no documents, k below 1, NaN or infinity; TypeError for another dtype.
         """
         k = arrays.positive_int(k, "k")
+        vectors, norms, ids = document_embeddings, None, None
         if isinstance(document_embeddings, FlatIndex):
-            n_docs, dim, type_num = len(document_embeddings), document_embeddings.dim, arrays.FLOAT
+            vectors, norms, ids = document_embeddings._documents
         else:
-            document_embeddings = arrays.matrix(document_embeddings, "document_embeddings", dtypes=weights.EITHER_FLOAT)
-            (n_docs, dim), type_num = document_embeddings.shape, document_embeddings.dtype.num
+            vectors = arrays.matrix(vectors, "document_embeddings", dtypes=weights.EITHER_FLOAT)
+        n_docs, dim = vectors.shape
         if n_docs == 0:
             raise ValueError("document_embeddings: expected at least one document, got none")
-        queries = self._queries(query_embedding, dim, type_num)
-        try:
-            if isinstance(document_embeddings, FlatIndex):
-                hits = document_embeddings.search(queries, min(k, n_docs), dtype=np.float64)
-            else:
-                hits = _kernels.search(queries, document_embeddings, None, None, min(k, n_docs), 1.0, 0, arrays.DOUBLE)
-        except ValueError:
-            arrays.refuse_nonfinite(queries, "query_embedding")
-            if not isinstance(document_embeddings, FlatIndex):
-                arrays.refuse_nonfinite(document_embeddings, "document_embeddings")
-            raise
+        queries = self._queries(query_embedding, dim, vectors.dtype.num)
+        names = ("query_embedding", "document_embeddings")
+        hits = search_plain(queries, vectors, norms, ids, min(k, n_docs), None, 1.0, arrays.DOUBLE, names)
         return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0])
 
     def _queries(self, query_embedding: arrays.ArrayLike, dim: int, type_num: int) -> NDArray[Any]:
@@ -113,9 +106,17 @@ class SimpleRetriever:
             query = arrays.as_array(query, "query_embedding")
             if query.dtype.num not in weights.EITHER_FLOAT:
                 raise TypeError(f"query_embedding: expected float32 or float64, got {query.dtype}")
+            query = np.require(query, query.dtype.newbyteorder("="), ["C", "A"])
         if query.shape != (dim,):
             raise ValueError(f"query_embedding: expected shape ({dim},), as the documents have, got {query.shape}")
-        return np.ascontiguousarray(query[None], np.float32 if type_num == arrays.FLOAT else np.float64)
+        row: NDArray[Any] = query[None]
+        if row.dtype.num == type_num:
+            return row
+        arrays.refuse_nonfinite(row, "query_embedding")
+        converted = _kernels.narrowed(row) if type_num == arrays.FLOAT else _kernels.widened(row)
+        if not np.isfinite(converted).all():
+            raise ValueError("query_embedding: too large for the documents' float32")
+        return converted
 
     def retrieve(
         self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, k: int = 5

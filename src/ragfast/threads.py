@@ -24,7 +24,7 @@ def _cgroup_quota() -> float:
 
 
 def default_num_threads() -> int:
-    """RAGFAST_NUM_THREADS where it is set (ValueError unless 1 or more), else affinity limited by cgroup quota."""
+    """RAGFAST_NUM_THREADS where it is set (ValueError unless 1 or more), else affinity and the container's quota."""
     wanted = os.environ.get("RAGFAST_NUM_THREADS")
     if wanted:
         try:

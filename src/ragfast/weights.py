@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,14 +26,3 @@ def keep(value: arrays.ArrayLike, name: str, shape: tuple[int, int]) -> NDArray[
     kept = np.array(given, dtype=np.float64, order="C")
     kept.flags.writeable = False
     return kept
-
-
-def floor(eps: float) -> float:
-    """eps, added to a probability before its logarithm, as a float."""
-    try:
-        value = float(eps)
-    except (TypeError, ValueError):
-        raise TypeError(f"eps: expected a number of 0 or more, got {type(eps).__name__}") from None
-    if not (value >= 0.0 and math.isfinite(value)):
-        raise ValueError(f"eps: expected a finite number of 0 or more, got {value}")
-    return value
