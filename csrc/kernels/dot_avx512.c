@@ -81,11 +81,11 @@ INLINE __m512 sum_pairs_of_quarters(__m512 x, __m512 y) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
 }
 
-/* Into the second level where arithmetic follows; a single query takes each line at once (37 ms against 44, and 84
- * against 105 the other way round at 16 queries: 300,000 x 768). */
+/* Into the second level where arithmetic follows; a single query has one use for a line and takes it at once. At 300,000 x
+ * 768, in ms: one query 36 (NTA), 37 (T0), 44 (T1); 16 queries 107, 108, 84. */
 INLINE void fetch(const float *line, const size_t n_queries) {
     if (n_queries == 1)
-        _mm_prefetch((const char *)line, _MM_HINT_T0);
+        _mm_prefetch((const char *)line, _MM_HINT_NTA);
     else
         _mm_prefetch((const char *)line, _MM_HINT_T1);
 }
@@ -105,6 +105,7 @@ INLINE void rows_block(float *scores, const float *const q[4], const float *cons
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) {
             doc[j] = _mm512_loadu_ps(d[j] + e);
+            if (n_queries > 1) _mm_prefetch((const char *)(d[j] + e + 16), _MM_HINT_T0); /* 5 %: four streams again */
             if (j < lines) fetch(ahead + lines * e + 16 * j, n_queries);
         }
 #pragma GCC unroll 4

@@ -89,6 +89,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
+def _rows_on_lines(n: int, dim: int) -> NDArray[np.float32]:
+    """An uninitialised read-only (n, dim) array that begins on a cache line; where it does not, as NumPy has it, loads
+    of 64 bytes straddle two lines. Its base owns the memory."""
+    memory = np.empty(4 * n * dim + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    rows = memory[first : first + 4 * n * dim].view(np.float32).reshape(n, dim)
+    memory.flags.writeable = rows.flags.writeable = False
+    return rows
+
+
 class _Documents(NamedTuple):
     """What one search sees: never changed, only replaced, so that a search beside an add sees all of it or none."""
 
@@ -121,7 +131,7 @@ class FlatIndex:
         self._dim = int(dim)
         self._scan = scan
         self._lock = threading.Lock()
-        self._room = _Documents(np.empty((0, self._dim), np.float32), np.empty(0, np.float32), None)
+        self._room = _Documents(_rows_on_lines(0, self._dim), np.empty(0, np.float32), None)
         self._documents = self._room
         _indexes.add(self)
 
@@ -172,16 +182,21 @@ class FlatIndex:
         if total > len(room.norms):  # half as much again, so that many small adds copy each document a few times
             size = total if n == 0 else max(total, n + n // 2)
             room = _Documents(
-                np.empty((size, self._dim), np.float32),
+                _rows_on_lines(size, self._dim),
                 np.empty(size, np.float32),
                 None if ids is None else np.empty(size, np.int64),
             )
-            room.vectors[:n], room.norms[:n] = old.vectors, old.norms
+            room.norms[:n] = old.norms
             if room.ids is not None and old.ids is not None:
                 room.ids[:n] = old.ids
-        room.vectors.flags.writeable = True
-        room.vectors[n:total], room.norms[n:total] = rows, norms  # beyond what any search under way looks at
-        room.vectors.flags.writeable = False  # so that nobody changes a row behind its norm
+        # Beyond what any search under way looks at; read-only again before anybody sees it, so that no row changes
+        # behind its norm.
+        memory: Any = room.vectors.base
+        memory.flags.writeable = room.vectors.flags.writeable = True
+        if room is not self._room:
+            room.vectors[:n] = old.vectors
+        room.vectors[n:total], room.norms[n:total] = rows, norms
+        memory.flags.writeable = room.vectors.flags.writeable = False
         if room.ids is not None and ids is not None:
             room.ids[n:total] = ids
         self._room = room

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import threadpoolctl
 import torch
 import transformers
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 import ragfast
 from ragfast.demo import report
@@ -75,28 +77,32 @@ class Demo:
         self.rag_sequence = ragfast.RAGSequence(self.encoder, self.language_model)
         self.rag_token = ragfast.RAGToken(self.encoder, self.language_model)
 
-    def show_known(self, question: Question) -> None:
+    def show_known(self, question: Question, bar: tqdm[NoReturn]) -> None:
         """Prints how likely each document makes the known answer, then the answer that the model gives."""
         target = self.language_model.answer_tokens(question.answer)
         sequence = self.rag_sequence.score(question.text, target, self.index, self.corpus.texts, self.options.k)
         token = self.rag_token.score(question.text, target, self.index, self.corpus.texts, self.options.k)
         titles = [self.corpus.titles[i] for i in sequence.doc_ids]
         answer_logprobs = sequence.token_logprobs.sum(axis=1)
-        print(report.documents(titles, sequence.doc_logprobs, answer_logprobs, sequence.posterior))
-        print(f"  log p(y|x): RAG-Sequence {sequence.log_prob:.2f}, RAG-Token {token.log_prob:.2f}\n")
-        self.show_answer(question.text)
+        bar.update()
+        with bar.external_write_mode():
+            print(report.documents(titles, sequence.doc_logprobs, answer_logprobs, sequence.posterior))
+            print(f"  log p(y|x): RAG-Sequence {sequence.log_prob:.2f}, RAG-Token {token.log_prob:.2f}\n", flush=True)
+        self.show_answer(question.text, bar)
 
-    def show_answer(self, question: str, *, list_documents: bool = False) -> None:
+    def show_answer(self, question: str, bar: tqdm[NoReturn], *, list_documents: bool = False) -> None:
         """Prints the greedy RAG-Token answer and which document each of its tokens leaned on."""
         answer = self.rag_token.generate(
             question, self.index, self.corpus.texts, self.options.k, max_new_tokens=self.options.max_new_tokens
         )
         titles = [self.corpus.titles[i] for i in answer.doc_ids]
-        if list_documents:
-            print(report.documents(titles, answer.doc_logprobs) + "\n")
-        print(f"  Answer (greedy RAG-Token, log p {answer.log_prob:.2f}): {self.language_model.text(answer.tokens)}\n")
-        pieces = self.language_model.pieces(answer.tokens)
-        print(report.leaning(pieces, titles, np.exp(answer.doc_logprobs), answer.posterior) + "\n", flush=True)
+        text, pieces = self.language_model.text(answer.tokens), self.language_model.pieces(answer.tokens)
+        bar.update()
+        with bar.external_write_mode():
+            if list_documents:
+                print(report.documents(titles, answer.doc_logprobs) + "\n")
+            print(f"  Answer (greedy RAG-Token, log p {answer.log_prob:.2f}): {text}\n")
+            print(report.leaning(pieces, titles, np.exp(answer.doc_logprobs), answer.posterior) + "\n", flush=True)
 
 
 def run_demo(options: Options, clock: Stopwatch) -> None:
@@ -110,11 +116,15 @@ def run_demo(options: Options, clock: Stopwatch) -> None:
         f"K {options.k}, temperature {options.temperature:g}"
     )
     shown = min(options.questions, len(questions))
-    for number in range(shown):
-        # The middle one of each of as many equal parts: nobody picked the ones that go well.
-        question = questions[(2 * number + 1) * len(questions) // (2 * shown)]
-        print(report.heading(f"{number + 1}. {question.text}", f"known answer y: {question.answer}"), flush=True)
-        demo.show_known(question)
+    with _progress(2 * shown) as bar:
+        for number in range(shown):
+            # The middle one of each of as many equal parts: nobody picked the ones that go well.
+            question = questions[(2 * number + 1) * len(questions) // (2 * shown)]
+            with bar.external_write_mode():
+                print(
+                    report.heading(f"{number + 1}. {question.text}", f"known answer y: {question.answer}"), flush=True
+                )
+            demo.show_known(question, bar)
     clock.lap("answers")
     queries = np.stack([demo.encoder.encode_query(question.text) for question in questions])
     print(report.heading(f"Retrieval over all {len(questions)} questions that these documents answer"))
@@ -128,9 +138,15 @@ def run_ask(options: Options, clock: Stopwatch, question: str) -> None:
     """Prints the documents and the answer for one question."""
     demo = Demo(options, clock)
     print(report.heading(question), flush=True)
-    demo.show_answer(question, list_documents=True)
+    with _progress(1) as bar:
+        demo.show_answer(question, bar, list_documents=True)
     clock.lap("answer")
     print(clock, file=sys.stderr)
+
+
+def _progress(total: int) -> tqdm[NoReturn]:
+    """A bar on a terminal's stderr below what is printed, gone when it is done."""
+    return tqdm(total=total, desc="Reading and answering", leave=False, disable=not sys.stderr.isatty())
 
 
 def recall_line(
