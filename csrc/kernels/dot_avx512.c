@@ -81,11 +81,11 @@ INLINE __m512 sum_pairs_of_quarters(__m512 x, __m512 y) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
 }
 
-/* Into the second level where arithmetic follows; a single query has one use for a line and takes it at once. At 300,000 x
- * 768, in ms: one query 36 (NTA), 37 (T0), 44 (T1); 16 queries 107, 108, 84. */
-INLINE void fetch(const float *line, const size_t n_queries) {
-    if (n_queries == 1)
-        _mm_prefetch((const char *)line, _MM_HINT_NTA);
+/* Into the second level, where arithmetic follows; near for a single query, which takes each line at once, if rows begin
+ * on lines. At 300,000 x 768, in ms: one query 37 near and 44 far, 16 queries 108 and 84; at D 200, one query 47 and 33. */
+INLINE void fetch(const float *line, int near) {
+    if (near)
+        _mm_prefetch((const char *)line, _MM_HINT_T0);
     else
         _mm_prefetch((const char *)line, _MM_HINT_T1);
 }
@@ -95,7 +95,7 @@ INLINE void fetch(const float *line, const size_t n_queries) {
  * Memory to come is fetched in address order, `lines` (a constant) a step: four rows read side by side defeat the
  * hardware's stream detection (12 GB/s where one stream gives 25), and fetching evenly hides it behind arithmetic. */
 INLINE void rows_block(float *scores, const float *const q[4], const float *const d[4], const size_t n_queries,
-                       size_t dim, const float *ahead, const size_t lines) {
+                       size_t dim, const float *ahead, const size_t lines, int near) {
     __m512 acc[4][4];
     for (size_t i = 0; i < 4; i++)
         for (size_t j = 0; j < 4; j++) acc[i][j] = _mm512_setzero_ps();
@@ -105,8 +105,8 @@ INLINE void rows_block(float *scores, const float *const q[4], const float *cons
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) {
             doc[j] = _mm512_loadu_ps(d[j] + e);
-            if (n_queries > 1) _mm_prefetch((const char *)(d[j] + e + 16), _MM_HINT_T0); /* 5 %: four streams again */
-            if (j < lines) fetch(ahead + lines * e + 16 * j, n_queries);
+            if (!near) _mm_prefetch((const char *)(d[j] + e + 16), _MM_HINT_T0); /* 5 % and more: four streams again */
+            if (j < lines) fetch(ahead + lines * e + 16 * j, near);
         }
 #pragma GCC unroll 4
         for (size_t i = 0; i < n_queries; i++) {
@@ -121,7 +121,7 @@ INLINE void rows_block(float *scores, const float *const q[4], const float *cons
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) {
             doc[j] = _mm512_maskz_loadu_ps(rest, d[j] + e);
-            if (j < lines) fetch(ahead + lines * e + 16 * j, n_queries);
+            if (j < lines) fetch(ahead + lines * e + 16 * j, near);
         }
 #pragma GCC unroll 4
         for (size_t i = 0; i < n_queries; i++) {
@@ -147,6 +147,7 @@ static void tile_rows_f32_avx512(float *scores, uint32_t *hits, const float *que
     const size_t lines =
         n_queries <= 4 ? 4 : 2; /* 4 or more a step in all: as many as the four rows take, or ahead of them */
     const float *ahead = docs + AHEAD;
+    int near = n_queries == 1 && dim % 16 == 0;
     for (size_t j = 0; j < n_docs; j += 4) {
         const float *d[4], *q[4];
         for (size_t x = 0; x < 4; x++) d[x] = docs + ragfast_min(j + x, n_docs - 1) * dim; /* last row again: unread */
@@ -154,7 +155,7 @@ static void tile_rows_f32_avx512(float *scores, uint32_t *hits, const float *que
             for (size_t x = 0; x < 4; x++) q[x] = queries + ragfast_min(i + x, n_queries - 1) * ragfast_padded(dim);
             float *out = scores + i * PANEL + j;
 #define CASE(n, l)                                                                                                     \
-    case 8 * n + l: rows_block(out, q, d, n, dim, ahead, l); break;
+    case 8 * n + l: rows_block(out, q, d, n, dim, ahead, l, n == 1 && near); break;
             switch (8 * ragfast_min(n_queries - i, 4) + lines) {
                 CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2)
             }
