@@ -268,6 +268,6 @@ def test_bad_construction() -> None:
     with pytest.raises(ValueError, match="dim: expected at most 1048576"):
         FlatIndex(2**20 + 1)
     with pytest.raises(TypeError, match="dim: expected an integer"):
-        FlatIndex(3.5)  # type: ignore[arg-type]
+        FlatIndex(3.5)
     with pytest.raises(ValueError, match="scan: expected one of auto, float32, got 'int7'"):
         FlatIndex(3, scan="int7")

@@ -50,7 +50,7 @@ def test_tensors_that_need_a_gradient_inside_a_list_or_as_ids() -> None:
     with pytest.raises(ValueError, match="ids: a tensor that requires a gradient"):
         FlatIndex(4).add(torch.zeros(2, 4), ids=torch.zeros(2, requires_grad=True))
     with pytest.raises(TypeError, match=r"temperature: expected a number above 0, got torch\.Tensor"):
-        FlatIndex(4).search(torch.zeros(1, 4), temperature=torch.ones((), requires_grad=True))  # type: ignore[arg-type]
+        FlatIndex(4).search(torch.zeros(1, 4), temperature=torch.ones((), requires_grad=True))
 
 
 def test_flushed_denormals_change_nothing() -> None:

@@ -82,7 +82,7 @@ INLINE __m512 sum_pairs_of_quarters(__m512 x, __m512 y) {
 }
 
 /* Into the second level, where arithmetic follows; near for a single query, which takes each line at once, if rows begin
- * on lines. At 300,000 x 768, in ms: one query 37 near and 44 far, 16 queries 108 and 84; at D 200, one query 47 and 33. */
+ * on lines. In ms, near and far: 300,000 x 768, one query 37 and 44, 16 queries 108 and 84; 1,000,000 x 200, one 47 and 41. */
 INLINE void fetch(const float *line, int near) {
     if (near)
         _mm_prefetch((const char *)line, _MM_HINT_T0);
@@ -105,7 +105,7 @@ INLINE void rows_block(float *scores, const float *const q[4], const float *cons
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) {
             doc[j] = _mm512_loadu_ps(d[j] + e);
-            if (!near) _mm_prefetch((const char *)(d[j] + e + 16), _MM_HINT_T0); /* 5 % and more: four streams again */
+            if (!near) _mm_prefetch((const char *)(d[j] + e + 16), _MM_HINT_T0); /* from the second level: 5 % */
             if (j < lines) fetch(ahead + lines * e + 16 * j, near);
         }
 #pragma GCC unroll 4

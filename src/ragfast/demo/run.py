@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -173,8 +174,8 @@ def race_line(index: ragfast.FlatIndex, queries: NDArray[np.float32]) -> str:
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         for batch in (queries[:1], queries):
             ours, numpys = _medians(
-                lambda batch=batch: index.search(batch, k, n_threads=1),  # type: ignore[misc]
-                lambda batch=batch: numpy_search(batch, documents, k),  # type: ignore[misc]
+                partial(index.search, batch, k, n_threads=1),
+                partial(numpy_search, batch, documents, k),
             )
             laps.append(f"B {len(batch)} ragfast {ours:.2f} ms, NumPy {numpys:.2f} ms")
     return f"time of top {k}, 1 thread, medians: {'; '.join(laps)}"
