@@ -2,11 +2,12 @@
 #ifndef RAGFAST_INTERNAL_H
 #define RAGFAST_INTERNAL_H
 
+#include "codes.h"
 #include "ragfast.h"
 
 /* A tile is some queries against one panel of up to PANEL_DOCS documents: up to ROWS_QUERIES where they are read as they
  * lie, up to TILE_QUERIES where they are packed. */
-enum { RAGFAST_PANEL_DOCS = 32, RAGFAST_ROWS_QUERIES = 24, RAGFAST_TILE_QUERIES = 12 };
+enum { RAGFAST_ROWS_QUERIES = 24, RAGFAST_TILE_QUERIES = 12, RAGFAST_MAX_CODE_QUERIES = 32 };
 
 /* The kernels of one instruction-set level. kernels/<op>_<isa>.c fill it; everything else calls through it.
  *
@@ -22,6 +23,10 @@ typedef struct ragfast_kernels {
      * products are never fused). Lanes are then added 16 -> 8 -> 4 -> 2 -> 1, the upper half onto the lower. */
     double (*inner_f64_f32)(const float *a, const float *b, size_t dim);
     double (*inner_f64_f64)(const double *a, const double *b, size_t dim);
+    double (*inner_f64_f16)(const float *a, const uint16_t *b, size_t dim);  /* b as IEEE binary16, widened exactly */
+    double (*inner_f64_bf16)(const float *a, const uint16_t *b, size_t dim); /* b as bfloat16 */
+    void (*widen_f16)(float *out, const uint16_t *x, size_t n);              /* exact; NaN stays NaN */
+    void (*widen_bf16)(float *out, const uint16_t *x, size_t n);
 
     /* Few queries: documents as they lie, limited by bytes. queries (n_queries, padded D), 64-byte aligned, zero beyond D:
      * a query is loaded for every four documents, so its loads must not straddle lines. docs (n_docs,D). */
@@ -35,6 +40,46 @@ typedef struct ragfast_kernels {
     void (*tile_packed_f32)(float *scores, uint32_t *hits, const float *packed_queries, size_t n_queries,
                             const float *packed_docs, size_t n_docs, size_t dim, const float *thresholds,
                             const char *ahead, size_t n_ahead);
+
+    /* ---- codes: codes.h has the layout ---- */
+
+    /* y = (x - center) weight, each operation rounded once; center and weight may be NULL, y may be x. Returns max |y|, NaN
+     * if there is one. */
+    float (*center_f32)(float *y, const float *x, const float *center, const float *weight, size_t dim);
+
+    /* With Y = y * scale rounded to float32, |Y| < 127.5: codes[e] = 128 + c, c = Y rounded to the nearest integer, ties to
+     * even. sums[0] = sum (Y - c)^2, sums[1] = sum (Y - c')^2, sums[2] = sum c^2, sums[3] = sum c'^2 in any order, where
+     * c' = (codes[e] & 0xfc) - 126.5 is what the high plane alone says. */
+    void (*encode_f32)(uint8_t *codes, float sums[4], const float *y, size_t dim, float scale);
+
+    /* Integer tiles. Both set bit j of hits[i] where dot(q_i, panel's document j) is not below
+     *     thresholds[i].offset + floor * scale_j - norm * residual_j - residual * norm_j - tail * tail_j
+     * (in float32, terms in any order) or where that is NaN, and then hold the dot in dots[i * PANEL + j]; bits of documents that the
+     * panel lacks are undefined, and a row of dots without a hit is (but writable). Dots are over the first n_groups x 16 elements.
+     *
+     * Few queries, limited by bytes: straight from the high plane, dot = sum of q (u & 0xfc). packed_queries is a tile as
+     * ragfast_interleave_codes has it, from any query of it on, 1 <= n_queries <= what is left of TILE_QUERIES. Goes through panels, `stride` bytes apart, until one has
+     * a hit, and returns its number; n_panels if none. May prefetch beyond. */
+    size_t (*tile_high)(int32_t *dots, uint32_t *hits, const int8_t *packed_queries, size_t n_queries,
+                        const uint8_t *high, size_t stride, const ragfast_code_bounds *bounds, size_t n_panels,
+                        size_t n_groups, const ragfast_code_threshold *thresholds);
+
+    /* Many queries, limited by arithmetic: the panel is unpacked once, to n_groups x 512 bytes in an order of the level's
+     * own (code_groups rounded up: room for that is there, zero when first used), and so are the queries, in tiles of
+     * code_queries. dot = sum of q (u & code_mask), and residual_j is that of this mask. Meanwhile fetches n_ahead lines. */
+    size_t code_queries; /* <= MAX_CODE_QUERIES */
+    size_t code_many;    /* as many queries as repay unpacking */
+    size_t
+        code_groups; /* n_groups is rounded up to a multiple of it, queries being zero there; a prefix is a multiple */
+    uint8_t code_mask; /* 0xff or 0xfc */
+    void (*unpack_codes)(uint8_t *codes, const uint8_t *high, const uint8_t *low, size_t n_groups);
+    void (*pack_query_codes)(int8_t *packed_queries, const int8_t *queries, size_t n_queries, size_t n_groups);
+    void (*tile_codes)(int32_t *dots, uint32_t *hits, const int8_t *packed_queries, size_t n_queries,
+                       const uint8_t *codes, const ragfast_code_bounds *bounds, size_t n_groups,
+                       const ragfast_code_threshold *thresholds, const char *ahead, size_t n_ahead);
+    /* Bracket any calls of tile_codes on a thread: tile registers are to be configured and given back. */
+    void (*begin_codes)(void);
+    void (*end_codes)(void);
 
     /* Log-sum-exp of rows. A maximum passes over NaN and is -inf where nothing else is; a sum with a NaN is NaN. Sums
      * take a finite `top`. */
@@ -63,12 +108,17 @@ typedef struct ragfast_kernels {
 void ragfast_dot_fill_scalar(ragfast_kernels *table);
 void ragfast_dot_fill_avx2(ragfast_kernels *table);
 void ragfast_dot_fill_avx512(ragfast_kernels *table);
+void ragfast_code_fill_scalar(ragfast_kernels *table);
+void ragfast_code_fill_avx2(ragfast_kernels *table);
+void ragfast_code_fill_avx512vnni(ragfast_kernels *table);
+void ragfast_code_fill_amx(ragfast_kernels *table);
 void ragfast_lse_fill_scalar(ragfast_kernels *table);
 void ragfast_lse_fill_avx2(ragfast_kernels *table);
 void ragfast_lse_fill_avx512(ragfast_kernels *table);
 
 /* The table in use. Read once a call, so that a call never mixes levels. */
 const ragfast_kernels *ragfast_current_kernels(void);
+void ragfast_use_kernels(const ragfast_kernels *table); /* which must outlive its use: checks try tables of their own */
 
 enum { RAGFAST_MAX_THREADS = 257 }; /* of one call, its caller counted */
 
@@ -101,6 +151,23 @@ static inline ragfast_fp_state ragfast_fp_enter(void) {
 }
 static inline void ragfast_fp_leave(ragfast_fp_state saved) { fesetenv(&saved); }
 #endif
+
+/* ---- documents and queries in the forms that kernels take (search.c, codes.c) ------------------------------------- */
+
+/* Document `row` as float32: where it lies, or widened to out (D). */
+const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,
+                             size_t row, size_t dim);
+
+/* Rows (n,D) as tile_packed_f32 has queries: (n / TILE_QUERIES rounded up, D, TILE_QUERIES), absent ones zero. */
+void ragfast_interleave_f32(float *out, const float *rows, size_t n, size_t dim);
+
+/* Codes (n, n_groups x 16) as tile_high has queries: (tiles, 4 n_groups, TILE_QUERIES, 4), absent ones zero. */
+void ragfast_interleave_codes(int8_t *packed, const int8_t *queries, size_t n_queries, size_t n_groups);
+
+/* A query in the space of the codes: z = R (q / weight) and codes u of Z = z scale, both (D,). Returns the scale, 0 where
+ * z is zero or beyond coding; residual >= |Z - c| but for the rounding of Z. scratch (D,) is used with a rotation. */
+double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual,
+                          const float *query, size_t dim, const ragfast_codes *form, float *scratch);
 
 /* D rounded up to a whole line of float32. */
 static inline size_t ragfast_padded(size_t dim) { return (dim + 15) / 16 * 16; }

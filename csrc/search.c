@@ -1,80 +1,31 @@
-/* Exact top-k: a float32 scan with a rigorous error bound, then float64 scores of the few that the bound cannot exclude.
+/* Exact top-k: a scan with rigorous error bounds, in float32 (scan_float32.c) or of codes (scan_codes.c), then float64 scores of
+ * the few that the bounds cannot exclude.
  *
- * For every (query q, document d) the scan's score s differs from the float64 score by at most
- *     error(q,d) = gamma |q||d| + underflow          (gamma_n = n u / (1 - n u), u = 2^-24, n = D + 8 roundings)
- * by the standard bound on an inner product in any order of summation (Higham, Accuracy and Stability of Numerical
- * Algorithms, 3.1) and Cauchy-Schwarz. Each query keeps a floor, a lower bound on its K-th best score so far; a document
- * whose s + error is below the floor cannot be among the best K, every other one is kept, and nothing is ever truncated.
+ * Each query keeps a floor, a lower bound on its K-th best score so far; a document of which an upper bound is below the
+ * floor cannot be among the best K, every other one is kept, and nothing is ever truncated.
  *
  * Documents go through in blocks that fit the second-level cache; threads take chunks of blocks and keep candidates apart,
  * sharing only the floors. A floor that another thread has not seen yet costs a few candidates, never a result. */
-#include "candidates.h"
-#include "internal.h"
+#include "search.h"
 
-#include <float.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     PANEL = RAGFAST_PANEL_DOCS,
-    TILE = RAGFAST_TILE_QUERIES,
     BLOCK_BYTES = 256 << 10, /* documents of a block: it, its packed copy and the next block share a 1 MB cache */
-    CHUNK_BYTES = 4 << 20,   /* documents a thread takes at a time */
+    CHUNK_BYTES = 4 << 20,   /* documents a thread takes at a time, as float32 */
     GROUP_BYTES = 64 << 20,  /* candidates of the queries that one pass over the documents serves */
-    PACK_MIN_QUERIES = RAGFAST_ROWS_QUERIES, /* from here transposing the documents repays itself: docs/design.md */
-    PACK_MIN_QUERIES_NARROW = 16,            /* and here where a row is too short to repay summing across lanes */
-    NARROW_DIM = 256,
-    EXACT_MAX_DOCS = 64,   /* up to here scanning first saves nothing */
+    EXACT_MAX_DOCS = 64,     /* up to here scanning first saves nothing */
+    ROOM_FLOAT32 = 64,       /* candidates beyond k that a query may hold on a worker */
+    ROOM_MANY = 256,
+    ROOM_FEW = 1024,
+    MIN_CODED = 4000, /* documents from which codes repay preparing queries and looking twice; and for one query */
+    MIN_CODED_ONE = 1000,
     INLINE_WORK = 1 << 20, /* multiplications below which waking a thread costs more than it brings */
     MAX_DIM = 1 << 20
 };
-
-typedef struct search {
-    const ragfast_kernels *kernels;
-    const ragfast_docs *docs;
-    const char *queries; /* of the group */
-    size_t n_queries;    /* of the group */
-    size_t k;            /* min(K, N) */
-    int exact_only;      /* no scan: float64 documents, or too few to repay one */
-    int packed;
-    size_t tile_queries; /* that one kernel call takes */
-    size_t block_docs;   /* that the caches hold */
-    size_t chunk_docs;   /* that a worker takes at a time: some blocks */
-    size_t n_workers;
-    double gamma, underflow;
-
-    size_t capacity;               /* candidates a query may hold on one worker: k and as many again */
-    ragfast_candidate *candidates; /* (group, workers, capacity) */
-    size_t *counts;                /* (group, workers) */
-    _Atomic double *floors;        /* (group,) */
-    double *query_norms;           /* (group,) */
-    float *scan_queries;           /* as the kernels want them: (group / TILE, D, TILE), or (group, padded D) */
-    float *packed_docs;            /* (workers, block_docs, D) */
-    float *block_norms;            /* (workers, block_docs) where the caller has none */
-
-    double *scores; /* outputs of the group */
-    int64_t *doc_ids;
-    double *doc_logprobs;
-    size_t k_out;
-    double temperature;
-    atomic_int status;
-    _Atomic uint64_t rescored;
-} search;
-
-/* ---- bounds ------------------------------------------------------------------------------------------------------ */
-
-/* An upper bound on |scan - float64 score|, infinite where a partial sum of the scan may overflow. The factor covers the
- * rounding of this expression, of s +- error, and of the float64 score itself: each is below 1e-8 of gamma |q||d|. */
-static double scan_error(const search *s, double query_norm, double doc_norm) {
-    double size = query_norm * doc_norm;
-    return size < FLT_MAX / 4 ? s->gamma * size * (1 + 1e-6) + s->underflow : INFINITY;
-}
-
-/* A float32 not above x, where x is in range or infinite; beyond the range infinity will do, since a panel of which the
- * error is finite has no score there. Cheaper than nextafterf, which a tile would call for each query. */
-static float rounded_down(double x) { return (float)(x - fabs(x) * 0x1p-23 - 0x1p-149); }
 
 static float norm_rounded_up(double squared) {
     double norm = sqrt(squared) * (1 + 0x1p-36); /* covers the rounding of the sum (D <= 2^20) and of the root */
@@ -82,12 +33,8 @@ static float norm_rounded_up(double squared) {
     return (double)f < norm ? nextafterf(f, INFINITY) : f;
 }
 
-static double current_floor(const search *s, size_t q) {
-    return atomic_load_explicit(&s->floors[q], memory_order_relaxed);
-}
-
 static void raise_floor(search *s, size_t q, double floor) {
-    double seen = current_floor(s, q);
+    double seen = ragfast_floor_of(s, q);
     while (floor > seen && !atomic_compare_exchange_weak_explicit(&s->floors[q], &seen, floor, memory_order_relaxed,
                                                                   memory_order_relaxed)) {
     }
@@ -97,28 +44,46 @@ static void fail(search *s, ragfast_status status) {
     atomic_store_explicit(&s->status, (int)status, memory_order_relaxed);
 }
 
+const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,
+                             size_t row, size_t dim) {
+    if (dtype == RAGFAST_F32) return (const float *)vectors + row * dim;
+    (dtype == RAGFAST_F16 ? kernels->widen_f16 : kernels->widen_bf16)(out, (const uint16_t *)vectors + row * dim, dim);
+    return out;
+}
+
 /* ---- candidates -------------------------------------------------------------------------------------------------- */
 
 static double exact_score(search *s, size_t q, size_t row) {
     size_t dim = s->docs->dim;
-    if (s->docs->dtype == RAGFAST_F32)
-        return s->kernels->inner_f64_f32((const float *)s->queries + q * dim,
-                                         (const float *)s->docs->vectors + row * dim, dim);
-    double score = s->kernels->inner_f64_f64((const double *)s->queries + q * dim,
-                                             (const double *)s->docs->vectors + row * dim, dim);
+    const float *query = (const float *)s->queries + q * dim;
+    const void *vectors = s->docs->vectors;
+    switch (s->docs->dtype) {
+    case RAGFAST_F32: return s->kernels->inner_f64_f32(query, (const float *)vectors + row * dim, dim);
+    case RAGFAST_F16: return s->kernels->inner_f64_f16(query, (const uint16_t *)vectors + row * dim, dim);
+    case RAGFAST_BF16: return s->kernels->inner_f64_bf16(query, (const uint16_t *)vectors + row * dim, dim);
+    case RAGFAST_F64: break;
+    }
+    double score =
+        s->kernels->inner_f64_f64((const double *)s->queries + q * dim, (const double *)vectors + row * dim, dim);
     if (!isfinite(score)) fail(s, RAGFAST_ERROR_OVERFLOW);
     return score;
 }
 
-static void rescore(search *s, size_t q, ragfast_candidate *items, size_t n) {
-    uint64_t rescored = 0;
+/* Rows lie anywhere: each is fetched while the one before it is scored. */
+static void fetch_row(const search *s, size_t row) {
+    size_t bytes = s->docs->dim * ragfast_element_size(s->docs->dtype);
+    const char *line = (const char *)s->docs->vectors + row * bytes;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i);
+}
+
+static void rescore(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
     for (size_t i = 0; i < n; i++) {
+        if (i + 1 < n && !items[i + 1].exact) fetch_row(s, items[i + 1].row);
         if (items[i].exact) continue;
         items[i].lower = items[i].upper = exact_score(s, q, items[i].row);
         items[i].exact = 1;
-        rescored++;
+        slot->rescored++;
     }
-    atomic_fetch_add_explicit(&s->rescored, rescored, memory_order_relaxed);
 }
 
 /* Drops what cannot be among the best k of n, raising the floor by what is there. Returns how many stay. */
@@ -126,97 +91,55 @@ static size_t drop_below_floor(search *s, size_t q, ragfast_candidate *items, si
     if (n < s->k) return n;
     ragfast_select_best(items, n, s->k);
     raise_floor(s, q, items[s->k - 1].lower);
-    double floor = current_floor(s, q);
+    double floor = ragfast_floor_of(s, q);
     size_t kept = 0;
     for (size_t i = 0; i < n; i++)
         if (items[i].upper >= floor) items[kept++] = items[i];
     return kept;
 }
 
-/* Makes room in a full reservoir: by the bounds, and where they cannot tell enough candidates apart (near-duplicates,
- * huge norms) by their float64 scores, of which k are enough. */
-static size_t settle(search *s, size_t q, ragfast_candidate *items, size_t n) {
-    n = drop_below_floor(s, q, items, n);
-    if (n <= s->k + (s->capacity - s->k) / 2) return n;
-    rescore(s, q, items, n);
-    ragfast_select_best(items, n, s->k);
-    raise_floor(s, q, items[s->k - 1].lower);
-    return s->k;
+/* Scores those that should be above the floor: it rises to where it belongs, and most of the others go without being read. */
+static size_t drop_by_likely(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
+    double floor = ragfast_floor_of(s, q);
+    size_t n_likely = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!items[i].exact && items[i].lower / 2 + items[i].upper / 2 >= floor)
+            ragfast_swap(&items[i], &items[n_likely++]);
+    rescore(s, q, slot, items, n_likely);
+    return drop_below_floor(s, q, items, n);
 }
 
-static void add_candidate(search *s, size_t q, size_t worker, ragfast_candidate candidate) {
-    size_t slot = q * s->n_workers + worker;
-    ragfast_candidate *items = s->candidates + slot * s->capacity;
-    items[s->counts[slot]++] = candidate;
-    if (s->counts[slot] == s->capacity) s->counts[slot] = settle(s, q, items, s->capacity);
+/* Makes room in a reservoir, by the cheapest means that does: by the bounds alone; by float64 scores of the likeliest; and
+ * where bounds cannot tell enough candidates apart (near-duplicates, huge norms) by scores of all, of which k are enough. */
+void ragfast_settle(search *s, size_t q, size_t worker) {
+    query_slot *slot = &s->workers[worker].slots[q];
+    ragfast_candidate *items = s->candidates + (q * s->n_workers + worker) * s->capacity;
+    size_t room = s->capacity - s->k;
+    slot->likely = 0;
+    slot->count = drop_below_floor(s, q, items, slot->count);
+    if (slot->count > s->k + room / 2) slot->count = drop_by_likely(s, q, slot, items, slot->count);
+    if (slot->count <= s->k + room / 4 * 3) return;
+    rescore(s, q, slot, items, slot->count);
+    slot->count = ragfast_min(drop_below_floor(s, q, items, slot->count), s->k);
 }
 
-static int64_t id_of(const search *s, size_t row) { return s->docs->ids ? s->docs->ids[row] : (int64_t)row; }
+void ragfast_add_candidate(search *s, size_t q, size_t worker, ragfast_candidate candidate) {
+    query_slot *slot = &s->workers[worker].slots[q];
+    s->candidates[(q * s->n_workers + worker) * s->capacity + slot->count++] = candidate;
+    if (slot->count == s->capacity) ragfast_settle(s, q, worker);
+}
 
-/* ---- one block of documents against the group of queries --------------------------------------------------------- */
+/* ---- documents against the group of queries ---------------------------------------------------------------------- */
 
-static void exact_block(search *s, size_t first, size_t n_docs, size_t worker) {
+static void score_all(search *s, size_t first, size_t n_docs, size_t worker) {
     for (size_t q = 0; q < s->n_queries; q++) {
         for (size_t row = first; row < first + n_docs; row++) {
             double score = exact_score(s, q, row);
-            if (score >= current_floor(s, q))
-                add_candidate(s, q, worker, (ragfast_candidate){score, score, id_of(s, row), (uint32_t)row, 1});
+            if (score >= ragfast_floor_of(s, q))
+                ragfast_add_candidate(s, q, worker,
+                                      (ragfast_candidate){score, score, ragfast_id_of(s, row), (uint32_t)row, 1});
         }
-    }
-    atomic_fetch_add_explicit(&s->rescored, s->n_queries * n_docs, memory_order_relaxed);
-}
-
-static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const float *scores, const float *norms,
-                     size_t first) {
-    for (; hits; hits &= hits - 1) {
-        size_t j = (size_t)__builtin_ctz(hits);
-        double error = scan_error(s, s->query_norms[q], norms[j]);
-        double score = isinf(error) ? 0 : scores[j]; /* an overflowed score says nothing: -inf to inf is kept */
-        if (score + error >= current_floor(s, q))
-            add_candidate(
-                s, q, worker,
-                (ragfast_candidate){score - error, score + error, id_of(s, first + j), (uint32_t)(first + j), 0});
-    }
-}
-
-/* Tiles outside, panels inside: a tile's queries stay in the first-level cache for the whole block. Each packed tile
- * fetches its share of the next block, of which packing reads 16 rows side by side: no hardware foresees that. */
-static void scan_block(search *s, const float *docs, const float *norms, size_t first, size_t n_docs, size_t n_next,
-                       size_t worker) {
-    size_t dim = s->docs->dim, n_panels = (n_docs + PANEL - 1) / PANEL, tile = s->tile_queries;
-    float *packed_docs = s->packed_docs + worker * s->block_docs * dim;
-    float panel_norms[BLOCK_BYTES / (sizeof(float) * PANEL) + 1];
-    for (size_t p = 0; p < n_panels; p++) {
-        size_t n = ragfast_min(n_docs - p * PANEL, PANEL);
-        panel_norms[p] = 0;
-        for (size_t j = 0; j < n; j++) panel_norms[p] = fmaxf(panel_norms[p], norms[p * PANEL + j]);
-        if (s->packed) s->kernels->pack_docs_f32(packed_docs + p * PANEL * dim, docs + p * PANEL * dim, n, dim);
-    }
-    const char *ahead = (const char *)(docs + n_docs * dim), *end = (const char *)(docs + (n_docs + n_next) * dim);
-    size_t n_tiles = (s->n_queries + tile - 1) / tile * n_panels;
-    size_t share = ragfast_min(((size_t)(end - ahead) / 64 + n_tiles - 1) / n_tiles, dim); /* lines */
-    for (size_t q = 0; q < s->n_queries; q += tile) {
-        size_t n_queries = ragfast_min(s->n_queries - q, tile);
-        for (size_t p = 0; p < n_panels; p++) {
-            float scores[RAGFAST_ROWS_QUERIES * PANEL], thresholds[RAGFAST_ROWS_QUERIES];
-            uint32_t hits[RAGFAST_ROWS_QUERIES];
-            size_t n = ragfast_min(n_docs - p * PANEL, PANEL);
-            for (size_t i = 0; i < n_queries; i++)
-                thresholds[i] =
-                    rounded_down(current_floor(s, q + i) - scan_error(s, s->query_norms[q + i], panel_norms[p]));
-            if (s->packed) {
-                size_t n_ahead = ragfast_min(share, (size_t)(end - ahead) / 64);
-                s->kernels->tile_packed_f32(scores, hits, s->scan_queries + q * dim, n_queries,
-                                            packed_docs + p * PANEL * dim, n, dim, thresholds, ahead, n_ahead);
-                ahead += 64 * n_ahead;
-            } else {
-                s->kernels->tile_rows_f32(scores, hits, s->scan_queries + q * ragfast_padded(dim), n_queries,
-                                          docs + p * PANEL * dim, n, dim, thresholds);
-            }
-            for (size_t i = 0; i < n_queries; i++)
-                if (hits[i])
-                    add_hits(s, q + i, worker, hits[i], scores + i * PANEL, norms + p * PANEL, first + p * PANEL);
-        }
+        s->workers[worker].slots[q].rescored += n_docs;
     }
 }
 
@@ -226,40 +149,54 @@ static int all_finite(const double *x, size_t n) {
     return 1;
 }
 
-/* n_next documents after the block will be asked for by the same worker, if anything is. */
+/* Norms of float32 documents that came without, and so have not been checked either. */
+static int find_norms(search *s, size_t first, size_t n_docs, float *norms) {
+    size_t dim = s->docs->dim;
+    const float *docs = (const float *)s->docs->vectors + first * dim;
+    for (size_t j = 0; j < n_docs; j++) {
+        double squared = s->kernels->inner_f64_f32(docs + j * dim, docs + j * dim, dim);
+        if (!isfinite(squared)) return 0;
+        norms[j] = norm_rounded_up(squared);
+    }
+    return 1;
+}
+
+/* One block without codes. n_next documents after it will be asked for by the same worker, if anything is. */
 static void run_block(search *s, size_t first, size_t n_docs, size_t n_next, size_t worker) {
     size_t dim = s->docs->dim;
-    if (s->docs->dtype == RAGFAST_F64) {
-        if (!all_finite((const double *)s->docs->vectors + first * dim, n_docs * dim))
-            fail(s, RAGFAST_ERROR_NONFINITE_DOC);
-        else
-            exact_block(s, first, n_docs, worker);
-        return;
-    }
-    const float *docs = (const float *)s->docs->vectors + first * dim;
-    const float *norms = s->docs->norms ? s->docs->norms + first : NULL;
-    if (!norms) {
-        float *found = s->block_norms + worker * s->block_docs;
-        for (size_t j = 0; j < n_docs; j++) {
-            double squared = s->kernels->inner_f64_f32(docs + j * dim, docs + j * dim, dim);
-            if (!isfinite(squared)) {
-                fail(s, RAGFAST_ERROR_NONFINITE_DOC);
-                return;
-            }
-            found[j] = norm_rounded_up(squared);
-        }
-        norms = found;
-    }
-    if (s->exact_only)
-        exact_block(s, first, n_docs, worker);
+    int checked = s->docs->dtype == RAGFAST_F64
+                      ? all_finite((const double *)s->docs->vectors + first * dim, n_docs * dim)
+                      : s->docs->norms || find_norms(s, first, n_docs, s->workers[worker].block_norms);
+    if (!checked)
+        fail(s, RAGFAST_ERROR_NONFINITE_DOC);
+    else if (s->exact_only)
+        score_all(s, first, n_docs, worker);
     else
-        scan_block(s, docs, norms, first, n_docs, n_next, worker);
+        ragfast_scan_float32(s, first, n_docs, n_next, worker);
+}
+
+/* Queries that codes do not repay, from this chunk on by float32. Returns how many are left to the codes. */
+static size_t list_given_up(search *s, search_worker *w) {
+    size_t before = w->n_listed;
+    for (size_t q = 0; q < s->n_queries; q++) {
+        if (w->is_listed[q] || !atomic_load_explicit(&s->given_up[q], memory_order_relaxed)) continue;
+        w->is_listed[q] = 1;
+        w->listed[w->n_listed++] = (uint32_t)q;
+    }
+    if (w->n_listed > before) ragfast_lay_out_listed(s, w);
+    return s->n_queries - w->n_listed;
 }
 
 static void run_chunk(void *context, size_t chunk, size_t worker) {
     search *s = context;
+    search_worker *w = &s->workers[worker];
     size_t first = chunk * s->chunk_docs;
     size_t end = ragfast_min(s->docs->n_docs, first + s->chunk_docs);
+    if (first < s->n_seeds) first = ragfast_min(s->n_seeds, end);
+    if (s->coded && first < end) {
+        if (list_given_up(s, w)) ragfast_scan_codes(s, first, end, worker);
+        if (!w->n_listed) return;
+    }
     while (first < end && atomic_load_explicit(&s->status, memory_order_relaxed) == RAGFAST_OK) {
         size_t n_docs = ragfast_min(end - first, s->block_docs);
         size_t to_come = (s->n_workers == 1 ? s->docs->n_docs : end) - first - n_docs;
@@ -292,37 +229,26 @@ static void finish_query(void *context, size_t q, size_t worker) {
     (void)worker;
     search *s = context;
     ragfast_candidate *items = s->candidates + q * s->n_workers * s->capacity;
-    size_t n = 0;
+    query_slot total = {0};
     for (size_t w = 0; w < s->n_workers; w++) {
-        memmove(items + n, items + w * s->capacity, s->counts[q * s->n_workers + w] * sizeof *items);
-        n += s->counts[q * s->n_workers + w];
+        const query_slot *slot = &s->workers[w].slots[q];
+        memmove(items + total.count, items + w * s->capacity, slot->count * sizeof *items);
+        total.count += slot->count;
+        total.rescored += slot->rescored;
+        total.by_codes += slot->by_codes;
     }
+    size_t n = total.count;
     if (n < s->k) return; /* a block gave up: the status says why */
     n = drop_below_floor(s, q, items, n);
-    rescore(s, q, items, n);
+    n = drop_by_likely(s, q, &total, items, n);
+    rescore(s, q, &total, items, n);
     ragfast_select_best(items, n, s->k);
     ragfast_sort_best(items, s->k);
     write_results(s, q, items);
+    if (s->stats) s->stats[q] = (ragfast_query_stats){total.rescored, total.by_codes};
 }
 
 /* ---- the group of queries ---------------------------------------------------------------------------------------- */
-
-static size_t scan_queries_size(const search *s, size_t n_queries) {
-    return s->exact_only ? 0
-           : s->packed   ? (n_queries + TILE - 1) / TILE * TILE * s->docs->dim
-                         : n_queries * ragfast_padded(s->docs->dim);
-}
-
-static void lay_out_queries(search *s) {
-    size_t dim = s->docs->dim;
-    memset(s->scan_queries, 0, scan_queries_size(s, s->n_queries) * sizeof(float));
-    for (size_t q = 0; q < s->n_queries; q++) {
-        const float *query = (const float *)s->queries + q * dim;
-        if (!s->packed) memcpy(s->scan_queries + q * ragfast_padded(dim), query, dim * sizeof(float));
-        for (size_t e = 0; s->packed && e < dim; e++)
-            s->scan_queries[(q / TILE * dim + e) * TILE + q % TILE] = query[e];
-    }
-}
 
 static ragfast_status prepare_queries(search *s) {
     size_t dim = s->docs->dim;
@@ -337,38 +263,87 @@ static ragfast_status prepare_queries(search *s) {
         }
         atomic_init(&s->floors[q], -INFINITY);
     }
-    memset(s->counts, 0, s->n_queries * s->n_workers * sizeof *s->counts);
-    if (!s->exact_only) lay_out_queries(s);
+    for (size_t i = 0; i < s->n_workers; i++) {
+        search_worker *w = &s->workers[i];
+        memset(w->slots, 0, s->n_queries * sizeof *w->slots);
+        w->n_listed = 0;
+        if (s->coded) {
+            memset(w->is_listed, 0, s->n_queries);
+            size_t step = s->many ? s->kernels->code_groups * RAGFAST_GROUP_DIM : RAGFAST_GROUP_DIM;
+            w->use_prefix = s->docs->codes->prefix > 0 && s->docs->codes->prefix % step == 0;
+            w->looks = w->second_looks = 0;
+        } else if (!s->exact_only) {
+            for (size_t q = 0; q < s->n_queries; q++) w->listed[w->n_listed++] = (uint32_t)q;
+            ragfast_lay_out_listed(s, w);
+        }
+    }
+    if (s->coded) {
+        ragfast_prepare_codes(s);
+        score_all(s, 0, s->n_seeds, 0);
+        for (size_t q = 0; q < s->n_queries; q++) { /* the floor of the seeds, before the reservoir is full */
+            ragfast_candidate *items = s->candidates + q * s->n_workers * s->capacity;
+            query_slot *slot = &s->workers[0].slots[q];
+            if (!atomic_load(&s->given_up[q])) slot->by_codes = s->n_seeds;
+            slot->count = drop_below_floor(s, q, items, slot->count);
+        }
+    }
     return RAGFAST_OK;
 }
 
 /* Carves the scratch block; returns the bytes it takes. With block NULL nothing is written but sizes. */
 static size_t lay_out(search *s, char *block, size_t group) {
-    size_t used = 0, dim = s->docs->dim;
+    size_t used = 0, dim = s->docs->dim, row = ragfast_padded(dim);
+    int scans = !s->exact_only;
 #define CARVE(field, count)                                                                                            \
     do {                                                                                                               \
-        if (block) s->field = (void *)(block + used);                                                                  \
-        used += ((count) * sizeof *s->field + 63) / 64 * 64;                                                           \
+        if (block) field = (void *)(block + used);                                                                     \
+        used += ((count) * sizeof *(field) + 63) / 64 * 64;                                                            \
     } while (0)
-    CARVE(candidates, group * s->n_workers * s->capacity);
-    CARVE(counts, group * s->n_workers);
-    CARVE(floors, group);
-    CARVE(query_norms, group);
-    CARVE(scan_queries, scan_queries_size(s, group));
-    CARVE(packed_docs, s->packed ? s->n_workers * s->block_docs * dim : 0);
-    CARVE(block_norms, s->docs->norms ? 0 : s->n_workers * s->block_docs);
+    CARVE(s->candidates, group * s->n_workers * s->capacity);
+    CARVE(s->floors, group);
+    CARVE(s->query_norms, group);
+    CARVE(s->code_queries, s->coded ? group : 0);
+    CARVE(s->query_codes, s->coded ? group * row : 0);
+    CARVE(s->interleaved_codes, s->coded ? ragfast_query_code_bytes(s, group, RAGFAST_TILE_QUERIES) : 0);
+    CARVE(s->packed_codes, s->many ? ragfast_query_code_bytes(s, group, s->kernels->code_queries) : 0);
+    CARVE(s->query_scratch, s->coded ? 2 * dim : 0);
+    CARVE(s->given_up, s->coded ? group : 0);
+    CARVE(s->workers, s->n_workers);
+    search_worker unused, *w = &unused;
+    for (size_t i = 0; i < s->n_workers; i++) {
+        if (block) w = &s->workers[i];
+        CARVE(w->slots, group);
+        CARVE(w->listed, scans ? group : 0);
+        CARVE(w->scan_queries, scans ? ragfast_scan_queries_size(s, group) : 0);
+        CARVE(w->packed_docs, scans ? s->block_docs * dim : 0);
+        CARVE(w->wide_docs, scans && s->docs->dtype != RAGFAST_F32 ? s->block_docs * dim : 0);
+        CARVE(w->block_norms, s->docs->norms ? 0 : s->block_docs);
+        CARVE(w->is_listed, s->coded ? group : 0);
+        CARVE(w->panel_codes, s->many ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
+        CARVE(w->thresholds, s->coded ? group : 0);
+        CARVE(w->whole_thresholds, s->coded ? group : 0);
+        if (block && s->many) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
+    }
 #undef CARVE
     return used;
 }
 
-ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_search_stats *stats,
+/* Whether codes serve this search at all; queries that they turn out not to serve leave them on the way. */
+static int codes_serve(const ragfast_docs *docs, size_t n_queries, size_t k) {
+    const ragfast_codes *codes = docs->codes;
+    if (!codes || docs->dim > RAGFAST_MAX_CODE_DIM || docs->dtype == RAGFAST_F64 || !docs->norms) return 0;
+    if (codes->always) return 1;
+    return docs->n_docs >= (n_queries == 1 ? MIN_CODED_ONE : MIN_CODED) && k <= docs->n_docs / 64;
+}
+
+ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                               const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
                               double temperature, int n_threads) {
     size_t n_docs = docs->n_docs, dim = docs->dim;
     if (k < 1 || dim < 1 || dim > MAX_DIM || n_docs >= (size_t)1 << 31 || !(temperature > 0) || n_threads < 0 ||
-        n_queries > SIZE_MAX / 1024 / (k + dim))
+        n_queries > SIZE_MAX / 1024 / (k + dim) || (!docs->norms && docs->dtype > RAGFAST_F64))
         return RAGFAST_ERROR_ARGUMENT;
-    if (stats) *stats = (ragfast_search_stats){0};
+    if (stats) memset(stats, 0, n_queries * sizeof *stats);
     if (n_queries == 0) return RAGFAST_OK;
 
     double roundings = (double)(dim + 8) * 0x1p-24;
@@ -384,6 +359,7 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
         for (size_t q = 0; q < n_queries; q++) write_results(&s, q, NULL);
     }
     s.exact_only = docs->dtype == RAGFAST_F64 || n_docs <= EXACT_MAX_DOCS || s.k >= n_docs / 2;
+    s.coded = !s.exact_only && codes_serve(docs, n_queries, s.k);
     s.block_docs = BLOCK_BYTES / (dim * sizeof(float)) / PANEL * PANEL;
     if (s.block_docs < PANEL) s.block_docs = PANEL;
     if (n_threads == 0) n_threads = ragfast_get_num_threads();
@@ -393,29 +369,33 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     s.chunk_docs = (blocks > 1 ? blocks : 1) * s.block_docs;
     size_t n_chunks = (n_docs + s.chunk_docs - 1) / s.chunk_docs;
     s.n_workers = ragfast_min(ragfast_min((size_t)n_threads, RAGFAST_MAX_THREADS), n_chunks ? n_chunks : 1);
-    s.capacity = s.k + (s.k > 64 ? s.k : 64);
+    s.many = s.coded && n_queries >= s.kernels->code_many;
+    /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. */
+    size_t room = s.many ? ROOM_MANY : s.coded ? ROOM_FEW : ROOM_FLOAT32;
+    if (room < (s.coded ? 4 : 1) * s.k) room = (s.coded ? 4 : 1) * s.k;
+    s.capacity = s.k + room;
     if (s.capacity > n_docs + 1) s.capacity = n_docs + 1;
+    if (s.coded) s.n_seeds = ragfast_min((s.k + PANEL - 1) / PANEL * PANEL, n_docs);
 
     /* As many queries a pass as memory allows, in even groups. */
     size_t group = GROUP_BYTES / (s.capacity * s.n_workers * sizeof(ragfast_candidate));
     if (group < 1) group = 1;
     size_t n_groups = (n_queries + group - 1) / group;
     group = (n_queries + n_groups - 1) / n_groups;
-    s.packed = !s.exact_only && group >= (dim < NARROW_DIM ? PACK_MIN_QUERIES_NARROW : PACK_MIN_QUERIES);
-    s.tile_queries = s.packed ? TILE : RAGFAST_ROWS_QUERIES;
 
     char *block = malloc(lay_out(&s, NULL, group) + 64);
     if (!block) return RAGFAST_ERROR_MEMORY;
     lay_out(&s, block + (64 - (uintptr_t)block % 64), group);
 
     ragfast_fp_state caller_fp = ragfast_fp_enter();
-    size_t element = docs->dtype == RAGFAST_F32 ? sizeof(float) : sizeof(double);
+    size_t element = docs->dtype == RAGFAST_F64 ? sizeof(double) : sizeof(float);
     for (size_t q = 0; q < n_queries && atomic_load(&s.status) == RAGFAST_OK; q += group) {
         s.queries = (const char *)queries + q * dim * element;
         s.n_queries = ragfast_min(n_queries - q, group);
         s.scores = scores + q * k;
         s.doc_ids = doc_ids + q * k;
         s.doc_logprobs = doc_logprobs ? doc_logprobs + q * k : NULL;
+        s.stats = stats ? stats + q : NULL;
         ragfast_status status = prepare_queries(&s);
         if (status != RAGFAST_OK) fail(&s, status);
         if (status != RAGFAST_OK || n_docs == 0) continue;
@@ -424,7 +404,6 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     }
     ragfast_fp_leave(caller_fp);
     free(block);
-    if (stats) stats->rescored = atomic_load(&s.rescored);
     return (ragfast_status)atomic_load(&s.status);
 }
 
@@ -435,17 +414,19 @@ enum { NORM_CHUNK = 256 };
 typedef struct norms_job {
     const ragfast_kernels *kernels;
     float *norms;
-    const float *rows;
+    const void *rows;
     size_t n_rows, dim;
+    ragfast_dtype dtype;
+    float *wide; /* (workers, D), where rows are of 16 bits */
     atomic_size_t bad_row;
 } norms_job;
 
 static void norm_chunk(void *context, size_t chunk, size_t worker) {
-    (void)worker;
     norms_job *job = context;
     size_t end = ragfast_min(job->n_rows, (chunk + 1) * NORM_CHUNK);
     for (size_t i = chunk * NORM_CHUNK; i < end; i++) {
-        const float *row = job->rows + i * job->dim;
+        const float *row =
+            ragfast_widened(job->kernels, job->wide + worker * job->dim, job->rows, job->dtype, i, job->dim);
         double squared = job->kernels->inner_f64_f32(row, row, job->dim);
         job->norms[i] = norm_rounded_up(squared);
         if (isfinite(squared)) continue; /* no float32 square overflows float64 */
@@ -455,15 +436,26 @@ static void norm_chunk(void *context, size_t chunk, size_t worker) {
     }
 }
 
-ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *rows, size_t n_rows, size_t dim,
-                                 int n_threads) {
-    if (dim < 1 || dim > MAX_DIM || n_threads < 0) return RAGFAST_ERROR_ARGUMENT;
-    norms_job job = {.kernels = ragfast_current_kernels(), .norms = norms, .rows = rows, .n_rows = n_rows, .dim = dim};
+ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,
+                                 ragfast_dtype dtype, int n_threads) {
+    if (dim < 1 || dim > MAX_DIM || n_threads < 0 || dtype == RAGFAST_F64) return RAGFAST_ERROR_ARGUMENT;
+    if (n_threads == 0) n_threads = ragfast_get_num_threads();
+    if (n_rows * dim < INLINE_WORK) n_threads = 1;
+    if (n_threads > RAGFAST_MAX_THREADS) n_threads = RAGFAST_MAX_THREADS;
+    float *wide = dtype == RAGFAST_F32 ? NULL : malloc((size_t)n_threads * dim * sizeof(float));
+    if (!wide && dtype != RAGFAST_F32) return RAGFAST_ERROR_MEMORY;
+    norms_job job = {.kernels = ragfast_current_kernels(),
+                     .norms = norms,
+                     .rows = rows,
+                     .n_rows = n_rows,
+                     .dim = dim,
+                     .dtype = dtype,
+                     .wide = wide};
     atomic_init(&job.bad_row, SIZE_MAX);
     ragfast_fp_state caller_fp = ragfast_fp_enter();
-    ragfast_parallel_for(norm_chunk, &job, (n_rows + NORM_CHUNK - 1) / NORM_CHUNK,
-                         n_rows * dim < INLINE_WORK ? 1 : n_threads);
+    ragfast_parallel_for(norm_chunk, &job, (n_rows + NORM_CHUNK - 1) / NORM_CHUNK, n_threads);
     ragfast_fp_leave(caller_fp);
+    free(wide);
     *bad_row = atomic_load(&job.bad_row);
     return *bad_row == SIZE_MAX ? RAGFAST_OK : RAGFAST_ERROR_NONFINITE_DOC;
 }

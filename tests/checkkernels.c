@@ -114,18 +114,54 @@ static void fill(float *x, size_t n_rows, size_t dim, int kind) {
     }
 }
 
-/* The canonical score, from the contract in internal.h: 16 lanes, then 16 -> 8 -> 4 -> 2 -> 1. */
-static double canonical_inner(const void *a, const void *b, size_t dim, ragfast_dtype dtype) {
+/* The value of 16 bits by the definition of its format: (-1)^sign 2^exponent 1.fraction, below the least exponent
+ * 0.fraction. */
+static double value_of_16_bits(uint16_t x, ragfast_dtype dtype) {
+    int fraction_bits = dtype == RAGFAST_F16 ? 10 : 7, top = dtype == RAGFAST_F16 ? 31 : 255;
+    int exponent = x >> fraction_bits & top, fraction = x & ((1 << fraction_bits) - 1), bias = top / 2;
+    double sign = x & 0x8000 ? -1 : 1;
+    if (exponent == top) return fraction ? NAN : sign * INFINITY;
+    if (exponent == 0) return sign * ldexp(fraction, 1 - bias - fraction_bits);
+    return sign * ldexp(fraction + (1 << fraction_bits), exponent - bias - fraction_bits);
+}
+
+static size_t element_size(ragfast_dtype dtype) {
+    return dtype == RAGFAST_F64 ? sizeof(double) : dtype == RAGFAST_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+static ragfast_dtype query_dtype(ragfast_dtype dtype) { return dtype == RAGFAST_F64 ? RAGFAST_F64 : RAGFAST_F32; }
+
+static double element(const void *x, size_t i, ragfast_dtype dtype) {
+    if (dtype == RAGFAST_F64) return ((const double *)x)[i];
+    return dtype == RAGFAST_F32 ? (double)((const float *)x)[i] : value_of_16_bits(((const uint16_t *)x)[i], dtype);
+}
+
+/* The canonical score, from the contract in internal.h: 16 lanes, then 16 -> 8 -> 4 -> 2 -> 1. dtype is of documents. */
+static double canonical_inner(const void *query, const void *doc, size_t dim, ragfast_dtype dtype) {
     double lanes[16] = {0};
     for (size_t i = 0; i < dim; i++) {
-        double x = dtype == RAGFAST_F32 ? (double)((const float *)a)[i] : ((const double *)a)[i];
-        double y = dtype == RAGFAST_F32 ? (double)((const float *)b)[i] : ((const double *)b)[i];
-        volatile double product = x * y; /* a compiler that contracts must not here */
+        /* a compiler that contracts must not here */
+        volatile double product = element(query, i, query_dtype(dtype)) * element(doc, i, dtype);
         lanes[i % 16] += product;
     }
     for (size_t half = 8; half > 0; half /= 2)
         for (size_t l = 0; l < half; l++) lanes[l] += lanes[l + half];
     return lanes[0];
+}
+
+/* Towards zero: a value of the type near x, which is all that data needs. binary16 has no place for most exponents of
+ * float32: they are moved into its range, denormals included. */
+static uint16_t near_16_bits(float x, ragfast_dtype dtype) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (dtype == RAGFAST_BF16) return (uint16_t)(bits >> 16);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    double magnitude = fabs((double)x);
+    while (magnitude >= 0x1p16) magnitude *= 0x1p-36;
+    while (magnitude > 0 && magnitude < 0x1p-24) magnitude *= 0x1p30;
+    if (magnitude < 0x1p-14) return (uint16_t)(sign | (int)(magnitude * 0x1p24));
+    int exponent;
+    int fraction = (int)(frexp(magnitude, &exponent) * 0x1p11) - 0x400;
+    return (uint16_t)(sign | (exponent + 14) << 10 | fraction);
 }
 
 int same_bits(double a, double b) { return memcmp(&a, &b, sizeof a) == 0; }
@@ -152,6 +188,47 @@ static void check_inner(const ragfast_kernels *kernels, const float *q, const fl
     check(same_bits(got, expected), "inner_f64_f64 gave %a, not %a", got, expected);
     input_free(a, dim * sizeof *a);
     input_free(b, dim * sizeof *b);
+}
+
+/* Every pattern of 16 bits, then sizes that end in the middle of a vector, where the page ends. */
+static void check_widen(const ragfast_kernels *kernels, ragfast_dtype dtype) {
+    for (size_t x = 0; x <= 70; x++) {
+        size_t n = x ? x - 1 : 1 << 16, wrong = 0;
+        uint16_t *bits = input(n * sizeof *bits);
+        float *out = output(n * sizeof *out);
+        WHERE("%s %s, n %zu", kernels->name, dtype == RAGFAST_F16 ? "widen_f16" : "widen_bf16", n);
+        for (size_t i = 0; i < n; i++) bits[i] = (uint16_t)(x ? random_u64() : i);
+        (dtype == RAGFAST_F16 ? kernels->widen_f16 : kernels->widen_bf16)(out, bits, n);
+        for (size_t i = 0; i < n; i++) {
+            double expected = value_of_16_bits(bits[i], dtype);
+            wrong += isnan(expected) ? !isnan(out[i]) : !same_bits((double)out[i], expected); /* -0.0 is not 0.0 */
+        }
+        check(wrong == 0, "%zu values are wrong", wrong);
+        input_free(bits, n * sizeof *bits);
+        output_free(out, n * sizeof *out);
+    }
+}
+
+/* Both kinds of documents in 16 bits: any finite bits, so that every exponent is there, or near d. */
+static void check_inner_of_16_bits(const ragfast_kernels *kernels, const float *q, const float *d, size_t dim) {
+    for (int dtype = RAGFAST_F16; dtype <= RAGFAST_BF16; dtype++)
+        for (int any = 0; any < 2; any++) {
+            uint16_t *bits = input(dim * sizeof *bits), infinite = dtype == RAGFAST_F16 ? 0x7c00 : 0x7f80;
+            float *wide = input(dim * sizeof *wide);
+            for (size_t i = 0; i < dim; i++) {
+                bits[i] = any ? (uint16_t)random_u64() : near_16_bits(d[i], (ragfast_dtype)dtype);
+                if ((bits[i] & infinite) == infinite) bits[i] ^= infinite;
+                wide[i] = (float)value_of_16_bits(bits[i], (ragfast_dtype)dtype);
+            }
+            double got = (dtype == RAGFAST_F16 ? kernels->inner_f64_f16 : kernels->inner_f64_bf16)(q, bits, dim);
+            double expected = canonical_inner(q, bits, dim, (ragfast_dtype)dtype);
+            const char *name = dtype == RAGFAST_F16 ? "inner_f64_f16" : "inner_f64_bf16";
+            check(same_bits(got, expected), "%s gave %a, not %a", name, got, expected);
+            expected = kernels->inner_f64_f32(q, wide, dim);
+            check(same_bits(got, expected), "%s gave %a, inner_f64_f32 %a", name, got, expected);
+            input_free(bits, dim * sizeof *bits);
+            input_free(wide, dim * sizeof *wide);
+        }
 }
 
 /* One tile call, by either kernel, with what it wants laid out as its driver does. */
@@ -231,6 +308,8 @@ static void check_tile(const ragfast_kernels *kernels, int packed, const float *
 }
 
 static void check_dot_kernels(const ragfast_kernels *kernels) {
+    check_widen(kernels, RAGFAST_F16);
+    check_widen(kernels, RAGFAST_BF16);
     static const size_t large[] = {100, 127, 200, 257, 768};
     enum { N_DIMS = 70 + sizeof large / sizeof large[0] };
     for (size_t x = 0; x < N_DIMS; x++) {
@@ -241,8 +320,13 @@ static void check_dot_kernels(const ragfast_kernels *kernels) {
             fill(queries, MOST, dim, kind == EQUAL || kind == NEAR_DUPLICATES ? UNIFORM : kind);
             fill(docs, PANEL, dim, kind);
             WHERE("%s, D %zu, %s", kernels->name, dim, kind_names[kind]);
-            for (size_t n = 0; n < 8; n++)
-                check_inner(kernels, queries + random_below(MOST) * dim, docs + random_below(PANEL) * dim, dim);
+            for (size_t n = 0; n < 8; n++) {
+                /* The last ones end where the unreadable page begins. */
+                const float *q = queries + (n ? random_below(MOST) : MOST - 1) * dim;
+                const float *d = docs + (n ? random_below(PANEL) : PANEL - 1) * dim;
+                check_inner(kernels, q, d, dim);
+                check_inner_of_16_bits(kernels, q, d, dim);
+            }
             for (int packed = 0; packed < 2; packed++)
                 for (size_t n_queries = 1; n_queries <= (packed ? TILE : ROWS); n_queries++) {
                     /* Every pair of sizes on one kind of data, a few on the others. */
@@ -270,9 +354,12 @@ typedef struct ranked {
 
 /* A corpus, queries, and every query's complete ranking by the contract. */
 typedef struct problem {
-    ragfast_docs docs;
+    ragfast_docs docs; /* without norms and codes, unless a check says so */
     void *vectors, *queries;
     size_t vectors_size, queries_size, n_queries;
+    ragfast_codes codes;
+    size_t codes_size[3]; /* high, low, bounds */
+    float *transform;     /* center, weight and rotation of the codes; NULL: there are no codes */
     float *norms;
     int64_t *ids;
     ranked *ranking; /* (B,N) */
@@ -285,12 +372,13 @@ static int by_score_then_id(const void *x, const void *y) {
 }
 
 static void *as_dtype(const float *x, size_t n, ragfast_dtype dtype, size_t *size) {
-    *size = n * (dtype == RAGFAST_F32 ? sizeof(float) : sizeof(double));
+    *size = n * element_size(dtype);
     void *copy = input(*size);
     if (dtype == RAGFAST_F32 && n) memcpy(copy, x, *size);
-    if (dtype == RAGFAST_F64)
-        for (size_t i = 0; i < n; i++)
-            ((double *)copy)[i] = x[i] == 0 ? 0 : x[i] * (1 + 0x1p-40 * (double)random_below(3));
+    for (size_t i = 0; i < n; i++) {
+        if (dtype == RAGFAST_F64) ((double *)copy)[i] = x[i] == 0 ? 0 : x[i] * (1 + 0x1p-40 * (double)random_below(3));
+        if (dtype > RAGFAST_F64) ((uint16_t *)copy)[i] = near_16_bits(x[i], dtype);
+    }
     return copy;
 }
 
@@ -300,7 +388,7 @@ static problem make_problem(size_t n_queries, size_t n_docs, size_t dim, int kin
     fill(rows, n_docs, dim, kind);
     fill(queries, n_queries, dim, kind == NEAR_DUPLICATES || kind == EQUAL ? UNIFORM : kind);
     p.vectors = as_dtype(rows, n_docs * dim, dtype, &p.vectors_size);
-    p.queries = as_dtype(queries, n_queries * dim, dtype, &p.queries_size);
+    p.queries = as_dtype(queries, n_queries * dim, query_dtype(dtype), &p.queries_size);
     free(rows);
     p.norms = must(malloc((n_docs + 1) * sizeof(float)));
     p.ids = must(malloc((n_docs + 1) * sizeof(int64_t)));
@@ -309,20 +397,71 @@ static problem make_problem(size_t n_queries, size_t n_docs, size_t dim, int kin
         p.ids[i] = p.ids[j];
         p.ids[j] = (int64_t)i * 0x7fffffff;
     }
-    p.docs = (ragfast_docs){p.vectors, NULL, with_ids ? p.ids : NULL, n_docs, dim, dtype};
+    p.docs = (ragfast_docs){
+        .vectors = p.vectors, .ids = with_ids ? p.ids : NULL, .n_docs = n_docs, .dim = dim, .dtype = dtype};
     p.ranking = must(malloc((n_queries * n_docs + 1) * sizeof(ranked)));
-    size_t row = dim * (dtype == RAGFAST_F32 ? sizeof(float) : sizeof(double));
+    size_t query_row = dim * element_size(query_dtype(dtype)), row = dim * element_size(dtype);
     for (size_t i = 0; i < n_queries; i++) {
         for (size_t j = 0; j < n_docs; j++)
             p.ranking[i * n_docs + j] =
-                (ranked){canonical_inner((char *)p.queries + i * row, (char *)p.vectors + j * row, dim, dtype),
+                (ranked){canonical_inner((char *)p.queries + i * query_row, (char *)p.vectors + j * row, dim, dtype),
                          with_ids ? p.ids[j] : (int64_t)j};
         qsort(p.ranking + i * n_docs, n_docs, sizeof(ranked), by_score_then_id);
     }
     return p;
 }
 
+/* The norms, and codes over a transform of random parts, written in two calls at some level. */
+static void add_norms_and_codes(problem *p) {
+    size_t n_docs = p->docs.n_docs, dim = p->docs.dim, bad_row, *size = p->codes_size;
+    check(!ragfast_row_norms(p->norms, &bad_row, p->vectors, n_docs, dim, p->docs.dtype, 2),
+          "ragfast_row_norms failed");
+    int has_center = n_docs && random_below(2), has_weight = random_below(2) != 0;
+    int has_rotation = dim <= 800 && random_below(2); /* larger ones take their time under a sanitizer */
+    float *center = p->transform = must(malloc((dim + 2) * dim * sizeof(float))), *weight = center + dim;
+    float *rotation = weight + dim;
+    size_t center_row = has_center ? random_below(n_docs) : 0;
+    double *axis = must(malloc(dim * sizeof *axis)), square = 0;
+    for (size_t e = 0; e < dim; e++) {
+        if (has_center) center[e] = (float)element(p->vectors, center_row * dim + e, p->docs.dtype);
+        weight[e] = ldexpf(1, (int)random_below(7) - 3);
+        axis[e] = random_unit() + 2 * (e == 0);
+        square += axis[e] * axis[e];
+    }
+    for (size_t i = 0; i < dim && has_rotation; i++) /* a reflection, each element rounded once */
+        for (size_t e = 0; e < dim; e++) rotation[i * dim + e] = (float)((i == e) - 2 * axis[i] * axis[e] / square);
+    free(axis);
+
+    ragfast_codes_size(&size[0], &size[1], &size[2], n_docs, dim);
+    size_t shift = random_below(2); /* any address will do */
+    size[0] += shift, size[1] += shift, size[2] += 4 * shift;
+    p->codes = (ragfast_codes){.high = input(size[0]),
+                               .low = input(size[1]),
+                               .bounds = input(size[2]),
+                               .center = has_center ? center : NULL,
+                               .weight = has_weight ? weight : NULL,
+                               .rotation = has_rotation ? rotation : NULL,
+                               .rotation_error = has_rotation ? 3 * 0x1p-24 * sqrt((double)dim) : 0,
+                               .prefix = random_below(2) ? (dim - 1) / 64 * 64 / (1 + random_below(2)) / 64 * 64 : 0,
+                               .always = 1};
+    memset(p->codes.high, 0xa5, size[0]);
+    memset(p->codes.low, 0xa5, size[1]);
+    memset(p->codes.bounds, 0xa5, size[2]);
+    size_t level = random_below(ragfast_isa_count()), first = random_below(n_docs + 1);
+    if (ragfast_isa_available(level)) ragfast_set_isa(ragfast_isa_name(level));
+    for (int part = 0; part < 2; part++)
+        check(!ragfast_encode(&p->codes, p->vectors, p->docs.dtype, part ? first : 0, part ? n_docs : first, dim,
+                              1 + (int)random_below(3)),
+              "ragfast_encode failed");
+}
+
 static void free_problem(problem *p) {
+    if (p->transform) {
+        input_free(p->codes.high, p->codes_size[0]);
+        input_free(p->codes.low, p->codes_size[1]);
+        input_free(p->codes.bounds, p->codes_size[2]);
+        free(p->transform);
+    }
     input_free(p->vectors, p->vectors_size);
     input_free(p->queries, p->queries_size);
     free(p->norms);
@@ -331,10 +470,10 @@ static void free_problem(problem *p) {
 }
 
 /* One search against the ranking; the number of wrong entries. No `where`, no check(): threads call it too. */
-static size_t wrong_entries(double *scores, int64_t *ids, double *logprobs, const problem *p, const ragfast_docs *docs,
-                            size_t k, double temperature, int n_threads) {
+static size_t wrong_entries(double *scores, int64_t *ids, double *logprobs, ragfast_query_stats *stats,
+                            const problem *p, const ragfast_docs *docs, size_t k, double temperature, int n_threads) {
     size_t n_docs = p->docs.n_docs, n_found = ragfast_min(k, n_docs), wrong = 0;
-    if (ragfast_search(scores, ids, logprobs, NULL, p->queries, p->n_queries, docs, k, temperature, n_threads))
+    if (ragfast_search(scores, ids, logprobs, stats, p->queries, p->n_queries, docs, k, temperature, n_threads))
         return 1;
     for (size_t i = 0; i < p->n_queries; i++) {
         const ranked *expected = p->ranking + i * n_docs;
@@ -356,23 +495,47 @@ static size_t wrong_entries(double *scores, int64_t *ids, double *logprobs, cons
     return wrong;
 }
 
-/* Every thread count and way to pass norms, at every level: scores, ids and logprobs keep their bits. */
-static void check_search(const problem *p, const char *kind, size_t k) {
-    size_t size = p->n_queries * k * sizeof(double);
+static int highest_level_alone; /* for races, in which kernels have no part */
+
+/* What a search may be told of the documents beyond their vectors. */
+enum { VECTORS_ALONE, WITH_NORMS, WITH_CODES, N_FORMS };
+static const char *const form_names[] = {"vectors alone", "norms", "norms and codes"};
+static const char *const dtype_names[] = {"float32", "float64", "float16", "bfloat16"};
+
+/* Every thread count and form, at every level: scores, ids and logprobs keep their bits. */
+static void check_search(const problem *p, int kind, size_t k) {
+    size_t size = p->n_queries * k * sizeof(double), stats_size = p->n_queries * sizeof(ragfast_query_stats);
+    ragfast_dtype dtype = p->docs.dtype;
     double temperature = random_below(2) ? 1.0 : 0.07, *first_logprobs = NULL;
-    for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level); level++)
+    for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level); level++) {
+        if (highest_level_alone && level + 1 < ragfast_isa_count() && ragfast_isa_available(level + 1)) continue;
         for (int n_threads = 1; n_threads <= 4; n_threads += p->docs.n_docs < 5000 ? 1 : 3)
-            for (int with_norms = 0; with_norms <= (p->docs.dtype == RAGFAST_F32); with_norms++) {
+            for (int form = dtype > RAGFAST_F64; form < (dtype == RAGFAST_F64 ? WITH_NORMS : N_FORMS); form++) {
                 ragfast_set_isa(ragfast_isa_name(level));
                 ragfast_docs docs = p->docs;
-                docs.norms = with_norms ? p->norms : NULL;
-                WHERE("search at %s, B %zu, N %zu, D %zu, %s, float%d, k %zu, %d threads, norms %d", ragfast_isa(),
-                      p->n_queries, docs.n_docs, docs.dim, kind, docs.dtype == RAGFAST_F32 ? 32 : 64, k, n_threads,
-                      with_norms);
+                ragfast_codes codes = p->codes;
+                docs.norms = form >= WITH_NORMS ? p->norms : NULL;
+                docs.codes = form == WITH_CODES ? &codes : NULL;
+                codes.always = k != 1; /* then it is the search that chooses */
+                WHERE("search at %s, B %zu, N %zu, D %zu, %s, %s, k %zu, %d threads, %s%s%s%s, prefix %zu",
+                      ragfast_isa(), p->n_queries, docs.n_docs, docs.dim, kind_names[kind], dtype_names[dtype], k,
+                      n_threads, form_names[form], codes.center ? ", center" : "", codes.weight ? ", weight" : "",
+                      codes.rotation ? ", rotation" : "", codes.prefix);
                 double *scores = output(size), *logprobs = output(size);
                 int64_t *ids = output(size);
-                size_t wrong = wrong_entries(scores, ids, logprobs, p, &docs, k, temperature, n_threads);
+                ragfast_query_stats *stats = output(stats_size);
+                size_t wrong = wrong_entries(scores, ids, logprobs, stats, p, &docs, k, temperature, n_threads);
                 check(wrong == 0, "%zu wrong entries", wrong);
+                size_t out_of_range = 0, by_codes = 0;
+                for (size_t i = 0; i < p->n_queries; i++) {
+                    out_of_range += stats[i].rescored < ragfast_min(k, docs.n_docs) || stats[i].by_codes > docs.n_docs;
+                    by_codes += stats[i].by_codes;
+                }
+                check(out_of_range == 0, "impossible counts for %zu queries", out_of_range);
+                if (form != WITH_CODES) check(by_codes == 0, "codes are said to have been asked where there are none");
+                /* Or the codes would not be what is checked here. */
+                if (form == WITH_CODES && k == 10 && docs.n_docs >= 200 && kind == UNIFORM && p->n_queries)
+                    check(by_codes > 0, "codes were to be used always, and were not");
                 if (first_logprobs)
                     check(!memcmp(logprobs, first_logprobs, size), "doc_logprobs have other bits than at first");
                 else
@@ -380,20 +543,21 @@ static void check_search(const problem *p, const char *kind, size_t k) {
                 output_free(scores, size);
                 output_free(logprobs, size);
                 output_free(ids, size);
+                output_free(stats, stats_size);
             }
+    }
     free(first_logprobs);
 }
 
 static void check_problem(size_t n_queries, size_t n_docs, size_t dim, int kind, ragfast_dtype dtype) {
     problem p = make_problem(n_queries, n_docs, dim, kind, dtype, (int)random_below(2));
-    size_t bad_row;
-    WHERE("norms of N %zu, D %zu, %s", n_docs, dim, kind_names[kind]);
-    if (dtype == RAGFAST_F32) check(!ragfast_row_norms(p.norms, &bad_row, p.vectors, n_docs, dim, 2), "failed");
-    check_search(&p, kind_names[kind], 1);
-    check_search(&p, kind_names[kind], 10);
-    check_search(&p, kind_names[kind], 1 + n_docs * 3 / 7); /* many, and still a scan */
-    if (n_docs < 1000) check_search(&p, kind_names[kind], 1 + n_docs);
-    if (n_docs < 1000) check_search(&p, kind_names[kind], 3 + n_docs);
+    WHERE("norms and codes of N %zu, D %zu, %s, %s", n_docs, dim, kind_names[kind], dtype_names[dtype]);
+    if (dtype != RAGFAST_F64) add_norms_and_codes(&p);
+    check_search(&p, kind, 1);
+    check_search(&p, kind, 10);
+    check_search(&p, kind, 1 + n_docs * 3 / 7); /* many, and still a scan */
+    if (n_docs < 1000) check_search(&p, kind, 1 + n_docs);
+    if (n_docs < 1000) check_search(&p, kind, 3 + n_docs);
     free_problem(&p);
 }
 
@@ -404,14 +568,87 @@ static void check_searches(int threads_only) {
                                        {1, 65, 64},    {24, 95, 7},    {25, 97, 33}, {5, 200, 100}};
     for (size_t x = 0; x < (threads_only ? 2 : sizeof shapes / sizeof shapes[0]); x++)
         for (int kind = 0; kind < N_KINDS; kind++)
-            for (int dtype = RAGFAST_F32; dtype <= RAGFAST_F64; dtype++)
+            for (int dtype = RAGFAST_F32; dtype <= RAGFAST_BF16; dtype++) {
+                /* Races do not depend on the data; and what one kind is to 16 bits shows in half of the shapes. */
+                if (threads_only ? (kind + dtype) % 3 : dtype > RAGFAST_F64 && (kind + dtype + x) % 2) continue;
                 check_problem(shapes[x][0], shapes[x][1], shapes[x][2], kind, (ragfast_dtype)dtype);
+            }
     for (int kind = UNIFORM; kind <= INTEGERS && !threads_only;
          kind++) /* long chunks; candidates for two passes over the documents */
         check_problem(14, 99000, 1, kind, RAGFAST_F32);
 }
 
 /* ---- what the public functions refuse, and what they leave alone -------------------------------------------------- */
+
+/* Documents of 16 bits, and codes. */
+static void check_refusals_of_forms(void) {
+    enum { B = 3, N = 300, D = 200 };
+    double scores[B * 2];
+    int64_t ids[B * 2];
+    size_t bad_row;
+    for (int dtype = RAGFAST_F16; dtype <= RAGFAST_BF16; dtype++)
+        for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level); level++) {
+            problem p = make_problem(B, N, D, UNIFORM, (ragfast_dtype)dtype, 0);
+            add_norms_and_codes(&p);
+            ragfast_set_isa(ragfast_isa_name(level));
+            WHERE("refusals at %s, %s", ragfast_isa(), dtype_names[dtype]);
+            check(ragfast_search(scores, ids, NULL, NULL, p.queries, B, &p.docs, 2, 1.0, 1) == RAGFAST_ERROR_ARGUMENT,
+                  "documents of 16 bits without norms were taken");
+            ragfast_docs docs = p.docs;
+            docs.norms = p.norms;
+            docs.codes = &p.codes;
+            ((float *)p.queries)[random_below(B * D)] = level % 2 ? NAN : -INFINITY;
+            check(ragfast_search(scores, ids, NULL, NULL, p.queries, B, &docs, 2, 1.0, 1) ==
+                      RAGFAST_ERROR_NONFINITE_QUERY,
+                  "a bad query was taken");
+            uint16_t *vectors = p.vectors, infinity = dtype == RAGFAST_F16 ? 0x7c00 : 0x7f80;
+            for (uint16_t bits = 0; bits < 4; bits++) { /* both infinities and a NaN of either sign */
+                size_t at = random_below(N * D);
+                uint16_t kept = vectors[at];
+                vectors[at] = (uint16_t)(infinity | (bits & 1) << 15 | bits >> 1);
+                vectors[N * D - 1] = infinity;
+                check(ragfast_row_norms(p.norms, &bad_row, vectors, N, D, (ragfast_dtype)dtype, 1 + bits) ==
+                              RAGFAST_ERROR_NONFINITE_DOC &&
+                          bad_row == at / D,
+                      "ragfast_row_norms found bad row %zu, not %zu", bad_row, at / D);
+                vectors[at] = kept;
+            }
+            free_problem(&p);
+        }
+
+    WHERE("refusals of codes");
+    problem p = make_problem(B, N, D, UNIFORM, RAGFAST_F32, 0);
+    add_norms_and_codes(&p);
+#define ENCODE(codes, dtype, first, n_docs, dim, n_threads)                                                            \
+    ragfast_encode(&(codes), p.vectors, dtype, first, n_docs, dim, n_threads)
+    check(ENCODE(p.codes, RAGFAST_F32, 0, N, D, 0) == RAGFAST_OK, "a plain ragfast_encode failed");
+    check(ENCODE(p.codes, RAGFAST_F32, N, N, D, 1) == RAGFAST_OK, "nothing to encode, and it failed");
+    check(ENCODE(p.codes, RAGFAST_F64, 0, N, D, 1) == RAGFAST_ERROR_ARGUMENT, "float64 was encoded");
+    check(ENCODE(p.codes, RAGFAST_F32, N + 1, N, D, 1) == RAGFAST_ERROR_ARGUMENT, "a first beyond the end was taken");
+    check(ENCODE(p.codes, RAGFAST_F32, 0, (size_t)1 << 31, D, 1) == RAGFAST_ERROR_ARGUMENT, "N 2^31 was taken");
+    check(ENCODE(p.codes, RAGFAST_F32, 0, N, 0, 1) == RAGFAST_ERROR_ARGUMENT, "D 0 was taken");
+    check(ENCODE(p.codes, RAGFAST_F32, 0, N, RAGFAST_MAX_CODE_DIM + 1, 1) == RAGFAST_ERROR_ARGUMENT,
+          "D above 2^15 was taken");
+    check(ENCODE(p.codes, RAGFAST_F32, 0, N, D, -1) == RAGFAST_ERROR_ARGUMENT, "n_threads -1 was taken");
+    static const size_t prefixes[] = {1, 63, 65, 256};
+    for (size_t i = 0; i < 4; i++) {
+        ragfast_codes codes = p.codes;
+        codes.prefix = prefixes[i];
+        check(ENCODE(codes, RAGFAST_F32, 0, N, D, 1) == RAGFAST_ERROR_ARGUMENT, "prefix %zu was taken", prefixes[i]);
+    }
+    static const double errors[] = {-1e-9, 0.01, NAN};
+    for (size_t i = 0; i < 3; i++) {
+        ragfast_codes codes = p.codes;
+        codes.rotation_error = errors[i];
+        check(ENCODE(codes, RAGFAST_F32, 0, N, D, 1) == RAGFAST_ERROR_ARGUMENT, "rotation_error %g was taken",
+              errors[i]);
+    }
+#undef ENCODE
+    size_t size[3];
+    ragfast_codes_size(&size[0], &size[1], &size[2], N, RAGFAST_MAX_CODE_DIM + 1);
+    check(!size[0] && !size[1] && !size[2], "there is room for codes of D above 2^15");
+    free_problem(&p);
+}
 
 static void check_refusals(void) {
     WHERE("refusals");
@@ -450,13 +687,15 @@ static void check_refusals(void) {
                 vectors[at] = bad[i];
                 check(SEARCH(p.docs, 2, 1.0, n_threads) == RAGFAST_ERROR_NONFINITE_DOC, "a bad document was taken");
                 vectors[N * D - 1] = bad[i];
-                check(ragfast_row_norms(p.norms, &bad_row, vectors, N, D, n_threads) == RAGFAST_ERROR_NONFINITE_DOC &&
+                check(ragfast_row_norms(p.norms, &bad_row, vectors, N, D, RAGFAST_F32, n_threads) ==
+                              RAGFAST_ERROR_NONFINITE_DOC &&
                           bad_row == at / D,
                       "ragfast_row_norms found bad row %zu, not %zu", bad_row, at / D);
                 vectors[at] = kept;
                 vectors[N * D - 1] = 1;
             }
     free_problem(&p);
+    check_refusals_of_forms();
 
     WHERE("float64 overflow");
     problem q = make_problem(B, N, D, UNIFORM, RAGFAST_F64, 0);
@@ -477,16 +716,23 @@ static void check_refusals(void) {
 }
 
 static void check_row_norms(void) {
-    for (size_t x = 0; x < 60; x++) {
-        size_t n_rows = random_below(100), dim = 1 + random_below(70), size = n_rows * dim * sizeof(float), bad_row;
+    static const ragfast_dtype dtypes[] = {RAGFAST_F32, RAGFAST_F16, RAGFAST_BF16};
+    for (size_t x = 0; x < 180; x++) {
+        size_t n_rows = random_below(100), dim = 1 + random_below(70), size, bad_row;
+        ragfast_dtype dtype = dtypes[x / 60];
         int kind = (int)(x % N_KINDS);
-        WHERE("ragfast_row_norms, N %zu, D %zu, %s", n_rows, dim, kind_names[kind]);
-        float *rows = input(size), *norms = output(n_rows * sizeof(float));
-        fill(rows, n_rows, dim, kind);
-        check(!ragfast_row_norms(norms, &bad_row, rows, n_rows, dim, 1 + (int)random_below(4)), "failed");
+        WHERE("ragfast_row_norms, N %zu, D %zu, %s, %s", n_rows, dim, kind_names[kind], dtype_names[dtype]);
+        float *values = must(malloc(n_rows * dim * sizeof(float) + 1)), *norms = output(n_rows * sizeof(float));
+        fill(values, n_rows, dim, kind);
+        void *rows = as_dtype(values, n_rows * dim, dtype, &size);
+        free(values);
+        check(!ragfast_row_norms(norms, &bad_row, rows, n_rows, dim, dtype, 1 + (int)random_below(4)), "failed");
         for (size_t i = 0; i < n_rows; i++) {
             long double square = 0;
-            for (size_t e = 0; e < dim; e++) square += (long double)rows[i * dim + e] * rows[i * dim + e];
+            for (size_t e = 0; e < dim; e++) {
+                long double value = element(rows, i * dim + e, dtype);
+                square += value * value;
+            }
             long double exact = sqrtl(square), slack = exact * 0x1p-21 + 0x1p-148;
             check(norms[i] >= exact && (norms[i] <= exact + slack || exact > FLT_MAX / 2), "row %zu: %a for %La", i,
                   (double)norms[i], exact);
@@ -501,15 +747,20 @@ static void check_row_norms(void) {
 static void check_caller_environment(void) {
     WHERE("caller flushes denormals and rounds up");
     static const int kinds[] = {UNIFORM, TINY};
-    for (int i = 0; i < 4; i++) {
-        int n_threads = i < 2 ? 1 : 3; /* the calling thread alone, then its workers too */
-        problem p = make_problem(5, 300, 700, kinds[i % 2], RAGFAST_F32, 0);
+    static const ragfast_dtype dtypes[] = {RAGFAST_F32, RAGFAST_F16, RAGFAST_BF16};
+    for (int i = 0; i < 24; i++) {
+        int n_threads = i % 4 < 2 ? 1 : 3, coded = i % 8 < 4; /* the calling thread alone, then its workers too */
+        problem p = make_problem(5, 300, 700, kinds[i % 2], dtypes[i / 8], 0);
+        add_norms_and_codes(&p);
+        ragfast_docs docs = p.docs;
+        docs.norms = p.norms;
+        docs.codes = coded ? &p.codes : NULL;
         double scores[5 * 4], expected[5 * 4];
         int64_t ids[5 * 4], expected_ids[5 * 4];
-        ragfast_search(expected, expected_ids, NULL, NULL, p.queries, 5, &p.docs, 4, 1.0, n_threads);
+        ragfast_search(expected, expected_ids, NULL, NULL, p.queries, 5, &docs, 4, 1.0, n_threads);
         unsigned saved = _mm_getcsr(), strange = 0x1f80u | 0x8040u | 0x4000u; /* FTZ, DAZ, round up */
         _mm_setcsr(strange);
-        ragfast_search(scores, ids, NULL, NULL, p.queries, 5, &p.docs, 4, 1.0, n_threads);
+        ragfast_search(scores, ids, NULL, NULL, p.queries, 5, &docs, 4, 1.0, n_threads);
         unsigned after = _mm_getcsr();
         _mm_setcsr(saved);
         check((after & 0xffc0u) == (strange & 0xffc0u), "the caller's control bits came back as %x", after);
@@ -531,7 +782,7 @@ static size_t wrong_in_one_search(const problem *p, size_t k, int n_threads) {
     size_t size = p->n_queries * k * sizeof(double);
     double *scores = must(malloc(size)), *logprobs = must(malloc(size));
     int64_t *ids = must(malloc(size));
-    size_t wrong = wrong_entries(scores, ids, logprobs, p, &p->docs, k, 1.0, n_threads);
+    size_t wrong = wrong_entries(scores, ids, logprobs, NULL, p, &p->docs, k, 1.0, n_threads);
     free(scores);
     free(logprobs);
     free(ids);
@@ -545,9 +796,12 @@ static void *call_searches(void *argument) {
     return NULL;
 }
 
-static void check_callers(void) {
+/* Of the scan in float32, or of codes over float32 or 16 bits. */
+static void check_callers(ragfast_dtype dtype, int with_codes) {
     enum { N_CALLERS = 6 };
-    problem p = make_problem(4, 700, 400, INTEGERS, RAGFAST_F32, 1);
+    problem p = make_problem(dtype == RAGFAST_F32 ? 4 : 20, 700, 400, INTEGERS, dtype, 1); /* few queries, and many */
+    add_norms_and_codes(&p);
+    if (with_codes) p.docs.norms = p.norms, p.docs.codes = &p.codes;
     pthread_t threads[N_CALLERS];
     caller callers[N_CALLERS];
     for (int i = 0; i < N_CALLERS; i++) {
@@ -573,7 +827,7 @@ static void check_callers(void) {
         check(wrong_in_one_search(&p, 10, 4) == 0, "the parent's next search was wrong");
     }
 #endif
-    WHERE("concurrent searches");
+    WHERE("concurrent searches, %s%s", dtype_names[dtype], with_codes ? ", codes" : "");
     for (int i = 0; i < N_CALLERS; i++) {
         pthread_join(threads[i], NULL);
         check(callers[i].wrong == 0, "caller %d had %zu wrong entries", i, callers[i].wrong);
@@ -602,19 +856,25 @@ static void bench_dot_kernels(const ragfast_kernels *kernels) {
         fill(queries, MOST, ragfast_padded(dim), UNIFORM);
         fill(docs, PANEL, dim, UNIFORM);
         for (size_t i = 0; i < MOST; i++) thresholds[i] = INFINITY; /* as after the first blocks: nothing is a hit */
-        double inner, pack, rows[3], tile, flops = 2.0 * PANEL * (double)dim;
-        TIME(inner, sink = kernels->inner_f64_f32(queries, docs, dim));
+        double inner[3], pack, rows[3], tile, flops = 2.0 * PANEL * (double)dim;
+        uint16_t *bits = (uint16_t *)packed; /* finite, if not of any sense */
+        for (size_t e = 0; e < dim; e++) bits[e] = near_16_bits(docs[e], RAGFAST_F16);
+        TIME(inner[0], sink = kernels->inner_f64_f32(queries, docs, dim));
+        TIME(inner[1], sink = kernels->inner_f64_f16(queries, bits, dim));
+        TIME(inner[2], sink = kernels->inner_f64_bf16(queries, bits, dim));
         TIME(pack, kernels->pack_docs_f32(packed, docs, PANEL, dim));
         TIME(rows[0], kernels->tile_rows_f32(scores, hits, queries, 1, docs, PANEL, dim, thresholds));
         TIME(rows[1], kernels->tile_rows_f32(scores, hits, queries, 4, docs, PANEL, dim, thresholds));
         TIME(rows[2], kernels->tile_rows_f32(scores, hits, queries, ROWS, docs, PANEL, dim, thresholds));
         TIME(tile,
              kernels->tile_packed_f32(scores, hits, queries, TILE, packed, PANEL, dim, thresholds, (char *)docs, 0));
-        printf("%-8s D %4zu  inner_f64_f32 %6.1f ns   pack_docs_f32 %5.1f GB/s   tile_rows_f32 B1 %5.1f B4 %5.1f B12 "
+        printf("%-8s D %4zu  inner_f64 f32 %5.1f f16 %5.1f bf16 %5.1f ns   pack_docs_f32 %5.1f GB/s   tile_rows_f32 B1 "
+               "%5.1f B4 %5.1f B12 "
                "%5.1f   "
                "tile_packed_f32 B12 %5.1f GFLOP/s\n",
-               kernels->name, dim, inner * 1e9, flops * 2e-9 / pack, flops * 1e-9 / rows[0], flops * 4e-9 / rows[1],
-               flops * ROWS * 1e-9 / rows[2], flops * TILE * 1e-9 / tile);
+               kernels->name, dim, inner[0] * 1e9, inner[1] * 1e9, inner[2] * 1e9, flops * 2e-9 / pack,
+               flops * 1e-9 / rows[0], flops * 4e-9 / rows[1], flops * ROWS * 1e-9 / rows[2],
+               flops * TILE * 1e-9 / tile);
         free(queries);
         free(docs);
         free(packed);
@@ -628,6 +888,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: %s [--bench | --threads]\n", argv[0]);
         return 2;
     }
+    highest_level_alone = threads_only;
     for (size_t level = 0; level < ragfast_isa_count(); level++) {
         if (!ragfast_isa_available(level)) {
             printf("%s: not on this machine\n", ragfast_isa_name(level));
@@ -636,14 +897,17 @@ int main(int argc, char **argv) {
         ragfast_set_isa(ragfast_isa_name(level));
         if (bench) {
             bench_dot_kernels(ragfast_current_kernels());
+            bench_code_kernels(ragfast_current_kernels());
             bench_lse_kernels(ragfast_current_kernels());
         }
         if (bench || threads_only) continue;
         check_dot_kernels(ragfast_current_kernels());
+        check_code_kernels(ragfast_current_kernels());
         check_lse_kernels(ragfast_current_kernels());
         printf("%s: kernels checked\n", ragfast_isa_name(level));
     }
     if (bench) return 0;
+    if (!threads_only) check_emulated_amx();
     check_row_norms();
     check_refusals();
     check_searches(threads_only);
@@ -651,7 +915,9 @@ int main(int argc, char **argv) {
 #if defined(__x86_64__)
     check_caller_environment();
 #endif
-    check_callers();
+    check_callers(RAGFAST_F32, 0);
+    check_callers(RAGFAST_F32, 1);
+    check_callers(RAGFAST_BF16, 1);
     printf("%zu checks, %zu failures\n", n_checks, n_failures);
     return n_failures != 0;
 }

@@ -1,4 +1,5 @@
-/* What the C checks share: checkkernels.c has it, with main, inner products and search; checklse.c has log-sum-exp. */
+/* What the C checks share: checkkernels.c has it, with main, inner products and search; checklse.c has log-sum-exp,
+ * checkcodes.c the kernels of codes. */
 #ifndef CHECKKERNELS_H
 #define CHECKKERNELS_H
 
@@ -36,6 +37,11 @@ int same_bits(double a, double b);
 void check_lse_kernels(const ragfast_kernels *kernels);
 void check_marginals(int threads_only);
 void bench_lse_kernels(const ragfast_kernels *kernels);
+
+/* In checkcodes.c. */
+void check_code_kernels(const ragfast_kernels *kernels);
+void check_emulated_amx(void); /* once, after the levels: says so where it cannot be checked */
+void bench_code_kernels(const ragfast_kernels *kernels);
 
 double now(void); /* seconds */
 

@@ -8,8 +8,10 @@ from pathlib import Path
 # Flags as /proc/cpuinfo spells them. Linux drops a flag whose registers it does not save, so these are enough.
 X86_FLAGS = {
     "scalar": set[str](),
-    "avx2": {"avx2", "fma"},
+    "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "avx512vnni": {"avx512_vnni"},
+    "amx": {"amx_tile", "amx_int8"},
 }
 
 

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "ragfast"
 ROWS = [
     {"_kernels"},
     {"arrays", "levels"},
-    {"threads", "weights"},
+    {"threads", "weights", "codes"},
     {"index", "marginal"},
     {"retriever", "generator"},
     {"rag"},

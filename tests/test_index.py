@@ -269,5 +269,5 @@ def test_bad_construction() -> None:
         FlatIndex(2**20 + 1)
     with pytest.raises(TypeError, match="dim: expected an integer"):
         FlatIndex(3.5)
-    with pytest.raises(ValueError, match="scan: expected one of auto, float32, got 'int7'"):
+    with pytest.raises(ValueError, match="scan: expected one of auto, float32, int8, got 'int7'"):
         FlatIndex(3, scan="int7")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ragfast
-from ragfast import FlatIndex
+from ragfast import FlatIndex, arrays
 
 torch = pytest.importorskip("torch", reason="torch is not installed: `make test-all` has it")
 
@@ -22,6 +22,30 @@ def test_values_are_those_of_the_tensor(dtype: str) -> None:
         hits = FlatIndex.from_vectors(d).search(q, 5, dtype=np.float64)
         assert hits.ids.tolist() == expected.ids.tolist()
         assert hits.scores.tobytes() == expected.scores.tobytes()
+
+
+def test_storage_rounds_as_torch_does() -> None:
+    """Every pattern of 16 bits, and float32 values between and beside them; a tensor's own bits are kept."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    floats = torch.randint(-(2**31), 2**31, (2**20,), generator=generator, dtype=torch.int64).to(torch.int32)
+    for dtype, storage in ((torch.bfloat16, "bfloat16"), (torch.float16, "float16")):
+        assert arrays.storage_type(dtype) == arrays.storage_type(str(dtype)) == storage
+        wide = patterns.view(dtype).float()
+        np.testing.assert_array_equal(arrays.widen(patterns.numpy().view(np.uint16), storage), wide.numpy())
+        for tensor in (patterns.view(dtype).reshape(-1, 8), patterns.view(dtype).reshape(8, -1).T):
+            expected = tensor.contiguous().view(torch.int16).numpy().tobytes()
+            assert arrays.stored_rows(tensor, "x", 8, storage).tobytes() == expected
+        x = torch.cat([floats.view(torch.float32), wide, wide.nextafter(torch.zeros(()))])
+        x = x[x.to(dtype).isfinite()]  # what overflows is refused
+        expected = x.to(dtype).view(torch.int16).numpy().view(np.uint16)
+        assert arrays.stored_rows(x[:, None], "x", 1, storage).ravel().tobytes() == expected.tobytes()
+    assert arrays.storage_type(torch.float32) == "float32"
+    with pytest.raises(TypeError, match=r"dtype: expected float32, float16 or bfloat16, got torch\.float64"):
+        arrays.storage_type(torch.float64)
+    half = torch.randn(5, 4, generator=generator).to(torch.bfloat16)
+    other = arrays.stored_rows(half, "x", 4, "float16")
+    assert other.tobytes() == half.float().to(torch.float16).numpy().tobytes()
 
 
 def test_float64_tensors_in_one_shot() -> None:
@@ -57,6 +81,9 @@ def test_flushed_denormals_change_nothing() -> None:
     if not torch.set_flush_denormal(False):
         pytest.skip("torch cannot flush denormals on this CPU")
     rng = np.random.default_rng(0)
+    tiny = np.float32([[1e-39, 3e-8, -6e-5, 1.0]])
+    stored = [arrays.stored_rows(tiny, "x", 4, storage) for storage in ("float16", "bfloat16")]
+    stored += [arrays.widen(bits, storage) for bits, storage in zip(stored, ("float16", "bfloat16"), strict=True)]
     docs = rng.standard_normal((400, 8), dtype=np.float32) * np.float32(1e-39)
     queries = rng.standard_normal((30, 8), dtype=np.float32)
     index = FlatIndex.from_vectors(docs)
@@ -65,8 +92,11 @@ def test_flushed_denormals_change_nothing() -> None:
     torch.set_flush_denormal(True)
     try:
         found = [call() for call in calls]
+        flushed = [arrays.stored_rows(tiny, "x", 4, storage) for storage in ("float16", "bfloat16")]
+        flushed += [arrays.widen(bits, storage) for bits, storage in zip(flushed, ("float16", "bfloat16"), strict=True)]
     finally:
         torch.set_flush_denormal(False)
     for before, within in zip(expected, found, strict=True):
         assert within.ids.tobytes() == before.ids.tobytes()
         assert within.scores.tobytes() == before.scores.tobytes()
+    assert [x.tobytes() for x in flushed] == [x.tobytes() for x in stored]

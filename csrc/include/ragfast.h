@@ -44,7 +44,8 @@ typedef enum ragfast_status {
 const char *ragfast_strerror(ragfast_status status);
 
 /* ---- instruction-set levels -------------------------------------------------------------------------------------
- * Levels ascend: "scalar", then on x86-64 "avx2" (AVX2 and FMA), "avx512" (F, BW, DQ, VL). Each includes those before it. */
+ * Levels ascend: "scalar", then on x86-64 "avx2" (AVX2, FMA, F16C), "avx512" (F, BW, DQ, VL), "avx512vnni", "amx" (tiles of
+ * int8). Each includes those before it. */
 
 size_t ragfast_isa_count(void);                   /* levels in this build */
 const char *ragfast_isa_name(size_t i);           /* name of level i < count, ascending */
@@ -61,33 +62,50 @@ RAGFAST_EXPORT void ragfast_set_num_threads(int n); /* n < 1 counts as 1 */
 
 /* ---- retrieval -------------------------------------------------------------------------------------------------- */
 
-typedef enum ragfast_dtype { RAGFAST_F32 = 0, RAGFAST_F64 = 1 } ragfast_dtype;
+/* The two of 16 bits are stored forms of documents, as uint16_t; their values are meant wherever this header says vector. */
+typedef enum ragfast_dtype { RAGFAST_F32 = 0, RAGFAST_F64 = 1, RAGFAST_F16 = 2, RAGFAST_BF16 = 3 } ragfast_dtype;
+
+/* Codes: the documents once more in a byte an element, for a scan in integers. It finds the same results as the scan in
+ * float32, to the bit, whatever stands here: docs/exactness.md. A code is of y = rotation ((x - center) weight). */
+typedef struct ragfast_codes {
+    uint8_t *high, *low;   /* sizes: ragfast_codes_size; 64-byte alignment is faster */
+    void *bounds;          /* aligned to 4 bytes */
+    const float *center;   /* (D,) finite, or NULL: 0 */
+    const float *weight;   /* (D,) powers of two from 2^-30 to 2^30, or NULL: 1 */
+    const float *rotation; /* (D,D), or NULL: the identity */
+    double rotation_error; /* at least |R^T R - I| (Frobenius), below 0.01; 0 without a rotation */
+    size_t prefix;         /* leading elements of y that are looked at first; a multiple of 16 below D, or 0 */
+    int always;            /* use them even where the float32 scan should be faster */
+} ragfast_codes;
 
 typedef struct ragfast_docs {
-    const void *vectors; /* (N,D) of dtype */
-    const float *norms;  /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only) */
-    const int64_t *ids;  /* (N,) distinct and >= 0, or NULL: the row number */
-    size_t n_docs;       /* N, below 2^31 */
-    size_t dim;          /* D, from 1 to 2^20 */
+    const void *vectors;        /* (N,D) of dtype */
+    const float *norms;         /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only) */
+    const int64_t *ids;         /* (N,) distinct and >= 0, or NULL: the row number */
+    const ragfast_codes *codes; /* of all N, or NULL; not with float64 */
+    size_t n_docs;              /* N, below 2^31 */
+    size_t dim;                 /* D, from 1 to 2^20 */
     ragfast_dtype dtype;
 } ragfast_docs;
 
-typedef struct ragfast_search_stats {
-    uint64_t rescored; /* (query, document) pairs whose float64 score was calculated */
-} ragfast_search_stats;
+typedef struct ragfast_query_stats {
+    uint64_t rescored; /* documents whose float64 score was calculated */
+    uint64_t by_codes; /* documents that the codes were asked about; the others went through the float32 scan or were
+                          rescored at once */
+} ragfast_query_stats;
 
 /* Exact top-k by inner product.
  *
  * The score of (q, d) is its inner product in float64, summed in a fixed order (internal.h, inner_f64), so it has the
- * same bits at every level. Documents are ordered by (score descending, id ascending). Neither the float32 scan, nor
- * n_threads, nor how queries and documents are batched can change a bit of the result.
+ * same bits at every level. Documents are ordered by (score descending, id ascending). Neither the scan, float32 or codes,
+ * nor n_threads, nor how queries and documents are batched can change a bit of the result.
  *
  * Out: scores (B,K), doc_ids (B,K): best first, then -inf and -1 where N < K.
  *      doc_logprobs (B,K), may be NULL: log p(z|x) = log_softmax over K of scores / temperature; -inf where the id is -1.
- *      stats, may be NULL.
- * In:  queries (B,D) of docs->dtype; k >= 1; temperature > 0; n_threads >= 0 (0: the default).
+ *      stats (B,), may be NULL.
+ * In:  queries (B,D), float64 if the documents are, else float32; k >= 1; temperature > 0; n_threads >= 0 (0: the default).
  * Returns RAGFAST_ERROR_NONFINITE_DOC only where docs->norms is NULL: rows that came with norms were checked then. */
-ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_search_stats *stats,
+ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                               const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
                               double temperature, int n_threads);
 
@@ -96,9 +114,18 @@ void ragfast_narrow(float *out, const double *x, size_t n);
 void ragfast_widen(double *out, const float *x, size_t n);
 
 /* Euclidean norm of each row, rounded up: the scan's error bound multiplies by it.
- * Out: norms (N,); *bad_row: the first row that is not finite (then RAGFAST_ERROR_NONFINITE_DOC). */
-ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *rows, size_t n_rows, size_t dim,
-                                 int n_threads);
+ * Out: norms (N,); *bad_row: the first row that is not finite (then RAGFAST_ERROR_NONFINITE_DOC).
+ * In:  rows (N,D) of dtype, float64 excepted. */
+ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,
+                                 ragfast_dtype dtype, int n_threads);
+
+/* Bytes of the three arrays of codes for n_docs documents, 0 where D is above 2^15: longer rows have no codes. */
+void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs, size_t dim);
+
+/* Writes the codes of documents first <= i < n_docs; those before stay as they are, so that searches of them may go on
+ * meanwhile. vectors (n_docs,D) of dtype, finite, float64 excepted. */
+ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, ragfast_dtype dtype, size_t first,
+                              size_t n_docs, size_t dim, int n_threads);
 
 /* ---- log-sum-exp and marginalization ----------------------------------------------------------------------------- */
 

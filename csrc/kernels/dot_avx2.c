@@ -1,7 +1,8 @@
-/* AVX2 + FMA inner products. THE HOT LOOPS of retrieval are rows_block (few queries) and packed_block (many) below. */
+/* AVX2, FMA and F16C inner products. THE HOT LOOPS of retrieval are rows_block (few queries) and packed_block (many) below. */
 #include "../internal.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 enum { PANEL = RAGFAST_PANEL_DOCS, TILE = RAGFAST_TILE_QUERIES, AHEAD = 4096 /* floats, as in dot_avx512.c */ };
 
@@ -57,6 +58,45 @@ static double inner_f64_f64_avx2(const double *a, const double *b, size_t dim) {
     }
     return sum_lanes(lanes);
 }
+
+/* 8 floats of binary16 or bfloat16 (a constant where inlined), exactly; conversion from binary16 disregards DAZ. */
+INLINE __m256 widened(__m128i x, const int bf16) {
+    return bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)) : _mm256_cvtph_ps(x);
+}
+
+INLINE double inner_16_bits(const float *a, const uint16_t *b, size_t dim, const int bf16) {
+    __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
+    size_t i = 0;
+    for (; i + 16 <= dim; i += 16) {
+        add_products(lanes, _mm256_loadu_ps(a + i), widened(_mm_loadu_si128((const __m128i *)(b + i)), bf16));
+        add_products(lanes + 2, _mm256_loadu_ps(a + i + 8),
+                     widened(_mm_loadu_si128((const __m128i *)(b + i + 8)), bf16));
+    }
+    if (i < dim) {
+        uint16_t rest[16] = {0}; /* AVX2 cannot mask loads of 16 bits */
+        memcpy(rest, b + i, (dim - i) * sizeof *b);
+        for (size_t half = 0; i < dim; i += 8, half += 2)
+            add_products(lanes + half, _mm256_maskload_ps(a + i, tail_mask(ragfast_min(dim - i, 8))),
+                         widened(_mm_loadu_si128((const __m128i *)(rest + 4 * half)), bf16));
+    }
+    return sum_lanes(lanes);
+}
+
+static double inner_f64_f16_avx2(const float *a, const uint16_t *b, size_t dim) { return inner_16_bits(a, b, dim, 0); }
+static double inner_f64_bf16_avx2(const float *a, const uint16_t *b, size_t dim) { return inner_16_bits(a, b, dim, 1); }
+
+INLINE void widen_16_bits(float *out, const uint16_t *x, size_t n, const int bf16) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, widened(_mm_loadu_si128((const __m128i *)(x + i)), bf16));
+    if (i < n) {
+        uint16_t rest[8] = {0};
+        memcpy(rest, x + i, (n - i) * sizeof *x);
+        _mm256_maskstore_ps(out + i, tail_mask(n - i), widened(_mm_loadu_si128((const __m128i *)rest), bf16));
+    }
+}
+
+static void widen_f16_avx2(float *out, const uint16_t *x, size_t n) { widen_16_bits(out, x, n, 0); }
+static void widen_bf16_avx2(float *out, const uint16_t *x, size_t n) { widen_16_bits(out, x, n, 1); }
 
 /* Bits of not (score < threshold), so that NaN is a hit. */
 INLINE uint32_t hits_of_8(__m256 scores, __m256 threshold) {
@@ -225,6 +265,10 @@ static void tile_packed_f32_avx2(float *scores, uint32_t *hits, const float *pac
 void ragfast_dot_fill_avx2(ragfast_kernels *table) {
     table->inner_f64_f32 = inner_f64_f32_avx2;
     table->inner_f64_f64 = inner_f64_f64_avx2;
+    table->inner_f64_f16 = inner_f64_f16_avx2;
+    table->inner_f64_bf16 = inner_f64_bf16_avx2;
+    table->widen_f16 = widen_f16_avx2;
+    table->widen_bf16 = widen_bf16_avx2;
     table->tile_rows_f32 = tile_rows_f32_avx2;
     table->pack_docs_f32 = pack_docs_f32_avx2;
     table->tile_packed_f32 = tile_packed_f32_avx2;

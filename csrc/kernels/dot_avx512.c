@@ -61,6 +61,47 @@ static double inner_f64_f64_avx512(const double *a, const double *b, size_t dim)
     return sum_lanes(low, high);
 }
 
+/* 16 floats of binary16 or bfloat16 (a constant where inlined), exactly; conversion from binary16 disregards DAZ. */
+INLINE __m512 widened(__m256i x, const int bf16) {
+    return bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)) : _mm512_cvtph_ps(x);
+}
+
+INLINE double inner_16_bits(const float *a, const uint16_t *b, size_t dim, const int bf16) {
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    size_t i = 0;
+    for (; i + 16 <= dim; i += 16) {
+        __m512 x = _mm512_loadu_ps(a + i), y = widened(_mm256_loadu_si256((const __m256i *)(b + i)), bf16);
+        low = _mm512_fmadd_pd(low_f64(x), low_f64(y), low);
+        high = _mm512_fmadd_pd(high_f64(x), high_f64(y), high);
+    }
+    if (i < dim) {
+        __mmask16 rest = tail_mask(dim - i);
+        __m512 x = _mm512_maskz_loadu_ps(rest, a + i), y = widened(_mm256_maskz_loadu_epi16(rest, b + i), bf16);
+        low = _mm512_fmadd_pd(low_f64(x), low_f64(y), low);
+        high = _mm512_fmadd_pd(high_f64(x), high_f64(y), high);
+    }
+    return sum_lanes(low, high);
+}
+
+static double inner_f64_f16_avx512(const float *a, const uint16_t *b, size_t dim) {
+    return inner_16_bits(a, b, dim, 0);
+}
+static double inner_f64_bf16_avx512(const float *a, const uint16_t *b, size_t dim) {
+    return inner_16_bits(a, b, dim, 1);
+}
+
+INLINE void widen_16_bits(float *out, const uint16_t *x, size_t n, const int bf16) {
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(out + i, widened(_mm256_loadu_si256((const __m256i *)(x + i)), bf16));
+    if (i < n) {
+        __mmask16 rest = tail_mask(n - i);
+        _mm512_mask_storeu_ps(out + i, rest, widened(_mm256_maskz_loadu_epi16(rest, x + i), bf16));
+    }
+}
+
+static void widen_f16_avx512(float *out, const uint16_t *x, size_t n) { widen_16_bits(out, x, n, 0); }
+static void widen_bf16_avx512(float *out, const uint16_t *x, size_t n) { widen_16_bits(out, x, n, 1); }
+
 /* Bits of not (score < threshold), so that NaN is a hit. */
 INLINE uint32_t hits_of(__m512 low, __m512 high, float threshold, size_t n_docs) {
     __m512 t = _mm512_set1_ps(threshold);
@@ -253,6 +294,10 @@ static void tile_packed_f32_avx512(float *scores, uint32_t *hits, const float *p
 void ragfast_dot_fill_avx512(ragfast_kernels *table) {
     table->inner_f64_f32 = inner_f64_f32_avx512;
     table->inner_f64_f64 = inner_f64_f64_avx512;
+    table->inner_f64_f16 = inner_f64_f16_avx512;
+    table->inner_f64_bf16 = inner_f64_bf16_avx512;
+    table->widen_f16 = widen_f16_avx512;
+    table->widen_bf16 = widen_bf16_avx512;
     table->tile_rows_f32 = tile_rows_f32_avx512;
     table->pack_docs_f32 = pack_docs_f32_avx512;
     table->tile_packed_f32 = tile_packed_f32_avx512;

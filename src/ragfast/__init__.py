@@ -3,7 +3,7 @@
 from ragfast import levels as _levels
 from ragfast import threads as _threads
 from ragfast.generator import Decoder, DecodingGenerator, Generator, SimpleGenerator
-from ragfast.index import FlatIndex, Hits, search
+from ragfast.index import FlatIndex, Hits, SearchStats, search
 from ragfast.levels import available_isas, isa, set_isa
 from ragfast.marginal import log_softmax, logsumexp, marginalize_sequence, marginalize_token
 from ragfast.rag import Generation, RAGSequence, RAGToken, Score
@@ -23,6 +23,7 @@ __all__ = [
     "RAGToken",
     "Retriever",
     "Score",
+    "SearchStats",
     "SimpleGenerator",
     "SimpleRetriever",
     "available_isas",

@@ -57,20 +57,63 @@ def set_num_threads(int n):
 # ---- retrieval
 
 
+cdef class SearchStats:
+    """How a search was done: why it was as fast or as slow as it was.
+
+    ``n_docs`` is N; ``rescored`` (B,) int64 counts the documents whose float64 score was calculated for each query,
+    ``by_codes`` (B,) int64 those that went through the int8 codes, the others having gone through the float32 scan;
+    ``prefix`` is the number of leading dimensions of a code that are looked at first, 0 for all at once.
+    ``path`` (B,) says the same in words: "int8", "int8, then float32" where the codes did not repay themselves, "float32", or
+    "float64" where every document was scored in full.
+    """
+
+    cdef readonly Py_ssize_t n_docs, prefix
+    cdef object counts
+
+    def __init__(self, Py_ssize_t n_docs, Py_ssize_t prefix, counts):
+        self.n_docs = n_docs
+        self.prefix = prefix
+        self.counts = counts
+
+    @property
+    def rescored(self):
+        return self.counts[..., 0]
+
+    @property
+    def by_codes(self):
+        return self.counts[..., 1]
+
+    @property
+    def path(self):
+        exact, coded = self.rescored >= self.n_docs, self.by_codes
+        return np.select([coded == self.n_docs, coded > 0, exact], ["int8", "int8, then float32", "float64"], "float32")
+
+    def __repr__(self):
+        return (f"SearchStats(n_docs={self.n_docs}, path={self.path.tolist()}, rescored={self.rescored.tolist()}, "
+                f"by_codes={self.by_codes.tolist()}, prefix={self.prefix})")
+
+    def __getitem__(self, i):
+        return SearchStats(self.n_docs, self.prefix, self.counts[i])
+
+    def __reduce__(self):
+        return SearchStats, (self.n_docs, self.prefix, self.counts)
+
+
 cdef class Hits:
     """What a search found, best first: ``scores``, ``ids`` and ``logprobs``, each (B,K), or (K,) of a single query.
 
     ``scores`` are inner products, ``ids`` int64, ``logprobs`` = log_softmax(scores / temperature) over K, which is
     log p(z|x) of Lewis et al. 2020, section 2.2. Where fewer than K documents exist the rest of a row is -inf, -1, -inf.
-    Unpacks as ``scores, ids``.
+    ``stats`` says how the search was done, a :class:`SearchStats`, or None. Unpacks as ``scores, ids``.
     """
 
-    cdef readonly object scores, ids, logprobs
+    cdef readonly object scores, ids, logprobs, stats
 
-    def __init__(self, scores, ids, logprobs):
+    def __init__(self, scores, ids, logprobs, stats=None):
         self.scores = scores
         self.ids = ids
         self.logprobs = logprobs
+        self.stats = stats
 
     def __iter__(self):
         return iter((self.scores, self.ids))
@@ -79,38 +122,106 @@ cdef class Hits:
         return f"Hits(scores={self.scores!r}, ids={self.ids!r}, logprobs={self.logprobs!r})"
 
     def __reduce__(self):
-        return Hits, (self.scores, self.ids, self.logprobs)
+        return Hits, (self.scores, self.ids, self.logprobs, self.stats)
 
 
-def search(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray norms, np.ndarray ids, Py_ssize_t k,
-           double temperature, int n_threads, int out_type):
-    """(B,D) and (N,D) plain arrays of one type, float32 or float64; norms (N,) float32 or None, ids (N,) int64 or None."""
+cdef np.ndarray on_line(size_t n_bytes):
+    """n_bytes of memory, zero, that begin on a cache line."""
+    memory = np.zeros(n_bytes + 64, np.uint8)
+    cdef size_t address = <size_t>np.PyArray_DATA(memory)
+    return memory[-address % 64:][:n_bytes]
+
+
+cdef ragfast_dtype rows_dtype(np.ndarray rows, bint bfloat16) noexcept:
+    cdef int type_num = np.PyArray_TYPE(rows)
+    if type_num == np.NPY_FLOAT:
+        return RAGFAST_F32
+    if type_num == np.NPY_DOUBLE:
+        return RAGFAST_F64
+    return RAGFAST_BF16 if bfloat16 else RAGFAST_F16
+
+
+cdef class Codes:
+    """Room for int8 codes of n_docs documents, of y = rotation ((x - center) weight); ragfast.h, ragfast_codes."""
+
+    cdef ragfast_codes c
+    cdef readonly Py_ssize_t nbytes
+    cdef object arrays
+
+    def __init__(self, size_t n_docs, size_t dim, np.ndarray center, np.ndarray weight, np.ndarray rotation,
+                 double rotation_error, size_t prefix, bint always):
+        cdef size_t high, low, bounds
+        ragfast_codes_size(&high, &low, &bounds, n_docs, dim)
+        cdef np.ndarray high_plane = on_line(high), low_plane = on_line(low), all_bounds = on_line(bounds)
+        self.arrays = high_plane, low_plane, all_bounds, center, weight, rotation  # kept alive
+        self.nbytes = high + low + bounds
+        self.c.high = <uint8_t *>np.PyArray_DATA(high_plane)
+        self.c.low = <uint8_t *>np.PyArray_DATA(low_plane)
+        self.c.bounds = np.PyArray_DATA(all_bounds)
+        self.c.center = NULL if center is None else <const float *>np.PyArray_DATA(center)
+        self.c.weight = NULL if weight is None else <const float *>np.PyArray_DATA(weight)
+        self.c.rotation = NULL if rotation is None else <const float *>np.PyArray_DATA(rotation)
+        self.c.rotation_error = rotation_error
+        self.c.prefix = prefix
+        self.c.always = always
+
+    @property
+    def prefix(self):
+        return self.c.prefix
+
+    @property
+    def planes(self):
+        """The high and the low plane, uint8, and the bounds, float32 (panels,5,32), as codes.h has them: for the tests."""
+        high, low, bounds = self.arrays[:3]
+        return high, low, bounds.view(np.float32).reshape(-1, 5, 32)
+
+    def encode(self, np.ndarray vectors not None, size_t first, bint bfloat16, int n_threads):
+        """Documents from first on; vectors (n_docs,D) plain, finite, float32 or the bits of 16-bit floats."""
+        cdef size_t n_docs = np.PyArray_DIM(vectors, 0), dim = np.PyArray_DIM(vectors, 1)
+        cdef ragfast_dtype dtype = rows_dtype(vectors, bfloat16)
+        cdef const void *data = np.PyArray_DATA(vectors)
+        cdef ragfast_status status
+        with nogil:
+            status = ragfast_encode(&self.c, data, dtype, first, n_docs, dim, n_threads)
+        check(status)
+
+
+def search(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray norms, np.ndarray ids, Codes codes,
+           Py_ssize_t k, double temperature, int n_threads, int out_type, bint bfloat16):
+    """(B,D) and (N,D) plain arrays of one type, float32 or float64, or float32 and the bits of 16-bit floats; norms (N,)
+    float32 or None, ids (N,) int64 or None, codes of all documents or None."""
     cdef np.npy_intp shape[2]
-    shape[0] = np.PyArray_DIM(queries, 0)
+    cdef np.npy_intp stats_shape[2]
+    stats_shape[0] = shape[0] = np.PyArray_DIM(queries, 0)
+    stats_shape[1] = 2
     shape[1] = k
     cdef np.ndarray scores = np.PyArray_EMPTY(2, shape, np.NPY_DOUBLE, 0)
     cdef np.ndarray logprobs = np.PyArray_EMPTY(2, shape, np.NPY_DOUBLE, 0)
     cdef np.ndarray doc_ids = np.PyArray_EMPTY(2, shape, np.NPY_INT64, 0)
+    cdef np.ndarray counts = np.PyArray_EMPTY(2, stats_shape, np.NPY_INT64, 0)
     cdef ragfast_docs docs
     docs.vectors = np.PyArray_DATA(vectors)
     docs.norms = NULL if norms is None else <const float *>np.PyArray_DATA(norms)
     docs.ids = NULL if ids is None else <const int64_t *>np.PyArray_DATA(ids)
+    docs.codes = NULL if codes is None else &codes.c
     docs.n_docs = np.PyArray_DIM(vectors, 0)
     docs.dim = np.PyArray_DIM(vectors, 1)
-    docs.dtype = RAGFAST_F32 if np.PyArray_TYPE(vectors) == np.NPY_FLOAT else RAGFAST_F64
+    docs.dtype = rows_dtype(vectors, bfloat16)
     cdef size_t n_queries = shape[0]
     cdef const void *queries_data = np.PyArray_DATA(queries)
     cdef double *scores_data = <double *>np.PyArray_DATA(scores)
     cdef double *logprobs_data = <double *>np.PyArray_DATA(logprobs)
     cdef int64_t *ids_data = <int64_t *>np.PyArray_DATA(doc_ids)
+    cdef ragfast_query_stats *counts_data = <ragfast_query_stats *>np.PyArray_DATA(counts)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_search(scores_data, ids_data, logprobs_data, NULL, queries_data, n_queries, &docs, k,
+        status = ragfast_search(scores_data, ids_data, logprobs_data, counts_data, queries_data, n_queries, &docs, k,
                                 temperature, n_threads)
     check(status)
+    stats = SearchStats(docs.n_docs, 0 if codes is None else codes.c.prefix, counts)
     if out_type == np.NPY_FLOAT:
-        return Hits(narrowed(scores), doc_ids, narrowed(logprobs))
-    return Hits(scores, doc_ids, logprobs)
+        return Hits(narrowed(scores), doc_ids, narrowed(logprobs), stats)
+    return Hits(scores, doc_ids, logprobs, stats)
 
 
 def narrowed(np.ndarray x not None):
@@ -131,17 +242,18 @@ def widened(np.ndarray x not None):
     return out
 
 
-def row_norms(np.ndarray rows not None, int n_threads):
-    """Norms (N,) float32 rounded up, and the first row that is not finite, or None."""
+def row_norms(np.ndarray rows not None, bint bfloat16, int n_threads):
+    """Norms (N,) float32 rounded up, and the first row that is not finite, or None. Rows as in Codes.encode."""
     cdef np.npy_intp n_rows = np.PyArray_DIM(rows, 0)
     cdef size_t dim = np.PyArray_DIM(rows, 1)
     cdef np.ndarray norms = np.PyArray_EMPTY(1, &n_rows, np.NPY_FLOAT, 0)
     cdef float *norms_data = <float *>np.PyArray_DATA(norms)
-    cdef const float *rows_data = <const float *>np.PyArray_DATA(rows)
+    cdef ragfast_dtype dtype = rows_dtype(rows, bfloat16)
+    cdef const void *rows_data = np.PyArray_DATA(rows)
     cdef size_t bad_row = 0
     cdef ragfast_status status
     with nogil:
-        status = ragfast_row_norms(norms_data, &bad_row, rows_data, n_rows, dim, n_threads)
+        status = ragfast_row_norms(norms_data, &bad_row, rows_data, n_rows, dim, dtype, n_threads)
     if status == RAGFAST_ERROR_NONFINITE_DOC:
         return norms, bad_row
     check(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import sys
@@ -19,19 +20,26 @@ FLOAT = np.dtype(np.float32).num
 DOUBLE = np.dtype(np.float64).num
 HALF = np.dtype(np.float16).num
 MAX_DIM = 2**20
+STORAGE = ("float32", "float16", "bfloat16")
+INFINITY_BITS = {"float16": np.uint16(0x7C00), "bfloat16": np.uint16(0x7F80)}
 
 
 def _type_name(x: object) -> str:
     return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
 
 
-def _widen_bfloat16(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """A bfloat16 is the upper half of the float32 of the same value."""
-    return (bits.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+def widen(bits: NDArray[Any], storage: str) -> NDArray[np.float32]:
+    """The values, exactly, of rows as :func:`stored_rows` has them; float32 rows are returned as they are."""
+    if storage == "float32":
+        return bits
+    if storage == "float16":
+        return bits.view(np.float16).astype(np.float32)
+    # A bfloat16 is the upper half of the float32 of the same value.
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def _from_tensor(x: Any, name: str) -> NDArray[Any]:
-    """A CPU tensor, read in place. One elsewhere, or that needs a gradient, is refused rather than copied unasked."""
+def _from_tensor(x: Any, name: str) -> tuple[NDArray[Any], bool]:
+    """As _read, of a CPU tensor. One elsewhere, or that needs a gradient, is refused rather than copied unasked."""
     if getattr(x, "requires_grad", False):
         raise ValueError(f"{name}: a tensor that requires a gradient; pass {name}.detach()")
     try:
@@ -39,33 +47,55 @@ def _from_tensor(x: Any, name: str) -> NDArray[Any]:
         if device == 1:
             torch = sys.modules.get("torch")
             if torch is not None and isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16:
-                return _widen_bfloat16(np.from_dlpack(x.contiguous().view(torch.int16)))
-            return np.from_dlpack(x)
+                return np.from_dlpack(x.view(torch.int16)).view(np.uint16), True
+            return np.from_dlpack(x), False
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{name}: NumPy cannot read this {_type_name(x)}: {error}") from error
     raise ValueError(f"{name}: expected a tensor in CPU memory, got one on DLPack device {device}; move it first")
 
 
-def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
-    """An ndarray over the caller's data: tensors through DLPack, float16 and bfloat16 widened (exactly) to float32."""
+def _read(x: ArrayLike, name: str) -> tuple[NDArray[Any], bool]:
+    """An ndarray over the caller's data, tensors through DLPack; and whether it is the bits of bfloat16, as uint16."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: a masked array, of which the mask would be lost; pass {name}.filled(...)")
     if isinstance(x, np.ndarray):
         a = np.asarray(x)
     elif hasattr(x, "__dlpack_device__"):
-        a = _from_tensor(x, name)
+        return _from_tensor(x, name)
     else:
         try:
             a = np.asarray(x)  # lists, and what offers __array__
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{name}: expected an array, got {_type_name(x)}: {error}") from error
-    if a.dtype.num in (FLOAT, DOUBLE):
-        return a
-    if a.dtype.num == HALF:
-        return a.astype(np.float32)
-    if a.dtype.name == "bfloat16":  # not NumPy's own; the name is looked at last, being slow to make
-        return _widen_bfloat16(np.ascontiguousarray(a))
-    return a
+    if a.dtype.num not in (FLOAT, DOUBLE, HALF) and a.dtype.name == "bfloat16":
+        return a.view(np.uint16), True  # not NumPy's own; the name is looked at last, being slow to make
+    return a, False
+
+
+def _widened(a: NDArray[Any], is_bfloat16: bool) -> NDArray[Any]:
+    """What _read found, float16 and bfloat16 widened (exactly) to float32."""
+    if is_bfloat16:
+        return widen(a, "bfloat16")
+    return a.astype(np.float32) if a.dtype.num == HALF else a
+
+
+def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
+    """An ndarray over the caller's data: tensors through DLPack, float16 and bfloat16 widened (exactly) to float32."""
+    return _widened(*_read(x, name))
+
+
+def _plain_rows(a: NDArray[Any], name: str, letters: str, dim: int | None) -> NDArray[Any]:
+    """A 2-D array contiguous, aligned, native, copied if need be; or an error that says what shape came instead."""
+    expected = letters if dim is None else letters.replace("D", str(dim))
+    if a.ndim != 2:
+        hint = f"; pass {name}[None, :] for one row" if a.ndim == 1 else ""
+        raise ValueError(f"{name}: expected shape {expected}, got {a.shape}{hint}")
+    if a.shape[1] == 0 or (dim is not None and a.shape[1] != dim):
+        hint = " with D of 1 or more" if dim is None else ""
+        raise ValueError(f"{name}: expected shape {expected}{hint}, got {a.shape}")
+    if a.shape[1] > MAX_DIM:
+        raise ValueError(f"{name}: expected D of at most {MAX_DIM}, got shape {a.shape}")
+    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
 def matrix(
@@ -82,16 +112,56 @@ def matrix(
             hint = f"; np.asarray({name}, np.float32) rounds it" if a.dtype.kind in "fiu" else ""
             raise TypeError(f"{name}: expected float32 (or float16, bfloat16), got {a.dtype}{hint}")
         raise TypeError(f"{name}: expected float32 or float64, got {a.dtype}")
-    expected = letters if dim is None else letters.replace("D", str(dim))
-    if a.ndim != 2:
-        hint = f"; pass {name}[None, :] for one row" if a.ndim == 1 else ""
-        raise ValueError(f"{name}: expected shape {expected}, got {a.shape}{hint}")
-    if a.shape[1] == 0 or (dim is not None and a.shape[1] != dim):
-        hint = " with D of 1 or more" if dim is None else ""
-        raise ValueError(f"{name}: expected shape {expected}{hint}, got {a.shape}")
-    if a.shape[1] > MAX_DIM:
-        raise ValueError(f"{name}: expected D of at most {MAX_DIM}, got shape {a.shape}")
-    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
+    return _plain_rows(a, name, letters, dim)
+
+
+def storage_type(dtype: object) -> str:
+    """The name of a type that an index stores, from what NumPy, ml_dtypes or torch call it."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in STORAGE and dtype is not None:  # which NumPy takes for float64
+        with contextlib.suppress(TypeError, ValueError):
+            name = np.dtype(dtype).name  # type: ignore[call-overload]
+    if name not in STORAGE:
+        raise TypeError(f"dtype: expected float32, float16 or bfloat16, got {dtype!r}")
+    return name
+
+
+def _rounded(x: NDArray[np.float32], storage: str) -> NDArray[np.uint16]:
+    """The bits of the nearest float16 or bfloat16, ties to even. In integers, or by NumPy's conversion, which does not
+    depend on the caller's rounding mode either."""
+    if storage == "float16":
+        with np.errstate(all="ignore"):
+            return x.astype(np.float16).view(np.uint16)
+    bits = x.view(np.uint32)
+    upper = bits >> np.uint32(16)
+    nearest = (bits + (np.uint32(0x7FFF) + (upper & np.uint32(1)))) >> np.uint32(16)
+    return np.where(np.isnan(x), upper | np.uint32(0x0040), nearest).astype(np.uint16)
+
+
+def stored_rows(x: ArrayLike, name: str, dim: int | None, storage: str) -> NDArray[Any]:
+    """Vectors (N,D) as an index of this :func:`storage_type` keeps them: plain float32, or uint16 bits of float16 or
+    bfloat16. Bits of that type are taken as they are; anything else that `matrix` takes is rounded once, to nearest.
+    """
+    if storage == "float32":
+        return matrix(x, name, dim=dim)
+    a, is_bfloat16 = _read(x, name)
+    if storage == ("bfloat16" if is_bfloat16 else a.dtype.name):
+        return _plain_rows(a, name, "(N, D)", dim).view(np.uint16)
+    rows = matrix(_widened(a, is_bfloat16), name, dim=dim)
+    out = np.empty(rows.shape, np.uint16)
+    step = max(1, 2**18 // rows.shape[1])  # what is made on the way stays in the caches
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step]
+        bits = out[first : first + step] = _rounded(part, storage)
+        overflows = ((bits & np.uint16(0x7FFF)) == INFINITY_BITS[storage]) & np.isfinite(part)
+        if overflows.any():
+            row, column = np.argwhere(overflows)[0]
+            wider = "float32 or bfloat16" if storage == "float16" else "float32"
+            raise ValueError(
+                f"{name}: row {first + row} holds {part[row, column]:g}, which {storage} rounds to infinity; "
+                f"use an index of dtype {wider}, or scale the vectors"
+            )
+    return out
 
 
 def document_ids(x: ArrayLike, n_docs: int) -> NDArray[np.int64]:

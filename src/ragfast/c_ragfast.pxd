@@ -1,5 +1,5 @@
 # csrc/include/ragfast.h for Cython, in the header's order; the contracts stand there.
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 
 cdef extern from "ragfast.h" nogil:
@@ -27,25 +27,43 @@ cdef extern from "ragfast.h" nogil:
     ctypedef enum ragfast_dtype:
         RAGFAST_F32
         RAGFAST_F64
+        RAGFAST_F16
+        RAGFAST_BF16
+
+    ctypedef struct ragfast_codes:
+        uint8_t *high
+        uint8_t *low
+        void *bounds
+        const float *center
+        const float *weight
+        const float *rotation
+        double rotation_error
+        size_t prefix
+        int always
 
     ctypedef struct ragfast_docs:
         const void *vectors
         const float *norms
         const int64_t *ids
+        const ragfast_codes *codes
         size_t n_docs
         size_t dim
         ragfast_dtype dtype
 
-    ctypedef struct ragfast_search_stats:
+    ctypedef struct ragfast_query_stats:
         uint64_t rescored
+        uint64_t by_codes
 
-    ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_search_stats *stats,
+    ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                                   const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
                                   double temperature, int n_threads)
     void ragfast_narrow(float *out, const double *x, size_t n)
     void ragfast_widen(double *out, const float *x, size_t n)
-    ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const float *rows, size_t n_rows, size_t dim,
-                                     int n_threads)
+    ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,
+                                     ragfast_dtype dtype, int n_threads)
+    void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs, size_t dim)
+    ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, ragfast_dtype dtype, size_t first,
+                                  size_t n_docs, size_t dim, int n_threads)
 
     ragfast_status ragfast_logsumexp(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
                                      int n_threads)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ragfast import _kernels, arrays
-from ragfast._kernels import Hits
+from ragfast import _kernels, arrays, codes
+from ragfast._kernels import Hits, SearchStats
 
-__all__ = ["FlatIndex", "Hits", "search"]
+__all__ = ["FlatIndex", "Hits", "SearchStats", "search"]
 
-SCANS = ("auto", "float32")
+SCANS = ("auto", "float32", "int8")
+MIN_CODED = 1000
+"""Documents from which the scan of codes is ever the faster one (csrc/search.c, codes_serve)."""
 
 
 def search_plain(
@@ -28,13 +31,15 @@ def search_plain(
     temperature: object,
     out_type: int,
     names: tuple[str, str] = ("queries", "vectors"),
+    int8: _kernels.Codes | None = None,
+    bfloat16: bool = False,
 ) -> Hits:
     """The search behind all others: plain arrays of one type; names are what errors call queries and vectors."""
     k = arrays.positive_int(k, "k")
     temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
     threads = arrays.thread_count(n_threads)
     try:
-        return _kernels.search(queries, vectors, norms, ids, k, temperature, threads, out_type)
+        return _kernels.search(queries, vectors, norms, ids, int8, k, temperature, threads, out_type, bfloat16)
     except ValueError:
         arrays.refuse_nonfinite(queries, names[0])
         if norms is None:  # otherwise they were checked when the norms were made
@@ -89,12 +94,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-def _rows_on_lines(n: int, dim: int) -> NDArray[np.float32]:
+def _rows_on_lines(n: int, dim: int, dtype: type[np.generic]) -> NDArray[Any]:
     """An uninitialised read-only (n, dim) array that begins on a cache line; where it does not, as NumPy has it, loads
     of 64 bytes straddle two lines. Its base owns the memory."""
-    memory = np.empty(4 * n * dim + 64, np.uint8)
+    size = n * dim * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
     first = -memory.ctypes.data % 64
-    rows = memory[first : first + 4 * n * dim].view(np.float32).reshape(n, dim)
+    rows = memory[first : first + size].view(dtype).reshape(n, dim)
     memory.flags.writeable = rows.flags.writeable = False
     return rows
 
@@ -102,16 +108,22 @@ def _rows_on_lines(n: int, dim: int) -> NDArray[np.float32]:
 class _Documents(NamedTuple):
     """What one search sees: never changed, only replaced, so that a search beside an add sees all of it or none."""
 
-    vectors: NDArray[np.float32]
+    vectors: NDArray[Any]  # float32, or the bits of 16-bit floats
     norms: NDArray[np.float32]
     ids: NDArray[np.int64] | None
+    int8: _kernels.Codes | None
 
 
 class FlatIndex:
     """Documents held for exact retrieval by inner product.
 
-    dim is D, from 1 to 2**20. The index holds float32 vectors, contiguous, and a norm for each. Searches may run from
-    many threads, also while documents are added; a search sees the documents of the moment it began.
+    dim is D, from 1 to 2**20. The index holds vectors of dtype (float32, or float16 or bfloat16 in half the memory),
+    contiguous, and a norm for each. Searches may run from many threads, also while documents are added; a search sees
+    the documents of the moment it began.
+
+    scan is how documents are looked through, and cannot change a bit of any result: "int8" by codes of a byte an
+    element that are kept beside the vectors, "float32" by the vectors themselves in less memory, "auto" by codes where
+    they repay themselves. ``search(...).stats`` tells what was done.
 
     >>> import numpy as np, ragfast
     >>> index = ragfast.FlatIndex(2)
@@ -123,40 +135,54 @@ class FlatIndex:
     [[-0.3133, -1.3133]]
     """
 
-    def __init__(self, dim: int, *, scan: str = "auto") -> None:
+    def __init__(self, dim: int, *, scan: str = "auto", dtype: Any = np.float32) -> None:
         if arrays.positive_int(dim, "dim") > arrays.MAX_DIM:
             raise ValueError(f"dim: expected at most {arrays.MAX_DIM}, got {dim}")
         if scan not in SCANS:
             raise ValueError(f"scan: expected one of {', '.join(SCANS)}, got {scan!r}")
+        if scan == "int8" and dim > codes.MAX_DIM:
+            raise ValueError(f"scan: int8 codes exist for D of at most {codes.MAX_DIM}, got {dim}")
         self._dim = int(dim)
         self._scan = scan
+        self._storage = arrays.storage_type(dtype)
         self._lock = threading.Lock()
-        self._room = _Documents(_rows_on_lines(0, self._dim), np.empty(0, np.float32), None)
+        self._room = _Documents(self._new_rows(0), np.empty(0, np.float32), None, None)
         self._documents = self._room
         _indexes.add(self)
 
+    def _new_rows(self, n: int) -> NDArray[Any]:
+        return _rows_on_lines(n, self._dim, np.float32 if self._storage == "float32" else np.uint16)
+
     @classmethod
     def from_vectors(
-        cls, vectors: arrays.ArrayLike, ids: arrays.ArrayLike | None = None, scan: str = "auto"
+        cls,
+        vectors: arrays.ArrayLike,
+        ids: arrays.ArrayLike | None = None,
+        scan: str = "auto",
+        dtype: Any = np.float32,
     ) -> FlatIndex:
-        """An index over vectors (N,D), which are copied. As ``FlatIndex(D)`` and ``add(vectors, ids)``."""
-        rows = arrays.matrix(vectors, "vectors")
-        index = cls(rows.shape[1], scan=scan)
-        index.add(rows, ids)
+        """An index over vectors (N,D), which are copied. As ``FlatIndex(D, ...)`` and ``add(vectors, ids)``."""
+        storage = arrays.storage_type(dtype)
+        rows = arrays.stored_rows(vectors, "vectors", None, storage)
+        index = cls(rows.shape[1], scan=scan, dtype=storage)
+        index._add_rows(rows, ids)
         return index
 
     def add(self, vectors: arrays.ArrayLike, ids: arrays.ArrayLike | None = None) -> None:
         """Adds documents; on any error the index is as it was.
 
-        vectors (N,D) float32, float16 or bfloat16 (the last two widened exactly), as an array or a CPU tensor.
+        vectors (N,D) float32, float16 or bfloat16, as an array or a CPU tensor. What the index's dtype does not hold
+        exactly is rounded to the nearest value, and the scores are those of the rounded vectors.
         ids (N,) distinct integers of 0 or more, given for all documents of an index or for none; without them a
         document's id is the number of documents before it.
 
         TypeError for another dtype (float64 included: rounding is yours to ask for), ValueError for another shape,
-        for NaN or infinity, and for ids that repeat.
+        for NaN or infinity, for what overflows the index's dtype, and for ids that repeat.
         """
-        rows = arrays.matrix(vectors, "vectors", dim=self._dim)
-        norms, bad_row = _kernels.row_norms(rows, 0)
+        self._add_rows(arrays.stored_rows(vectors, "vectors", self._dim, self._storage), ids)
+
+    def _add_rows(self, rows: NDArray[Any], ids: arrays.ArrayLike | None) -> None:
+        norms, bad_row = _kernels.row_norms(rows, self._storage == "bfloat16", 0)
         if bad_row is not None:
             raise ValueError(f"vectors: row {bad_row} holds NaN or an infinity; every value must be finite")
         new_ids = None if ids is None else arrays.document_ids(ids, len(rows))
@@ -164,7 +190,7 @@ class FlatIndex:
             with self._lock:
                 self._append(rows, norms, new_ids)
 
-    def _append(self, rows: NDArray[np.float32], norms: NDArray[np.float32], ids: NDArray[np.int64] | None) -> None:
+    def _append(self, rows: NDArray[Any], norms: NDArray[np.float32], ids: NDArray[np.int64] | None) -> None:
         old, room = self._documents, self._room
         n = len(old.norms)
         total = n + len(rows)
@@ -182,9 +208,10 @@ class FlatIndex:
         if total > len(room.norms):  # half as much again, so that many small adds copy each document a few times
             size = total if n == 0 else max(total, n + n // 2)
             room = _Documents(
-                _rows_on_lines(size, self._dim),
+                self._new_rows(size),
                 np.empty(size, np.float32),
                 None if ids is None else np.empty(size, np.int64),
+                None,
             )
             room.norms[:n] = old.norms
             if room.ids is not None and old.ids is not None:
@@ -199,10 +226,26 @@ class FlatIndex:
         memory.flags.writeable = room.vectors.flags.writeable = False
         if room.ids is not None and ids is not None:
             room.ids[n:total] = ids
+        room = self._encode(room, n, total)
         self._room = room
         self._documents = _Documents(
-            room.vectors[:total], room.norms[:total], None if room.ids is None else room.ids[:total]
+            room.vectors[:total], room.norms[:total], None if room.ids is None else room.ids[:total], room.int8
         )
+
+    def _encode(self, room: _Documents, n: int, total: int) -> _Documents:
+        """Codes of documents n to total; of all of them, in a form chosen anew, whenever the room is new."""
+        if self._scan == "float32" or self._dim > codes.MAX_DIM:
+            return room
+        if self._scan == "auto" and total < MIN_CODED:
+            return room
+        vectors = room.vectors[:total]
+        if room.int8 is None:
+            form = codes.choose(vectors, partial(arrays.widen, storage=self._storage))
+            room = room._replace(int8=form.room(len(room.norms), self._dim, self._scan == "int8"))
+            n = 0
+        assert room.int8 is not None
+        room.int8.encode(vectors, n, self._storage == "bfloat16", 0)
+        return room
 
     def search(
         self,
@@ -226,26 +269,39 @@ class FlatIndex:
         above 0, and for NaN or infinity.
         """
         rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
-        vectors, norms, ids = self._documents
         out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
-        return search_plain(rows, vectors, norms, ids, k, n_threads, temperature, out_type)
+        return self._search(rows, k, n_threads, temperature, out_type)
+
+    def _search(
+        self,
+        queries: NDArray[Any],
+        k: object,
+        n_threads: object,
+        temperature: object,
+        out_type: int,
+        names: tuple[str, str] = ("queries", "vectors"),
+    ) -> Hits:
+        """Of plain float32 queries (B,D); see :func:`search_plain`."""
+        vectors, norms, ids, int8 = self._documents
+        bfloat16 = self._storage == "bfloat16"
+        return search_plain(queries, vectors, norms, ids, k, n_threads, temperature, out_type, names, int8, bfloat16)
 
     def __len__(self) -> int:
         return len(self._documents.norms)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold documents of their own."""
-        vectors, _, ids = self._documents
-        return FlatIndex._restored, (self._dim, self._scan, vectors, ids)
+        documents = self._documents
+        return FlatIndex._restored, (self._dim, self._scan, self._storage, documents.vectors, documents.ids)
 
     @staticmethod
-    def _restored(dim: int, scan: str, vectors: NDArray[np.float32], ids: NDArray[np.int64] | None) -> FlatIndex:
-        index = FlatIndex(dim, scan=scan)
-        index.add(vectors, ids)
+    def _restored(dim: int, scan: str, storage: str, vectors: NDArray[Any], ids: NDArray[np.int64] | None) -> FlatIndex:
+        index = FlatIndex(dim, scan=scan, dtype=storage)
+        index._add_rows(vectors, ids)
         return index
 
     def __repr__(self) -> str:
-        return f"FlatIndex(dim={self._dim}, scan={self._scan!r}) of {len(self)} documents"
+        return f"FlatIndex(dim={self._dim}, scan={self._scan!r}, dtype={self._storage!r}) of {len(self)} documents"
 
     @property
     def dim(self) -> int:
@@ -253,12 +309,29 @@ class FlatIndex:
         return self._dim
 
     @property
-    def vectors(self) -> NDArray[np.float32]:
-        """The documents (N,D), read-only."""
-        return self._documents.vectors
+    def dtype(self) -> str:
+        """What the vectors are stored as: "float32", "float16" or "bfloat16"."""
+        return self._storage
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """The documents (N,D), read-only: float32 or float16 as stored; bfloat16, which NumPy lacks, a float32 copy."""
+        stored = self._documents.vectors
+        if self._storage != "bfloat16":
+            return stored if self._storage == "float32" else stored.view(np.float16)
+        widened = arrays.widen(stored, self._storage)
+        widened.flags.writeable = False
+        return widened
 
     @property
     def ids(self) -> NDArray[np.int64]:
         """Their ids (N,): a copy."""
         documents = self._documents
         return np.arange(len(documents.norms)) if documents.ids is None else documents.ids.copy()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the index in bytes: vectors, norms, ids and codes, with the room for documents to come."""
+        room = self._room
+        parts = room.vectors.nbytes + room.norms.nbytes + (0 if room.ids is None else room.ids.nbytes)
+        return parts + (0 if room.int8 is None else room.int8.nbytes)

@@ -86,18 +86,20 @@ class SimpleRetriever:
         ValueError for another shape, no documents, k below 1, NaN or infinity; TypeError for another dtype.
         """
         k = arrays.positive_int(k, "k")
-        vectors, norms, ids = document_embeddings, None, None
-        if isinstance(document_embeddings, FlatIndex):
-            vectors, norms, ids = document_embeddings._documents
-        else:
-            vectors = arrays.matrix(vectors, "document_embeddings", dtypes=weights.EITHER_FLOAT)
-        n_docs, dim = vectors.shape
+        documents = document_embeddings
+        if not isinstance(documents, FlatIndex):
+            documents = arrays.matrix(documents, "document_embeddings", dtypes=weights.EITHER_FLOAT)
+        n_docs = len(documents)
         if n_docs == 0:
             raise ValueError("document_embeddings: expected at least one document, got none")
-        queries = self._queries(query_embedding, dim, vectors.dtype.num)
         names = ("query_embedding", "document_embeddings")
-        hits = search_plain(queries, vectors, norms, ids, min(k, n_docs), None, 1.0, arrays.DOUBLE, names)
-        return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0])
+        if isinstance(documents, FlatIndex):
+            queries = self._queries(query_embedding, documents.dim, arrays.FLOAT)
+            hits = documents._search(queries, min(k, n_docs), None, 1.0, arrays.DOUBLE, names)
+        else:
+            queries = self._queries(query_embedding, documents.shape[1], documents.dtype.num)
+            hits = search_plain(queries, documents, None, None, min(k, n_docs), None, 1.0, arrays.DOUBLE, names)
+        return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
 
     def _queries(self, query_embedding: arrays.ArrayLike, dim: int, type_num: int) -> NDArray[Any]:
         """The query as (1, dim), in the documents' dtype."""

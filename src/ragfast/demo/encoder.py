@@ -97,7 +97,7 @@ class MiniLM:
         hits = document_embeddings.search(
             query_embedding[None], min(k, len(document_embeddings)), temperature=self.temperature, dtype=np.float64
         )
-        return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0])
+        return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
 
     def _embed(self, tokens: Sequence[Sequence[int]], dtype: torch.dtype) -> NDArray[np.float32]:
         """Mean over the tokens, then length 1, as this model's authors do."""

@@ -1,0 +1,255 @@
+/* The scan of codes: documents whose upper bound in integers reaches the query's floor become candidates.
+ *
+ * For query codes z^ and document codes c, Z . Y and z^ . c differ by at most |Z||Y - c| + |Z - z^||c| (Cauchy-Schwarz
+ * twice); a prefix of the elements leaves out at most |Z beyond||Y beyond|. docs/exactness.md has the proof, and numbers
+ * the inequalities that are named here. */
+#include "search.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+enum {
+    PANEL = RAGFAST_PANEL_DOCS,
+    TILE = RAGFAST_TILE_QUERIES,
+    HIGH_BLOCK_BYTES = 128
+        << 10, /* of the high plane, for more than one tile of queries: stays in the second-level cache */
+    HITS_BEFORE_JUDGING = 512
+};
+
+static const double unit_roundoff = 0x1p-24;
+
+/* What the high plane's middle, 126.5, and the whole code's, 128, add to a dot for each unit of a query's code. */
+static double middle_of(uint8_t mask) { return mask == 0xff ? 128 : 126.5; }
+
+size_t ragfast_query_code_bytes(const search *s, size_t n_queries, size_t tile) {
+    size_t step = RAGFAST_GROUP_DIM * s->kernels->code_groups;
+    return (n_queries + tile - 1) / tile * tile * ((s->docs->dim + step - 1) / step * step);
+}
+
+/* ---- queries ----------------------------------------------------------------------------------------------------- */
+
+/* (Q): the factors of a document's bound. */
+static void prepare_query(search *s, size_t q, size_t n_groups) {
+    const ragfast_kernels *kernels = s->kernels;
+    const ragfast_codes *codes = s->docs->codes;
+    size_t dim = s->docs->dim, prefix = codes->prefix;
+    const float *query = (const float *)s->queries + q * dim;
+    code_query *out = &s->code_queries[q];
+    float *z = s->query_scratch;
+    int8_t *packed = s->query_codes + q * n_groups * RAGFAST_GROUP_DIM;
+    double residual, scale = ragfast_code_query(kernels, (uint8_t *)packed, z, &residual, query, dim, codes, z + dim);
+    *out = (code_query){0};
+    memset(packed + (scale > 0 ? dim : 0), 0, n_groups * RAGFAST_GROUP_DIM - (scale > 0 ? dim : 0));
+    if (!(scale > 0)) {
+        atomic_store_explicit(&s->given_up[q], 1, memory_order_relaxed);
+        return;
+    }
+    for (size_t e = 0; e < dim; e++) {
+        packed[e] = (int8_t)((int)(uint8_t)packed[e] - 128);
+        out->sum += packed[e];
+        if (e < prefix) out->prefix_sum += packed[e];
+    }
+    double norm = sqrt(kernels->inner_f64_f32(z, z, dim)) * scale * (1 + 1e-9), error = codes->rotation_error;
+    if (codes->center) {
+        double center = sqrt(kernels->inner_f64_f32(codes->center, codes->center, dim));
+        out->base = kernels->inner_f64_f32(query, codes->center, dim);
+        out->base_error = 1e-10 * s->query_norms[q] * center;
+    }
+    out->unit = 1 / scale;
+    out->norm = norm * (1 + 1e-6 + 4 * error);
+    out->residual = residual + norm * (16 * unit_roundoff + 4 * error);
+    if (prefix) out->tail = sqrt(kernels->inner_f64_f32(z + prefix, z + prefix, dim - prefix)) * scale * (1 + 1e-6);
+}
+
+void ragfast_prepare_codes(search *s) {
+    size_t n_groups = ragfast_code_groups(s->docs->dim);
+    for (size_t q = 0; q < s->n_queries; q++) {
+        atomic_init(&s->given_up[q], 0);
+        prepare_query(s, q, n_groups);
+    }
+    ragfast_interleave_codes(s->interleaved_codes, s->query_codes, s->n_queries, n_groups);
+    if (s->many) s->kernels->pack_query_codes(s->packed_codes, s->query_codes, s->n_queries, n_groups);
+}
+
+/* (T): in float32, lowered by what rounding there may add. 8 units cover the conversion of each term, four operations and
+ * the conversion of the dot. */
+static ragfast_code_threshold threshold_of(const code_query *q, double floor, double middle, double sum, double tail) {
+    const double up = 1 + 16 * unit_roundoff;
+    double height = (floor - q->base - q->base_error) / q->unit, offset = middle * sum;
+    height -= 16 * unit_roundoff * fabs(height);
+    if (height > FLT_MAX) height = FLT_MAX; /* a floor beyond the range of float32 is above every dot as well */
+    return (ragfast_code_threshold){.offset = (float)(offset - 16 * unit_roundoff * fabs(offset) - 1),
+                                    .floor = (float)height,
+                                    .norm = (float)(q->norm * up),
+                                    .residual = (float)(q->residual * up),
+                                    .tail = (float)(tail * up)};
+}
+
+static void set_thresholds(search *s, search_worker *w, size_t q) {
+    const code_query *query = &s->code_queries[q];
+    double floor = ragfast_floor_of(s, q), middle = middle_of(s->many ? s->kernels->code_mask : 0xfc);
+    if (w->is_listed[q]) { /* never a hit, but on a document without codes */
+        w->thresholds[q] = (ragfast_code_threshold){.offset = INFINITY};
+        return;
+    }
+    w->thresholds[q] = w->use_prefix ? threshold_of(query, floor, middle, query->prefix_sum, query->tail)
+                                     : threshold_of(query, floor, middle, query->sum, 0);
+    if (w->use_prefix) w->whole_thresholds[q] = threshold_of(query, floor, middle_of(0xfc), query->sum, 0);
+}
+
+/* ---- hits -------------------------------------------------------------------------------------------------------- */
+
+/* (S) in double for documents that the kernel let through, by all elements of codes under this mask. */
+static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const int32_t *dots, uint8_t mask,
+                     size_t panel) {
+    const code_query *query = &s->code_queries[q];
+    const ragfast_code_bounds *bounds = (const ragfast_code_bounds *)s->docs->codes->bounds + panel;
+    const float *residuals = mask == 0xff ? bounds->residual : bounds->high_residual;
+    search_worker *w = &s->workers[worker];
+    double before = ragfast_floor_of(s, q), offset = middle_of(mask) * query->sum;
+    for (; hits; hits &= hits - 1) {
+        size_t j = (size_t)__builtin_ctz(hits), row = panel * PANEL + j;
+        double unit = query->unit / bounds->scale[j];
+        double middle = query->base + unit * (dots[j] - offset);
+        double error = query->base_error + 1e-12 * fabs(middle) +
+                       unit * (query->norm * residuals[j] + query->residual * bounds->norm[j]) * (1 + 1e-9);
+        if (isinf(residuals[j])) middle = 0, error = INFINITY;
+        if (middle + error < ragfast_floor_of(s, q)) continue;
+        w->slots[q].hits++;
+        w->slots[q].likely += middle >= ragfast_floor_of(s, q);
+        ragfast_add_candidate(
+            s, q, worker, (ragfast_candidate){middle - error, middle + error, ragfast_id_of(s, row), (uint32_t)row, 0});
+    }
+    if (w->slots[q].likely >= s->k) ragfast_settle(s, q, worker); /* by the bounds alone the floor will rise */
+    if (ragfast_floor_of(s, q) > before) set_thresholds(s, w, q);
+}
+
+/* Of the panel's documents, those that belong to the search: codes may be there of later ones. */
+static uint32_t present(size_t panel, size_t first, size_t end) {
+    uint32_t mask = UINT32_MAX;
+    if (first > panel * PANEL) mask &= UINT32_MAX << (first - panel * PANEL);
+    if (end - panel * PANEL < PANEL) mask &= (1u << (end - panel * PANEL)) - 1;
+    return mask;
+}
+
+/* A prefix let these through: the query alone against the panel's high plane, which has all elements. */
+static void look_again(search *s, size_t q, size_t worker, size_t panel, uint32_t allowed) {
+    search_worker *w = &s->workers[worker];
+    size_t n_groups = ragfast_code_groups(s->docs->dim), stride = n_groups * RAGFAST_GROUP_HIGH;
+    const ragfast_codes *codes = s->docs->codes;
+    int32_t dots[PANEL];
+    uint32_t hits;
+    w->second_looks++;
+    if (s->kernels->tile_high(dots, &hits,
+                              s->interleaved_codes + q / TILE * TILE * n_groups * RAGFAST_GROUP_DIM + q % TILE * 4, 1,
+                              codes->high + panel * stride, stride, (const ragfast_code_bounds *)codes->bounds + panel,
+                              1, n_groups, &w->whole_thresholds[q]) == 0)
+        if (hits & allowed) add_hits(s, q, worker, hits & allowed, dots, 0xfc, panel);
+}
+
+static void take_hits(search *s, size_t q, size_t worker, uint32_t hits, const int32_t *dots, uint8_t mask,
+                      size_t panel) {
+    if (s->workers[worker].is_listed[q]) return; /* infinite bounds, which no threshold excludes */
+    if (s->workers[worker].use_prefix)
+        look_again(s, q, worker, panel, hits);
+    else
+        add_hits(s, q, worker, hits, dots, mask, panel);
+}
+
+/* ---- panels against queries -------------------------------------------------------------------------------------- */
+
+/* Few queries, from the high plane. Blocks outside, tiles of queries inside, runs of panels inside the kernel. */
+static void scan_few(search *s, size_t first, size_t end, size_t worker) {
+    search_worker *w = &s->workers[worker];
+    const ragfast_codes *codes = s->docs->codes;
+    size_t n_groups = ragfast_code_groups(s->docs->dim), stride = n_groups * RAGFAST_GROUP_HIGH;
+    size_t looked_at = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
+    size_t block = s->n_queries <= TILE ? SIZE_MAX : HIGH_BLOCK_BYTES / stride + 1;
+    size_t n_panels = (end + PANEL - 1) / PANEL;
+    for (size_t b = first / PANEL, block_end; b < n_panels; b = block_end) {
+        block_end = n_panels - b > block ? b + block : n_panels;
+        for (size_t q = 0; q < s->n_queries; q += TILE) {
+            size_t n = ragfast_min(s->n_queries - q, TILE);
+            const int8_t *queries = s->interleaved_codes + q * n_groups * RAGFAST_GROUP_DIM;
+            for (size_t p = b; p < block_end; p++) {
+                int32_t dots[TILE * PANEL];
+                uint32_t hits[TILE];
+                p += s->kernels->tile_high(dots, hits, queries, n, codes->high + p * stride, stride,
+                                           (const ragfast_code_bounds *)codes->bounds + p, block_end - p, looked_at,
+                                           w->thresholds + q);
+                if (p >= block_end) break;
+                uint32_t allowed = present(p, first, end);
+                for (size_t i = 0; i < n; i++)
+                    if (hits[i] & allowed) take_hits(s, q + i, worker, hits[i] & allowed, dots + i * PANEL, 0xfc, p);
+            }
+        }
+    }
+    w->looks += s->n_queries * (n_panels - first / PANEL);
+}
+
+/* Many queries: a panel is unpacked to the first-level cache and meets them all there, while they stream from the second;
+ * tiles fetch the next panel's planes, a share each. */
+static void scan_many(search *s, size_t first, size_t end, size_t worker) {
+    search_worker *w = &s->workers[worker];
+    const ragfast_kernels *kernels = s->kernels;
+    const ragfast_codes *codes = s->docs->codes;
+    size_t n_groups = ragfast_code_groups(s->docs->dim), tile = kernels->code_queries;
+    size_t looked_at = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
+    size_t n_panels = (end + PANEL - 1) / PANEL, row = ragfast_query_code_bytes(s, 1, 1);
+    size_t high_lines = looked_at * RAGFAST_GROUP_HIGH / 64;
+    size_t low_lines = kernels->code_mask == 0xff ? looked_at * RAGFAST_GROUP_LOW / 64 : 0;
+    size_t n_tiles = (s->n_queries + tile - 1) / tile, share = (high_lines + low_lines + n_tiles - 1) / n_tiles;
+    kernels->begin_codes();
+    for (size_t p = first / PANEL; p < n_panels; p++) {
+        const uint8_t *high = codes->high + p * n_groups * RAGFAST_GROUP_HIGH;
+        const uint8_t *low = codes->low + p * n_groups * RAGFAST_GROUP_LOW;
+        kernels->unpack_codes(w->panel_codes, high, low, looked_at);
+        uint32_t allowed = present(p, first, end);
+        size_t fetched = 0; /* lines, of the high plane and then of the low one */
+        const char *next_high = (const char *)high + n_groups * RAGFAST_GROUP_HIGH;
+        const char *next_low = (const char *)low + n_groups * RAGFAST_GROUP_LOW;
+        for (size_t q = 0; q < s->n_queries; q += tile) {
+            int32_t dots[RAGFAST_MAX_CODE_QUERIES * PANEL];
+            uint32_t hits[RAGFAST_MAX_CODE_QUERIES];
+            size_t n = ragfast_min(s->n_queries - q, tile);
+            const char *ahead =
+                fetched < high_lines ? next_high + 64 * fetched : next_low + 64 * (fetched - high_lines);
+            size_t lines = (fetched < high_lines ? high_lines : high_lines + low_lines) - fetched;
+            lines = ragfast_min(lines, share);
+            fetched += lines;
+            kernels->tile_codes(dots, hits, s->packed_codes + q * row, n, w->panel_codes,
+                                (const ragfast_code_bounds *)codes->bounds + p, looked_at, w->thresholds + q, ahead,
+                                lines);
+            for (size_t i = 0; i < n; i++)
+                if (hits[i] & allowed)
+                    take_hits(s, q + i, worker, hits[i] & allowed, dots + i * PANEL, kernels->code_mask, p);
+        }
+    }
+    kernels->end_codes();
+    w->looks += s->n_queries * (n_panels - first / PANEL);
+}
+
+/* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
+ * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. */
+static void judge(search *s, search_worker *w) {
+    double part = 0.5 / (double)ragfast_min(s->n_queries, 16);
+    for (size_t q = 0; q < s->n_queries; q++)
+        if (!w->is_listed[q] && (double)(w->slots[q].rescored + w->slots[q].hits / 8) >
+                                    HITS_BEFORE_JUDGING + part * (double)w->slots[q].by_codes)
+            atomic_store_explicit(&s->given_up[q], 1, memory_order_relaxed);
+    /* A second look costs all elements again, for a single query: three times its share of a tile. */
+    double prefix = (double)s->docs->codes->prefix / (double)s->docs->dim, again = s->n_queries > 2 ? 3 : 1.2;
+    if (w->use_prefix && w->looks > 4096 && prefix + again * (double)w->second_looks / (double)w->looks > 0.95)
+        w->use_prefix = 0;
+}
+
+void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
+    search_worker *w = &s->workers[worker];
+    for (size_t q = 0; q < s->n_queries; q++) {
+        set_thresholds(s, w, q); /* other workers may have raised floors */
+        if (!w->is_listed[q]) w->slots[q].by_codes += end - first;
+    }
+    (s->many ? scan_many : scan_few)(s, first, end, worker);
+    judge(s, w);
+}

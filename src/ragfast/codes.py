@@ -1,0 +1,117 @@
+"""In what form the int8 codes of an index are made, chosen from a sample of its documents.
+
+Nothing here can change a result: the scan of codes is exact for any form (docs/exactness.md). A good form makes the
+bounds narrow, so that few documents are looked at twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfast import _kernels
+
+MAX_DIM = 2**15
+"""Longer rows have no codes."""
+
+_SAMPLE = 512  # rows, for the error of a form
+_PANEL = 32  # documents that are looked at, or passed over, together
+_PRINCIPAL_MIN_DOCS = 20_000  # below, a rotation and its choice cost more than they save
+_PRINCIPAL_MAX_DIM = 2048  # the eigenvectors of more take minutes
+_PRINCIPAL_SAMPLE = 16_384
+_PREFIX_STEP = 32
+_SECOND_LOOK = 3.0  # its cost for one query and panel, where the first look at all elements by many queries is 1
+_RANK = 10  # the K that a prefix is chosen for
+
+
+@dataclass(frozen=True)
+class Form:
+    """Codes are of y = rotation ((x - center) weight); the first `prefix` elements of y are looked at first."""
+
+    center: NDArray[np.float32] | None = None
+    weight: NDArray[np.float32] | None = None
+    rotation: NDArray[np.float32] | None = None
+    rotation_error: float = 0.0
+    prefix: int = 0
+
+    def room(self, n_docs: int, dim: int, always: bool) -> _kernels.Codes:
+        return _kernels.Codes(
+            n_docs, dim, self.center, self.weight, self.rotation, self.rotation_error, self.prefix, always
+        )
+
+
+def choose(vectors: NDArray[np.float32] | NDArray[np.uint16], widen: Any) -> Form:
+    """The form whose bound is narrowest for queries that are like the documents (N,D), as far as a sample tells.
+
+    N >= 1; widen(rows) gives float32.
+    """
+    n, dim = vectors.shape
+    rows = widen(vectors[:: max(1, n // _SAMPLE)][:_SAMPLE]).astype(np.float64)
+    mean, plain = rows.mean(axis=0), Form()
+    with np.errstate(all="ignore"):
+        size = np.square(rows).mean(axis=0).sum()
+        if not 1e-30 < size < 1e30:  # nothing to choose by
+            return plain
+        forms = [plain]
+        if np.square(mean).sum() > 0.02 * size:
+            forms.append(Form(center=mean.astype(np.float32)))
+        spread = rows.std(axis=0)
+        middle = np.median(spread[spread > 0]) if spread.any() else 1.0
+        for power in (0.5, 1.0):
+            exponent = np.round(power * np.log2(middle / spread))
+            weight = np.exp2(np.clip(np.nan_to_num(exponent, posinf=0, neginf=0), -30, 30)).astype(np.float32)
+            if weight.min() < weight.max():
+                forms += [Form(form.center, weight) for form in forms if form.weight is None]
+        slacks = [_slack(form, rows) for form in forms]
+    best = int(np.argmin(slacks))
+    chosen = forms[best if slacks[best] < 0.9 * slacks[0] else 0]
+    if n >= max(_PRINCIPAL_MIN_DOCS, 16 * dim) and 4 * _PREFIX_STEP <= dim <= _PRINCIPAL_MAX_DIM:
+        return _principal(vectors, widen) or chosen
+    return chosen
+
+
+def _slack(form: Form, rows: NDArray[np.float64]) -> float:
+    """The mean of |z||y - its code|, for queries z and documents y of the same kind."""
+    y = rows if form.center is None else rows - form.center
+    z = rows
+    if form.weight is not None:
+        y, z = y * form.weight, z / form.weight
+    scale = 127 / np.maximum(np.abs(y).max(axis=1, keepdims=True), 1e-30)
+    lost = np.linalg.norm(y - np.round(y * scale) / scale, axis=1).mean()
+    return float(lost * np.linalg.norm(z, axis=1).mean())
+
+
+def _principal(vectors: NDArray[Any], widen: Any) -> Form | None:
+    """Codes in the basis of the principal components, if most documents can be passed over after a prefix of them."""
+    n, dim = vectors.shape
+    starts = np.linspace(0, n - _PANEL, _PRINCIPAL_SAMPLE // _PANEL).astype(int)  # whole panels, as a scan meets them
+    rows = widen(vectors[(starts[:, None] + np.arange(_PANEL)).ravel()])
+    center = rows.mean(axis=0)
+    centered = rows - center
+    energies, vectors_of = np.linalg.eigh(centered.T @ centered)
+    energies, rotation = energies[::-1], np.ascontiguousarray(vectors_of.T[::-1], np.float32)
+    if not energies.sum() > 0 or energies[: dim // 2].sum() < 0.7 * energies.sum():
+        return None
+    y = centered @ rotation.T
+    asked = np.arange(0, len(rows), len(rows) // 64)
+    base, z = rows[asked] @ center, rows[asked] @ rotation.T
+    scores = z @ y.T + base[:, None]
+    scores[np.arange(len(asked)), asked] = -np.inf  # a document is not its own answer
+    rank = max(1, round(_RANK * len(rows) / n))
+    floors = np.partition(scores, -rank, axis=1)[:, -rank]
+    costs = {}
+    for prefix in range(_PREFIX_STEP, dim, _PREFIX_STEP):
+        beyond = np.linalg.norm(z[:, prefix:], axis=1)[:, None] * np.linalg.norm(y[:, prefix:], axis=1)
+        error = 0.04 * np.linalg.norm(z, axis=1)[:, None] * np.linalg.norm(y, axis=1)
+        reached = z[:, :prefix] @ y[:, :prefix].T + base[:, None] + beyond + error >= floors[:, None]
+        panels = reached.reshape(len(asked), -1, _PANEL).any(axis=2).mean()
+        costs[prefix] = prefix / dim + _SECOND_LOOK * float(panels)
+    prefix = min(costs, key=costs.__getitem__)
+    if costs[prefix] > 0.75:
+        return None
+    exact = rotation.astype(np.float64)
+    error = float(np.linalg.norm(exact.T @ exact - np.eye(dim))) * (1 + 1e-9) + 1e-12
+    return Form(center, None, rotation, error, prefix) if error < 0.01 else None
