@@ -123,8 +123,10 @@ static void encode_row(const encode_job *job, const float *y, float most, uint8_
     double up = 1 + (double)(dim + 8) * unit_roundoff;
     double norm = sqrt((double)fmaxf(sums[2], sums[3])) * up, whole = norm + sqrt((double)sums[0]) * up;
     double moved = 4 * unit_roundoff * whole + 1e-15;
-    if (job->codes->rotation) /* each element of y is an inner product in float32 */
-        moved += 1.1 * (double)(dim + 8) * unit_roundoff * sqrt((double)dim) * whole;
+    if (job->codes->rotation) { /* (E1): each element of y is an inner product in float32 */
+        double g = 1.01 * (double)(dim + 8) * unit_roundoff * sqrt((double)dim);
+        moved += g / (0.99 - g) * whole;
+    }
     double tail = prefix ? sqrt(job->kernels->inner_f64_f32(y + prefix, y + prefix, dim - prefix)) * scale : 0;
     bounds->scale[j] = scale;
     bounds->high_residual[j] = coded ? rounded_up(sqrt((double)sums[1]) * up + moved) : INFINITY;

@@ -14,7 +14,7 @@ enum {
     TILE = RAGFAST_TILE_QUERIES,
     HIGH_BLOCK_BYTES = 128
         << 10, /* of the high plane, for more than one tile of queries: stays in the second-level cache */
-    HITS_BEFORE_JUDGING = 512
+    HITS_BEFORE_JUDGING = 256 /* and 8 K: until floors have risen, much is a hit */
 };
 
 static const double unit_roundoff = 0x1p-24;
@@ -133,26 +133,45 @@ static uint32_t present(size_t panel, size_t first, size_t end) {
     return mask;
 }
 
-/* A prefix let these through: the query alone against the panel's high plane, which has all elements. */
-static void look_again(search *s, size_t q, size_t worker, size_t panel, uint32_t allowed) {
+/* The query alone against all elements of the panel's high plane. */
+static void look_again(search *s, size_t worker, const second_look *look) {
     search_worker *w = &s->workers[worker];
-    size_t n_groups = ragfast_code_groups(s->docs->dim), stride = n_groups * RAGFAST_GROUP_HIGH;
+    size_t n_groups = ragfast_code_groups(s->docs->dim), stride = n_groups * RAGFAST_GROUP_HIGH, q = look->q;
     const ragfast_codes *codes = s->docs->codes;
+    const int8_t *tile = s->interleaved_codes + q / TILE * TILE * n_groups * RAGFAST_GROUP_DIM;
     int32_t dots[PANEL];
     uint32_t hits;
+    size_t found = s->kernels->tile_high(dots, &hits, tile + q % TILE * 4, 1, codes->high + look->panel * stride,
+                                         stride, (const ragfast_code_bounds *)codes->bounds + look->panel, 1, n_groups,
+                                         &w->whole_thresholds[q]);
+    if (found == 0 && (hits & look->hits)) add_hits(s, q, worker, hits & look->hits, dots, 0xfc, look->panel);
+}
+
+static void look_again_at_all(search *s, size_t worker) {
+    search_worker *w = &s->workers[worker];
+    for (size_t i = 0; i < w->n_waiting; i++) look_again(s, worker, &w->waiting[i]);
+    w->n_waiting = 0;
+}
+
+/* A prefix let these through. They wait until what is beyond it has come from memory. */
+static void wait_for_panel(search *s, size_t q, size_t worker, uint32_t hits, size_t panel) {
+    search_worker *w = &s->workers[worker];
+    if (w->n_waiting == 0 || w->waiting[w->n_waiting - 1].panel != panel) {
+        size_t stride = ragfast_code_groups(s->docs->dim) * RAGFAST_GROUP_HIGH;
+        const char *high = (const char *)s->docs->codes->high + panel * stride;
+        for (size_t i = s->docs->codes->prefix / RAGFAST_GROUP_DIM * RAGFAST_GROUP_HIGH; i < stride; i += 64)
+            __builtin_prefetch(high + i, 0, 2);
+    }
     w->second_looks++;
-    if (s->kernels->tile_high(dots, &hits,
-                              s->interleaved_codes + q / TILE * TILE * n_groups * RAGFAST_GROUP_DIM + q % TILE * 4, 1,
-                              codes->high + panel * stride, stride, (const ragfast_code_bounds *)codes->bounds + panel,
-                              1, n_groups, &w->whole_thresholds[q]) == 0)
-        if (hits & allowed) add_hits(s, q, worker, hits & allowed, dots, 0xfc, panel);
+    w->waiting[w->n_waiting++] = (second_look){(uint32_t)q, hits, panel};
+    if (w->n_waiting == RAGFAST_SECOND_LOOKS) look_again_at_all(s, worker);
 }
 
 static void take_hits(search *s, size_t q, size_t worker, uint32_t hits, const int32_t *dots, uint8_t mask,
                       size_t panel) {
     if (s->workers[worker].is_listed[q]) return; /* infinite bounds, which no threshold excludes */
     if (s->workers[worker].use_prefix)
-        look_again(s, q, worker, panel, hits);
+        wait_for_panel(s, q, worker, hits, panel);
     else
         add_hits(s, q, worker, hits, dots, mask, panel);
 }
@@ -230,26 +249,42 @@ static void scan_many(search *s, size_t first, size_t end, size_t worker) {
     w->looks += s->n_queries * (n_panels - first / PANEL);
 }
 
+/* A second look costs all elements again, for a single query: three times its share of a tile. At first floors are low
+ * and there are many, so that a prefix which does not pay is tried again, each time after longer. */
+static void judge_prefix(const search *s, search_worker *w) {
+    if (!w->use_prefix) {
+        w->use_prefix = w->chunks_without > 0 && --w->chunks_without == 0;
+        return;
+    }
+    double prefix = (double)s->docs->codes->prefix / (double)s->docs->dim, again = s->n_queries > 2 ? 3 : 1.2;
+    if (prefix + again * (double)w->second_looks / (double)w->looks <= 0.95) {
+        w->patience = 1;
+    } else {
+        w->use_prefix = 0;
+        w->chunks_without = w->patience;
+        w->patience *= 2;
+    }
+}
+
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
  * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. */
 static void judge(search *s, search_worker *w) {
     double part = 0.5 / (double)ragfast_min(s->n_queries, 16);
     for (size_t q = 0; q < s->n_queries; q++)
         if (!w->is_listed[q] && (double)(w->slots[q].rescored + w->slots[q].hits / 8) >
-                                    HITS_BEFORE_JUDGING + part * (double)w->slots[q].by_codes)
+                                    (double)(HITS_BEFORE_JUDGING + 8 * s->k) + part * (double)w->slots[q].by_codes)
             atomic_store_explicit(&s->given_up[q], 1, memory_order_relaxed);
-    /* A second look costs all elements again, for a single query: three times its share of a tile. */
-    double prefix = (double)s->docs->codes->prefix / (double)s->docs->dim, again = s->n_queries > 2 ? 3 : 1.2;
-    if (w->use_prefix && w->looks > 4096 && prefix + again * (double)w->second_looks / (double)w->looks > 0.95)
-        w->use_prefix = 0;
+    judge_prefix(s, w);
 }
 
 void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
+    w->looks = w->second_looks = 0;
     for (size_t q = 0; q < s->n_queries; q++) {
         set_thresholds(s, w, q); /* other workers may have raised floors */
         if (!w->is_listed[q]) w->slots[q].by_codes += end - first;
     }
     (s->many ? scan_many : scan_few)(s, first, end, worker);
+    look_again_at_all(s, worker);
     judge(s, w);
 }

@@ -69,7 +69,7 @@ static double exact_score(search *s, size_t q, size_t row) {
     return score;
 }
 
-/* Rows lie anywhere: each is fetched while the one before it is scored. */
+/* Rows lie anywhere: each is fetched while those before it are scored. */
 static void fetch_row(const search *s, size_t row) {
     size_t bytes = s->docs->dim * ragfast_element_size(s->docs->dtype);
     const char *line = (const char *)s->docs->vectors + row * bytes;
@@ -77,8 +77,11 @@ static void fetch_row(const search *s, size_t row) {
 }
 
 static void rescore(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
+    enum { AHEAD = 3 };
+    for (size_t i = 0; i < n && i < AHEAD; i++)
+        if (!items[i].exact) fetch_row(s, items[i].row);
     for (size_t i = 0; i < n; i++) {
-        if (i + 1 < n && !items[i + 1].exact) fetch_row(s, items[i + 1].row);
+        if (i + AHEAD < n && !items[i + AHEAD].exact) fetch_row(s, items[i + AHEAD].row);
         if (items[i].exact) continue;
         items[i].lower = items[i].upper = exact_score(s, q, items[i].row);
         items[i].exact = 1;
@@ -190,7 +193,8 @@ static size_t list_given_up(search *s, search_worker *w) {
 static void run_chunk(void *context, size_t chunk, size_t worker) {
     search *s = context;
     search_worker *w = &s->workers[worker];
-    size_t first = chunk * s->chunk_docs;
+    /* Neighbours are often alike. Codes go through in leaps, so that a floor comes to know all kinds of documents soon. */
+    size_t first = chunk * s->chunk_step % s->n_chunks * s->chunk_docs;
     size_t end = ragfast_min(s->docs->n_docs, first + s->chunk_docs);
     if (first < s->n_seeds) first = ragfast_min(s->n_seeds, end);
     if (s->coded && first < end) {
@@ -271,7 +275,8 @@ static ragfast_status prepare_queries(search *s) {
             memset(w->is_listed, 0, s->n_queries);
             size_t step = s->many ? s->kernels->code_groups * RAGFAST_GROUP_DIM : RAGFAST_GROUP_DIM;
             w->use_prefix = s->docs->codes->prefix > 0 && s->docs->codes->prefix % step == 0;
-            w->looks = w->second_looks = 0;
+            w->chunks_without = w->n_waiting = 0;
+            w->patience = 1;
         } else if (!s->exact_only) {
             for (size_t q = 0; q < s->n_queries; q++) w->listed[w->n_listed++] = (uint32_t)q;
             ragfast_lay_out_listed(s, w);
@@ -322,6 +327,7 @@ static size_t lay_out(search *s, char *block, size_t group) {
         CARVE(w->panel_codes, s->many ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
         CARVE(w->thresholds, s->coded ? group : 0);
         CARVE(w->whole_thresholds, s->coded ? group : 0);
+        CARVE(w->waiting, s->coded ? RAGFAST_SECOND_LOOKS : 0);
         if (block && s->many) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
     }
 #undef CARVE
@@ -334,6 +340,15 @@ static int codes_serve(const ragfast_docs *docs, size_t n_queries, size_t k) {
     if (!codes || docs->dim > RAGFAST_MAX_CODE_DIM || docs->dtype == RAGFAST_F64 || !docs->norms) return 0;
     if (codes->always) return 1;
     return docs->n_docs >= (n_queries == 1 ? MIN_CODED_ONE : MIN_CODED) && k <= docs->n_docs / 64;
+}
+
+static size_t common_divisor(size_t a, size_t b) { return b ? common_divisor(b, a % b) : a; }
+
+/* A step that visits all of n, any few of them in a row far apart. */
+static size_t leap(size_t n) {
+    size_t step = n * 5 / 8 + 1;
+    while (common_divisor(n, step) > 1) step++;
+    return step;
 }
 
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
@@ -360,16 +375,19 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     }
     s.exact_only = docs->dtype == RAGFAST_F64 || n_docs <= EXACT_MAX_DOCS || s.k >= n_docs / 2;
     s.coded = !s.exact_only && codes_serve(docs, n_queries, s.k);
+    s.many = s.coded && n_queries >= s.kernels->code_many;
     s.block_docs = BLOCK_BYTES / (dim * sizeof(float)) / PANEL * PANEL;
     if (s.block_docs < PANEL) s.block_docs = PANEL;
     if (n_threads == 0) n_threads = ragfast_get_num_threads();
     if ((double)n_queries * (double)n_docs * (double)dim < INLINE_WORK) n_threads = 1;
     size_t n_blocks = n_docs / s.block_docs + 1; /* chunks of some blocks each, but a few for every thread */
-    size_t blocks = ragfast_min(CHUNK_BYTES / (s.block_docs * dim * sizeof(float)), n_blocks / 8 / (size_t)n_threads);
+    size_t chunk_bytes = s.many ? CHUNK_BYTES / 4 : s.coded ? CHUNK_BYTES * 4 : CHUNK_BYTES; /* docs/design.md */
+    size_t blocks = ragfast_min(chunk_bytes / (s.block_docs * dim * sizeof(float)), n_blocks / 8 / (size_t)n_threads);
     s.chunk_docs = (blocks > 1 ? blocks : 1) * s.block_docs;
     size_t n_chunks = (n_docs + s.chunk_docs - 1) / s.chunk_docs;
+    s.n_chunks = n_chunks;
+    s.chunk_step = s.coded ? leap(n_chunks) : 1;
     s.n_workers = ragfast_min(ragfast_min((size_t)n_threads, RAGFAST_MAX_THREADS), n_chunks ? n_chunks : 1);
-    s.many = s.coded && n_queries >= s.kernels->code_many;
     /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. */
     size_t room = s.many ? ROOM_MANY : s.coded ? ROOM_FEW : ROOM_FLOAT32;
     if (room < (s.coded ? 4 : 1) * s.k) room = (s.coded ? 4 : 1) * s.k;

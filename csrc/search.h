@@ -26,6 +26,14 @@ typedef struct code_query {
     double sum, prefix_sum;  /* of its codes, over all and over the prefix */
 } code_query;
 
+/* A query's panel that a prefix let through. */
+typedef struct second_look {
+    uint32_t q, hits;
+    size_t panel;
+} second_look;
+
+enum { RAGFAST_SECOND_LOOKS = 64 }; /* waiting while their panels are fetched */
+
 /* What one worker has to itself. */
 typedef struct search_worker {
     query_slot *slots; /* (group,) */
@@ -42,8 +50,11 @@ typedef struct search_worker {
     ragfast_code_threshold *thresholds; /* (group,), of the first look: the prefix or everything */
     ragfast_code_threshold
         *whole_thresholds; /* (group,), of the second look, the high plane; without a prefix unused */
+    second_look *waiting;  /* (SECOND_LOOKS,) */
+    size_t n_waiting;
     int use_prefix;
-    uint64_t looks, second_looks; /* (panel, query) pairs */
+    uint64_t looks, second_looks;    /* (panel, query) pairs of this chunk */
+    size_t chunks_without, patience; /* before the prefix is tried again, now and the next time */
 } search_worker;
 
 typedef struct search {
@@ -57,7 +68,8 @@ typedef struct search {
     int many;            /* codes are unpacked; else read from the high plane */
     size_t block_docs;   /* that the caches hold */
     size_t chunk_docs;   /* that a worker takes at a time: some blocks */
-    size_t n_seeds;      /* documents rescored beforehand, for a floor to begin with */
+    size_t n_chunks, chunk_step;
+    size_t n_seeds; /* documents rescored beforehand, for a floor to begin with */
     size_t n_workers;
     double gamma, underflow;
 

@@ -24,7 +24,7 @@ _PRINCIPAL_MAX_DIM = 2048  # the eigenvectors of more take minutes
 _PRINCIPAL_SAMPLE = 16_384
 _PREFIX_STEP = 32
 _SECOND_LOOK = 3.0  # its cost for one query and panel, where the first look at all elements by many queries is 1
-_RANK = 10  # the K that a prefix is chosen for
+_RANK = 30  # a prefix is chosen for K of about 10, while floors are still rising
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def _principal(vectors: NDArray[Any], widen: Any) -> Form | None:
     n, dim = vectors.shape
     starts = np.linspace(0, n - _PANEL, _PRINCIPAL_SAMPLE // _PANEL).astype(int)  # whole panels, as a scan meets them
     rows = widen(vectors[(starts[:, None] + np.arange(_PANEL)).ravel()])
+    if not 1e-30 < np.square(rows, dtype=np.float64).sum() < 1e30:
+        return None
     center = rows.mean(axis=0)
     centered = rows - center
     energies, vectors_of = np.linalg.eigh(centered.T @ centered)
@@ -113,5 +115,5 @@ def _principal(vectors: NDArray[Any], widen: Any) -> Form | None:
     if costs[prefix] > 0.75:
         return None
     exact = rotation.astype(np.float64)
-    error = float(np.linalg.norm(exact.T @ exact - np.eye(dim))) * (1 + 1e-9) + 1e-12
+    error = float(np.linalg.norm(exact.T @ exact - np.eye(dim))) * (1 + 1e-9) + dim * dim * 2.0**-52
     return Form(center, None, rotation, error, prefix) if error < 0.01 else None
