@@ -1,5 +1,5 @@
-"""Exact search against other libraries, same vectors, same threads: NumPy, torch, FAISS flat (default, and with its BLAS
-threshold tuned), usearch's exact search and FAISS Panorama; and torch in bfloat16, which is not exact and says so.
+"""Exact search against other libraries, same vectors, same threads: NumPy, torch, FAISS flat (default, and with its
+BLAS threshold tuned), usearch's exact search and FAISS Panorama; and torch in bfloat16, which is not exact and says so.
 
 ``pytest benchmarks/bench_search.py`` times each with pytest-benchmark. ``python benchmarks/bench_search.py`` runs them
 in turns in one process and prints medians, ratios and the floors: the times in which this machine reads the vectors
@@ -16,13 +16,13 @@ import timeit
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from interleaved import medians
+from interleaved import OtherLoad, medians
 from latency import busy_cores, describe, durations, other_cores
 from peers import FLAT, PEERS, Documents, Matrix, PanoramaSearch, Search, build_peers, fitting, limit_threads
 
@@ -92,10 +92,18 @@ def how(found: Any) -> str:
     return f"rescored {stats.rescored.mean():.1f} a query, {path}{prefix}"
 
 
+@cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
 def read(memory: Any, threads: int) -> None:
     """Reads an array of int32 once, with as many threads as the contenders have."""
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(partial(np.bitwise_or.reduce, axis=None), np.array_split(memory, threads)))
+    scan = partial(np.bitwise_or.reduce, axis=None)
+    if threads == 1:
+        scan(memory)
+    else:
+        list(pool(threads).map(scan, np.array_split(memory, threads)))
 
 
 def floors(docs: Documents) -> dict[str, tuple[int, Callable[[], Any]]]:
@@ -119,7 +127,10 @@ def timed(
         found[name] = searches[name](queries)
 
     calls: dict[str, Callable[[], Any]] = {**others, **{name: partial(run, name) for name in searches}}
-    touch = {**others, **{name: partial(search, queries[:1]) for name, search in searches.items()}}
+    touch: dict[str, Callable[[], Any]] = {
+        **others,
+        **{name: partial(search, queries[:1]) for name, search in searches.items()},
+    }
     return medians(calls, seconds, least, touch), found
 
 
@@ -144,7 +155,9 @@ def print_table(
         for name, why in left_out.items():
             print(f"  B {b:<5d} {name:25s} {'left out':>13s}: {why}")
         floor_calls = {name: call for name, (_, call) in reads.items()}
+        others = OtherLoad()
         times, found = timed(fit, queries, options.seconds, options.least or 5, floor_calls)
+        print(f"  B {b:<5d} {others}")
         exact = ragfast.search(queries, docs.vectors, docs.k).ids
         fastest = fastest_exact(times)
         for name, t in times.items():
@@ -167,7 +180,7 @@ def print_table(
 
 
 def print_grid(options: argparse.Namespace) -> None:
-    """One line for each (N, D, B): the fastest exact peer's median over ours; cells where a peer is faster are marked."""
+    """One line for each (N, D, B): the fastest exact peer's median over ours, marked where the peer is faster."""
     cells = list(itertools.product(options.n or GRID[0], options.dims or GRID[1]))
     batches = options.batches or GRID[2]
     say: Callable[[str], Any] = partial(print, flush=True)
@@ -185,13 +198,15 @@ def print_grid(options: argparse.Namespace) -> None:
         for b in batches:
             queries = unit_vectors(b, dim, 1)
             fit, left_out_here = fitting(searches, n, b)
+            others = OtherLoad()
             times, found = timed(fit, queries, options.seconds, options.least or 1, {})
+            disturbed = f"  ({others})" if others.cores() > 0.1 else ""
             exact = ragfast.search(queries[:64], docs.vectors, docs.k).ids  # of all, it would take longer than the cell
             line = f"N {n:9,d}  D {dim:<5d} B {b:<4d} {times[OURS] * 1e3:10.3f} ms  "
             if fastest := fastest_exact(times):
                 ratio = times[fastest] / times[OURS]
                 line += f"{ratio:6.2f} times {fastest:14s}"
-            line += f"  {how(found[OURS])}"
+            line += f"  {how(found[OURS])}{disturbed}"
             if recall(ids_of(found[OURS]), exact) < 1:
                 line += "  WRONG"
             if fastest and ratio < 1:
@@ -213,8 +228,12 @@ def print_build(docs: Documents, seconds: float) -> None:
     print(f"\nFlatIndex.from_vectors, N {n:,}, D {dim}, {docs.threads} thread(s)")
     calls = {scan: partial(ragfast.FlatIndex.from_vectors, docs.vectors, scan=scan) for scan in ("float32", "int8")}
     held = {scan: build().nbytes / n for scan, build in calls.items()}
-    for scan, t in medians(calls, seconds).items():
-        line = f"  {scan:8s} {t * 1e3:10.1f} ms {docs.vectors.nbytes / t * 1e-9:6.2f} GB/s {held[scan]:9.1f} bytes a vector"
+    others = OtherLoad()
+    times = medians(calls, seconds)
+    print(f"  {others}")
+    for scan, t in times.items():
+        rate = docs.vectors.nbytes / t * 1e-9
+        line = f"  {scan:8s} {t * 1e3:10.1f} ms {rate:6.2f} GB/s {held[scan]:9.1f} bytes a vector"
         if scan == "int8":
             line += f", {held[scan] - held['float32']:.1f} of them codes (1.05 D + 16 is {1.05 * dim + 16:.1f})"
         print(line)
@@ -262,8 +281,9 @@ def print_latency(docs: Documents, queries: Matrix, n_calls: int) -> None:
         state = f"{n_busy} core(s) busy" if n_busy else "idle"
         with busy_cores(n_busy):
             for name, search in (searches | peers).items():
+                others = OtherLoad()
                 line = describe(durations(search, queries, n_calls))
-                print(f"  {threads} thread(s), {state:16s} {name:15s} {line}", flush=True)
+                print(f"  {threads} thread(s), {state:16s} {name:15s} {line}  ({others})", flush=True)
 
 
 def from_file(path: Path) -> Matrix:
@@ -272,9 +292,9 @@ def from_file(path: Path) -> Matrix:
 
 
 def given_or_made(options: argparse.Namespace, n: int, dim: int, n_queries: int) -> tuple[Documents, Matrix]:
-    """Documents and queries: those of the files, or random unit vectors."""
+    """Documents and queries: those of the files, all unless --n says how many, or random unit vectors."""
     if options.vectors:
-        vectors, queries = from_file(options.vectors)[:n], from_file(options.queries)
+        vectors, queries = from_file(options.vectors)[: n if options.n else None], from_file(options.queries)
         if len(queries) < n_queries:
             raise SystemExit(f"--queries: {n_queries} are needed, the file holds {len(queries)}")
     else:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -31,3 +34,32 @@ def medians(
             call()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+class OtherLoad:
+    """How many cores other processes, and other guests of the host, have used since this was made.
+
+    Pools of threads that spin while they wait, as OpenMP's do, become tens of times slower when a core is taken: with
+    2 threads beside a busy process ratios say nothing about the kernels.
+    """
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        """Seconds of the clock, and of the processors not spent by this process; NaN where the system does not tell."""
+        others = float("nan")
+        with contextlib.suppress(OSError):
+            user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+            ticks = user + nice + system + irq + softirq + steal
+            others = ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+        return time.perf_counter(), others
+
+    def cores(self) -> float:
+        now = self._now()
+        return max(0.0, (now[1] - self.start[1]) / (now[0] - self.start[0]))
+
+    def __str__(self) -> str:
+        cores = self.cores()
+        return "" if cores != cores else f"other processes used {cores:.2f} cores meanwhile"

@@ -1,4 +1,4 @@
-"""The contenders of the search benchmarks: other libraries' searches of the same float32 vectors, on the same threads."""
+"""The contenders of the search benchmarks: other libraries' searches of the same vectors, on the same threads."""
 
 from __future__ import annotations
 

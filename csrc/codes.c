@@ -114,7 +114,7 @@ static void encode_row(const encode_job *job, const float *y, float most, uint8_
     float scale = 1, sums[4] = {0};
     int coded = most == 0 || (most >= LEAST_CODED && most <= MOST_CODED);
     if (coded) {
-        if (most > 0) scale = 127 / most;
+        scale = most > 0 ? 127 / most : MOST_CODED; /* a zero row is 1.5 of a unit off in the high plane: a tiny unit */
         job->kernels->encode_f32(codes, sums, y, dim, scale);
     }
     put_in_planes(job->codes->high + panel * groups * RAGFAST_GROUP_HIGH,

@@ -1,4 +1,4 @@
-/* The float32 scan: one block of documents against the listed queries, with a rigorous error bound.
+/* The float32 scan: one block of documents against the listed queries, with a rigorous error bound, (F).
  *
  * For every (query q, document d) the scan's score s differs from the float64 score by at most
  *     error(q,d) = gamma |q||d| + underflow          (gamma_n = n u / (1 - n u), u = 2^-24, n = D + 8 roundings)

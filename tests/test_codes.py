@@ -21,7 +21,7 @@ from ragfast import FlatIndex, Hits, _kernels, codes
 Rows = NDArray[np.float32]
 PANEL = 32
 DIMS = [1, 2, 3, 15, 16, 17, 63, 64, 65, 100, 200, 384]
-FEW, MANY = 3, 17  # queries: from 16 on, codes are unpacked
+FEW, MANY = 3, 33  # queries: from 16, 24 or 32 on, as the level has it, codes are unpacked
 
 
 def normal(seed: int, *shape: int) -> Rows:
@@ -109,7 +109,7 @@ def test_every_dim(isa: str, dim: int, n_queries: int) -> None:
 
 
 @pytest.mark.parametrize("n_docs", [65, 66, 95, 96, 97, 127, 128, 129, 161, 400])
-@pytest.mark.parametrize("n_queries", [1, 5, 13, 16, 33])
+@pytest.mark.parametrize("n_queries", [1, 5, 13, 24, 33])
 def test_every_size(isa: str, n_docs: int, n_queries: int) -> None:
     queries, docs = integers(n_docs, n_queries, 7), integers(n_queries, n_docs, 7)
     for k in (1, 3, n_docs // 2 - 1, n_docs + 2):
@@ -139,7 +139,7 @@ def test_every_thread_count(isa: str, n_queries: int, n_threads: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_ties_go_to_the_lower_id(isa: str, seed: int) -> None:
-    queries, docs = integers(seed, 20, 8), integers(seed + 10, 500, 8)
+    queries, docs = integers(seed, 34, 8), integers(seed + 10, 500, 8)
     ids = np.random.default_rng(seed).permutation(10_000)[:500]
     assert_exact(queries[:2], docs, 40)
     assert_exact(queries, docs, 40, ids, n_threads=2)
@@ -147,7 +147,7 @@ def test_ties_go_to_the_lower_id(isa: str, seed: int) -> None:
 
 @cache
 def added_in_parts() -> tuple[Rows, Rows, Rows, NDArray[np.int64], list[tuple[int, Expected, Expected]]]:
-    docs, few, many = normal(1, 415, 33), normal(2, 3, 33), normal(3, 18, 33)
+    docs, few, many = normal(1, 415, 33), normal(2, 3, 33), normal(3, 34, 33)
     docs[200:] = docs[:215]  # what is added last ties with what was there
     ids = np.random.default_rng(4).permutation(1000)[:415]
     parts = np.cumsum([100, 5, 7, 1, 31, 33, 1, 37, 0, 200])
@@ -236,6 +236,7 @@ def test_a_caller_that_rounds_upward_changes_nothing(isa: str) -> None:
 # ---- data that break codes -----------------------------------------------------------------------------------------
 
 
+@cache
 def corpora() -> dict[str, Rows]:
     rng = np.random.default_rng(5)
     n, dim = 1300, 40
@@ -284,7 +285,7 @@ def corpus(name: str) -> tuple[Rows, list[tuple[Rows, Expected]]]:
     docs = corpora()[name]
     dim = docs.shape[1]
     queries = np.concatenate([docs[:3], normal(9, 8, dim), -docs[3:5], 0 * docs[:1], -0.0 * docs[:1]])
-    queries = np.concatenate([queries, np.abs(normal(10, 5, dim)), np.float32(1e20) * normal(11, 2, dim)])
+    queries = np.concatenate([queries, np.abs(normal(10, 15, dim)), np.float32(1e20) * normal(11, 2, dim)])
     queries = np.concatenate([queries, np.float32(1e-30) * normal(12, 2, dim)])
     queries[7:9, dim // 2 :] = 0
     return docs, [(asked, best(asked, docs, 10)) for asked in (queries[:4], queries[5:6], queries)]
@@ -316,8 +317,8 @@ def test_thousands_of_copies(isa: str, n_queries: int, n_threads: int) -> None:
     index = FlatIndex.from_vectors(docs, ids, scan="int8")
     hits = assert_finds(index, queries[:n_queries], (scores[:n_queries], found[:n_queries]), n_threads)
     assert hits.stats is not None
-    # Codes cannot tell copies of the best apart: such queries leave them on the way, others stay. Few queries may afford
-    # to stay, and when a second thread learns of it is the scheduler's choice.
+    # Codes cannot tell copies of the best apart: such queries leave them on the way, others stay. Few queries may
+    # afford to stay, and when a second thread learns of it is the scheduler's choice.
     if n_queries == MANY and n_threads == 1:
         assert hits.stats.path[:2].tolist() == ["int8, then float32"] * 2
     assert ((hits.stats.by_codes > 0) & (hits.stats.by_codes <= 6000)).all()
@@ -348,7 +349,7 @@ def all_codes(dim: int, off: float) -> tuple[Rows, Rows, Expected]:
     rng = np.random.default_rng(dim)
     asked = rng.integers(-127, 128, (22, dim))
     asked[:8, :2] = [[1, 0], [0, -1], [127, 127], [-127, 127], [1, 1], [-1, 1], [2, -1], [0, 0]]
-    queries = np.concatenate([asked.astype(np.float32), rng.standard_normal((10, dim), dtype=np.float32)])
+    queries = np.concatenate([asked.astype(np.float32), rng.standard_normal((12, dim), dtype=np.float32)])
     return docs, queries, best(queries, docs, 7)
 
 
@@ -374,7 +375,7 @@ def problems(draw: st.DrawFn) -> tuple[Rows, Rows, int, NDArray[np.int64] | None
     dim, n_docs, n_queries = (
         draw(st.integers(1, 70)),
         draw(st.integers(65, 230)),
-        draw(st.sampled_from([1, 2, 13, 16, 30])),
+        draw(st.sampled_from([1, 2, 13, 24, 33])),
     )
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = draw(st.sampled_from(["integers", "normal", "cluster", "mixed"]))
@@ -409,7 +410,7 @@ def problems(draw: st.DrawFn) -> tuple[Rows, Rows, int, NDArray[np.int64] | None
 
 
 @given(problems())
-@settings(max_examples=40)
+@settings(max_examples=100)
 def test_exact_for_what_hypothesis_finds(isa: str, problem: tuple[Rows, Rows, int, NDArray[np.int64] | None]) -> None:
     queries, docs, k, ids = problem
     expected = best(queries, docs, k, ids)
@@ -419,6 +420,7 @@ def test_exact_for_what_hypothesis_finds(isa: str, problem: tuple[Rows, Rows, in
 # ---- forms ---------------------------------------------------------------------------------------------------------
 
 
+@cache
 def orthogonal(seed: int, dim: int) -> NDArray[np.float64]:
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))[0]
 
@@ -433,6 +435,7 @@ def rotated_form(rotation: NDArray[np.float64], prefix: int = 0, **others: Any) 
     return codes.Form(rotation=single, rotation_error=error_of(single), prefix=prefix, **others)
 
 
+@cache
 def forms(dim: int) -> dict[str, codes.Form]:
     weight = np.float32(2) ** np.random.default_rng(1).integers(-9, 10, dim).astype(np.float32)
     center, rotation = 3 * normal(2, dim), orthogonal(3, dim)
@@ -462,7 +465,7 @@ def decaying(dim: int) -> tuple[Rows, Rows, list[Expected]]:
     docs[300:320] = docs[300]
     docs[400:404] *= np.float32(1e30)
     docs[404:410] = 0
-    queries = np.concatenate([docs[5:20] + np.float32(0.02) * normal(8, 15, dim), normal(9, 5, dim), 0 * docs[:1]])
+    queries = np.concatenate([docs[5:32] + np.float32(0.02) * normal(8, 27, dim), normal(9, 6, dim), 0 * docs[:1]])
     return docs, queries, [best(queries[:n], docs, 10) for n in (FEW, len(queries))]
 
 
@@ -660,7 +663,7 @@ def test_bounds_hold_in_every_form(isa: str, name: str) -> None:
 
 
 @given(problems())
-@settings(max_examples=25)
+@settings(max_examples=50)
 def test_bounds_hold_for_what_hypothesis_finds(
     isa: str, problem: tuple[Rows, Rows, int, NDArray[np.int64] | None]
 ) -> None:
