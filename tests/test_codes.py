@@ -539,13 +539,13 @@ def test_the_documents_residual_is_needed(isa: str, dim: int, off: float, monkey
     assert_found_behind_an_equal(on_grid(sign), target, codes.Form(), monkeypatch)
 
 
-@pytest.mark.parametrize("dim", [80, 128, 200])
+@pytest.mark.parametrize("dim", [80, 128, 300])
 def test_the_tail_is_needed(isa: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    sign = np.sign(normal(dim, dim))
-    for grid in (on_grid, on_high_grid):
-        query, target = on_grid(sign), grid(sign)
-        target[1:64], query[:64] = 0, 0
-        assert_found_behind_an_equal(query, target, codes.Form(prefix=64), monkeypatch)
+    for sign in (np.sign(normal(dim, dim)), np.ones(dim, np.float32), -np.ones(dim, np.float32)):
+        for grid in (on_grid, on_high_grid):
+            query, target = on_grid(sign), grid(sign)
+            target[1:64], query[:64] = 0, 0
+            assert_found_behind_an_equal(query, target, codes.Form(prefix=64), monkeypatch)
 
 
 @pytest.mark.parametrize("prefix", [0, 64])
