@@ -18,7 +18,7 @@ enum { RAGFAST_ROWS_QUERIES = 24, RAGFAST_TILE_QUERIES = 12, RAGFAST_MAX_CODE_QU
 typedef struct ragfast_kernels {
     const char *name;
 
-    /* The canonical score. 16 float64 lanes: lane l adds the products of elements l, l+16, ... in ascending order,
+    /* The canonical score, (C) in docs/exactness.md. 16 float64 lanes: lane l adds the products of elements l, l+16, ... in ascending order,
      * products and sums each rounded once (a product of two float32 is exact, so fusing changes nothing there; float64
      * products are never fused). Lanes are then added 16 -> 8 -> 4 -> 2 -> 1, the upper half onto the lower. */
     double (*inner_f64_f32)(const float *a, const float *b, size_t dim);

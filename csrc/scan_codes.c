@@ -72,8 +72,8 @@ void ragfast_prepare_codes(search *s) {
     if (s->many) s->kernels->pack_query_codes(s->packed_codes, s->query_codes, s->n_queries, n_groups);
 }
 
-/* (T): in float32, lowered by what rounding there may add. 8 units cover the conversion of each term, four operations and
- * the conversion of the dot. */
+/* (T): in float32, lowered by what rounding there may add. 7 units cover the conversion of each coefficient, its product and
+ * four additions; the dot's own conversion is monotone. */
 static ragfast_code_threshold threshold_of(const code_query *q, double floor, double middle, double sum, double tail) {
     const double up = 1 + 16 * unit_roundoff;
     double height = (floor - q->base - q->base_error) / q->unit, offset = middle * sum;
@@ -89,8 +89,8 @@ static ragfast_code_threshold threshold_of(const code_query *q, double floor, do
 static void set_thresholds(search *s, search_worker *w, size_t q) {
     const code_query *query = &s->code_queries[q];
     double floor = ragfast_floor_of(s, q), middle = middle_of(s->many ? s->kernels->code_mask : 0xfc);
-    if (w->is_listed[q]) { /* never a hit, but on a document without codes */
-        w->thresholds[q] = (ragfast_code_threshold){.offset = INFINITY};
+    if (w->is_listed[q]) { /* never a hit: an infinite residual adds */
+        w->thresholds[q] = (ragfast_code_threshold){.offset = INFINITY, .norm = -1};
         return;
     }
     w->thresholds[q] = w->use_prefix ? threshold_of(query, floor, middle, query->prefix_sum, query->tail)
@@ -153,7 +153,7 @@ static void look_again_at_all(search *s, size_t worker) {
     w->n_waiting = 0;
 }
 
-/* A prefix let these through. They wait until what is beyond it has come from memory. */
+/* (P): a prefix let these through. They wait until what is beyond it has come from memory. */
 static void wait_for_panel(search *s, size_t q, size_t worker, uint32_t hits, size_t panel) {
     search_worker *w = &s->workers[worker];
     if (w->n_waiting == 0 || w->waiting[w->n_waiting - 1].panel != panel) {
@@ -169,7 +169,7 @@ static void wait_for_panel(search *s, size_t q, size_t worker, uint32_t hits, si
 
 static void take_hits(search *s, size_t q, size_t worker, uint32_t hits, const int32_t *dots, uint8_t mask,
                       size_t panel) {
-    if (s->workers[worker].is_listed[q]) return; /* infinite bounds, which no threshold excludes */
+    if (s->workers[worker].is_listed[q]) return; /* the float32 scan has it: never twice, whatever a kernel says */
     if (s->workers[worker].use_prefix)
         wait_for_panel(s, q, worker, hits, panel);
     else

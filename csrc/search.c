@@ -381,7 +381,8 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     if (n_threads == 0) n_threads = ragfast_get_num_threads();
     if ((double)n_queries * (double)n_docs * (double)dim < INLINE_WORK) n_threads = 1;
     size_t n_blocks = n_docs / s.block_docs + 1; /* chunks of some blocks each, but a few for every thread */
-    size_t chunk_bytes = s.many ? CHUNK_BYTES / 4 : s.coded ? CHUNK_BYTES * 4 : CHUNK_BYTES; /* docs/design.md */
+    /* Small ones let floors and judgement learn sooner, long ones suit a prefix: docs/design.md. */
+    size_t chunk_bytes = s.many ? CHUNK_BYTES / 4 : s.coded && n_queries <= 4 ? CHUNK_BYTES * 4 : CHUNK_BYTES;
     size_t blocks = ragfast_min(chunk_bytes / (s.block_docs * dim * sizeof(float)), n_blocks / 8 / (size_t)n_threads);
     s.chunk_docs = (blocks > 1 ? blocks : 1) * s.block_docs;
     size_t n_chunks = (n_docs + s.chunk_docs - 1) / s.chunk_docs;
