@@ -175,6 +175,9 @@ cdef class Codes:
         high, low, bounds = self.arrays[:3]
         return high, low, bounds.view(np.float32).reshape(-1, 5, 32)
 
+    def __reduce__(self):
+        raise TypeError("codes are made anew by the index that a copy belongs to")
+
     def encode(self, np.ndarray vectors not None, size_t first, bint bfloat16, int n_threads):
         """Documents from first on; vectors (n_docs,D) plain, finite, float32 or the bits of 16-bit floats."""
         cdef size_t n_docs = np.PyArray_DIM(vectors, 0), dim = np.PyArray_DIM(vectors, 1)
