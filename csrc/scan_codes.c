@@ -12,9 +12,8 @@
 enum {
     PANEL = RAGFAST_PANEL_DOCS,
     TILE = RAGFAST_TILE_QUERIES,
-    HIGH_BLOCK_BYTES = 128
-        << 10, /* of the high plane, for more than one tile of queries: stays in the second-level cache */
-    HITS_BEFORE_JUDGING = 256 /* and 8 K: until floors have risen, much is a hit */
+    HIGH_BLOCK_BYTES = 128 << 10, /* of the high plane: several tiles of queries meet it in the second-level cache */
+    HITS_BEFORE_JUDGING = 256     /* and 8 K: until floors have risen, much is a hit */
 };
 
 static const double unit_roundoff = 0x1p-24;

@@ -73,7 +73,7 @@ typedef struct search {
     size_t n_workers;
     double gamma, underflow;
 
-    size_t capacity;               /* candidates a query may hold on one worker: k and as many again */
+    size_t capacity;               /* candidates a query may hold on one worker: k and room beyond */
     ragfast_candidate *candidates; /* (group, workers, capacity) */
     _Atomic double *floors;        /* (group,) */
     double *query_norms;           /* (group,) */
@@ -116,8 +116,8 @@ size_t ragfast_scan_queries_size(const search *s, size_t n_queries);
 void ragfast_lay_out_listed(const search *s, search_worker *w);
 void ragfast_scan_float32(search *s, size_t first, size_t n_docs, size_t n_next, size_t worker);
 
-/* scan_codes.c: once a group, then documents first <= i < end, where first is of the first panel or any other. Both codes
- * of queries take code_bytes. */
+/* scan_codes.c: once a group, then documents first <= i < end, where first need not begin a panel. Packed codes of queries,
+ * in either form, take query_code_bytes. */
 size_t ragfast_query_code_bytes(const search *s, size_t n_queries, size_t tile);
 void ragfast_prepare_codes(search *s);
 void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker);

@@ -79,9 +79,9 @@ typedef struct ragfast_codes {
 } ragfast_codes;
 
 typedef struct ragfast_docs {
-    const void *vectors;        /* (N,D) of dtype */
-    const float *norms;         /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only) */
-    const int64_t *ids;         /* (N,) distinct and >= 0, or NULL: the row number */
+    const void *vectors; /* (N,D) of dtype */
+    const float *norms;  /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only, and without codes) */
+    const int64_t *ids;  /* (N,) distinct and >= 0, or NULL: the row number */
     const ragfast_codes *codes; /* of all N, or NULL; not with float64 */
     size_t n_docs;              /* N, below 2^31 */
     size_t dim;                 /* D, from 1 to 2^20 */

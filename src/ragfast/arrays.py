@@ -120,7 +120,7 @@ def storage_type(dtype: object) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in STORAGE and dtype is not None:  # which NumPy takes for float64
         with contextlib.suppress(TypeError, ValueError):
-            name = np.dtype(dtype).name  # type: ignore[call-overload]
+            name = np.dtype(dtype).name  # type: ignore[call-overload]  # anything may come; NumPy judges
     if name not in STORAGE:
         raise TypeError(f"dtype: expected float32, float16 or bfloat16, got {dtype!r}")
     return name
