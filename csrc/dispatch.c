@@ -70,14 +70,18 @@ static int runs_amx(void) { return leaf7_has(0, AMX_TILE | AMX_INT8) && cpu_has(
 static const struct {
     const char *name;
     int (*runs)(void); /* given that the levels below run */
-    void (*fill[3])(ragfast_kernels *);
+    void (*fill[4])(ragfast_kernels *);
 } levels[] = {
-    {"scalar", runs_scalar, {ragfast_dot_fill_scalar, ragfast_code_fill_scalar, ragfast_lse_fill_scalar}},
+    {"scalar",
+     runs_scalar,
+     {ragfast_dot_fill_scalar, ragfast_code_fill_scalar, ragfast_lse_fill_scalar, ragfast_logits_fill_scalar}},
 #ifdef RAGFAST_BUILD_AVX2
-    {"avx2", runs_avx2, {ragfast_dot_fill_avx2, ragfast_code_fill_avx2, ragfast_lse_fill_avx2}},
+    {"avx2",
+     runs_avx2,
+     {ragfast_dot_fill_avx2, ragfast_code_fill_avx2, ragfast_lse_fill_avx2, ragfast_logits_fill_avx2}},
 #endif
 #ifdef RAGFAST_BUILD_AVX512
-    {"avx512", runs_avx512, {ragfast_dot_fill_avx512, ragfast_lse_fill_avx512}},
+    {"avx512", runs_avx512, {ragfast_dot_fill_avx512, ragfast_lse_fill_avx512, ragfast_logits_fill_avx512}},
 #endif
 #ifdef RAGFAST_BUILD_AVX512VNNI
     {"avx512vnni", runs_avx512vnni, {ragfast_code_fill_avx512vnni}},
@@ -97,7 +101,7 @@ static void fill_tables(void) {
     for (size_t i = 0; i < N_LEVELS && levels[i].runs(); i++) {
         if (i) tables[i] = tables[i - 1];
         tables[i].name = levels[i].name;
-        for (size_t f = 0; f < 3 && levels[i].fill[f]; f++) levels[i].fill[f](&tables[i]);
+        for (size_t f = 0; f < 4 && levels[i].fill[f]; f++) levels[i].fill[f](&tables[i]);
         n_available = i + 1;
     }
     atomic_store(&current, &tables[n_available - 1]);

@@ -85,14 +85,11 @@ typedef struct ragfast_kernels {
      * take a finite `top`. */
     float (*max_f32)(const float *x, size_t n);
     double (*max_f64)(const double *x, size_t n);
-    /* Sum of exp(x) 2^-exponent, relative error below 3e-7. top, not less than any x, is from -2^16 to 2^16 and
-     * exponent within 1 of top / ln 2; elements below top - 86 may count as exp(top - 86). May prefetch from x[n] to
-     * x[2n]. */
-    double (*sum_exp_f32)(const float *x, size_t n, float top, int exponent);
-    /* Sum of exp(x - top) over all elements but one of those equal to top, in float64 throughout: to be accurate where
-     * log1p of it is nearly 0. */
-    double (*sum_exp_rest_f32)(const float *x, size_t n, float top);
-    double (*sum_exp_rest_f64)(const double *x, size_t n, double top);
+    /* Sum over all elements but one of those equal to top, in float64: others + (*n_tops - 1), to be accurate where log1p
+     * of it is nearly 0. Returns others, the sum of exp(x - top) over x != top, and adds to *n_tops how many are equal.
+     * top is finite and not less than any x. Relative error: float32 4e-9, and terms below exp(-700) may count as that. */
+    double (*sum_exp_rest_f32)(const float *x, size_t n, float top, size_t *n_tops);
+    double (*sum_exp_rest_f64)(const double *x, size_t n, double top, size_t *n_tops);
     /* out = (x - top) - log_sum in float64; out may be x, and top may be anything here. */
     void (*subtract_f32)(float *out, const float *x, size_t n, float top, double log_sum);
     void (*subtract_f64)(double *out, const double *x, size_t n, double top, double log_sum);
@@ -102,6 +99,29 @@ typedef struct ragfast_kernels {
                     size_t n, size_t stride);
     void (*mix_f64)(double *out, double *posterior, const double *doc_logprobs, const double *token_logprobs,
                     size_t n_docs, size_t n, size_t stride);
+    void (*exp_f64)(double *out, const double *x, size_t n); /* x <= 0 or NaN; out may be x */
+
+    /* ---- logits, by ragfast_dtype -------------------------------------------------------------------------------- */
+
+    /* With b = 2^LSE_LOG2E_F32, which is nearly e: the sum of b^x 2^-exponent, relative error below 4e-7, of which up to
+     * 6e-8 grows with adding up in float32, sixteen at most. Elements below LSE_LOWEST_F32(exponent) may count as that. An
+     * x above LSE_HIGHEST_F32(exponent) makes the sum NaN if that limit is above 0; where it is not, or rather, where it
+     * could not be seen, the caller knows that no x is. -10^5 < exponent < 10^5. Adds the sum of x, with an error below
+     * 2e-7 of the sum of |x|, to *sum_x unless NULL. */
+    double (*sum_exp[4])(const void *x, size_t n, int exponent, double *sum_x); /* not float64 */
+    /* out = scale softmax(x) - shift, exp(x - lse) with a relative error of 4e-7 + 3e-8 |x - lse| (float64: 1e-15 (1 +
+     * |x - lse|)), but 0 where that is below 2^-114 (float64: 2^-1074) and maybe up to 2^-112, so exactly -shift for -inf. Rounded
+     * from float32, or float64 for that. x <= lse + 1 or NaN, whatever lse is; out may be x. stream: not to be read again
+     * soon, so that it is written past the caches where out can be brought to whole lines. */
+    void (*softmax_grad[4])(void *out, const void *x, size_t n, double lse, double scale, double shift, int stream);
+    /* out[v] = LSE_k(offsets[k] + logits[k * stride + v]) in float32 within 4 units in the last place; logits are float32,
+     * float16 or bfloat16. offsets may be -inf: then the row is not read. Made for log-probabilities: results within max(2, ln K) of
+     * 0, and what is not finite, cost several times as much. */
+    void (*mix_logits[4])(float *out, const void *logits, const double *offsets, size_t n_docs, size_t n,
+                          size_t stride);
+    /* acc[i] += weight * x[i], fused or not. */
+    void (*add_scaled_f32)(double *acc, double weight, const float *x, size_t n);
+    void (*add_scaled_f64)(double *acc, double weight, const double *x, size_t n);
 } ragfast_kernels;
 
 /* One per dot_<isa>.c and lse_<isa>.c: writes this level's entries over those of the level below. */
@@ -112,6 +132,9 @@ void ragfast_code_fill_scalar(ragfast_kernels *table);
 void ragfast_code_fill_avx2(ragfast_kernels *table);
 void ragfast_code_fill_avx512vnni(ragfast_kernels *table);
 void ragfast_code_fill_amx(ragfast_kernels *table);
+void ragfast_logits_fill_scalar(ragfast_kernels *table);
+void ragfast_logits_fill_avx2(ragfast_kernels *table);
+void ragfast_logits_fill_avx512(ragfast_kernels *table);
 void ragfast_lse_fill_scalar(ragfast_kernels *table);
 void ragfast_lse_fill_avx2(ragfast_kernels *table);
 void ragfast_lse_fill_avx512(ragfast_kernels *table);
@@ -171,6 +194,10 @@ double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float 
 
 /* D rounded up to a whole line of float32. */
 static inline size_t ragfast_padded(size_t dim) { return (dim + 15) / 16 * 16; }
+
+static inline size_t ragfast_element_size(ragfast_dtype dtype) {
+    return dtype == RAGFAST_F64 ? 8 : dtype == RAGFAST_F32 ? 4 : 2;
+}
 
 static inline size_t ragfast_min(size_t a, size_t b) { return a < b ? a : b; }
 

@@ -1,32 +1,19 @@
 /* Log-sum-exp, log-softmax and marginalization over documents.
  *
  * Every LSE is top + log_rest, top being the maximum and log_rest = log1p(sum of the other exp(v - top)), so that a sum
- * ruled by one term keeps its accuracy. A float32 row is first summed in float32, chunk by chunk so that memory is read
- * once; where the result is too near 0 to bear float32's error it is summed again in float64. */
-#include "internal.h"
+ * ruled by one term keeps its accuracy. A float32 row is first summed in float32; where the result is too near 0 to bear
+ * float32's error it is summed again in float64 (row_lse.c). */
+#include "row_lse.h"
 
 #include <float.h>
 #include <math.h>
 
 enum {
-    CHUNK_COLS = 4096,        /* of a float32 row: 16 KB, read for its maximum, still in L1 for its sum */
-    SHORT_ROW = 32,           /* up to here float64 costs no more than trying float32 */
     STACK_DOCS = 64,          /* joint log-probabilities of one query held at a time */
     TOKEN_COLS = 8192,        /* target tokens of one query that are one piece of work */
     INLINE_WORK = 200 * 1000, /* elements below which waking a thread costs more than it brings */
     PIECE_WORK = 64 * 1024    /* elements that a thread takes at a time */
 };
-
-#define LN2 0x1.62e42fefa39efp-1
-
-/* float32 can sum a row of a top up to this (ragfast_kernels.sum_exp_f32), and moves a result of this magnitude by less
- * than 1.5 units in the last place, its error being below 3e-7. */
-#define LARGEST_TOP 0x1p16f
-#define SMALLEST_RESULT 2.0
-
-typedef struct lse {
-    double top, log_rest; /* LSE = top + log_rest; where that is not finite, log_rest is 0 or NaN */
-} lse;
 
 /* Parts of a job: a contiguous range of rows or queries, and of target tokens. */
 typedef struct job {
@@ -38,8 +25,6 @@ typedef struct job {
     size_t rows_each, cols_each; /* of a piece */
     void (*run)(const struct job *j, size_t row, size_t col, size_t n);
 } job;
-
-static size_t element_size(ragfast_dtype dtype) { return dtype == RAGFAST_F32 ? sizeof(float) : sizeof(double); }
 
 static int product_overflows(size_t a, size_t b, size_t c) {
     return (b && a > SIZE_MAX / 16 / b) || (c && a * b > SIZE_MAX / 16 / c);
@@ -71,91 +56,47 @@ static void run_job(job *j, size_t work, int split_cols, int n_threads) {
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
-static int has_nan_f32(const float *x, size_t n) {
-    int found = 0;
-    for (size_t i = 0; i < n; i++) found |= x[i] != x[i];
-    return found;
-}
-
-static int has_nan_f64(const double *x, size_t n) {
-    int found = 0;
-    for (size_t i = 0; i < n; i++) found |= x[i] != x[i];
-    return found;
-}
-
-/* The LSE in float32 with its sum in units of a power of 2, which a greater maximum in a later chunk changes exactly.
- * Returns 0 where this cannot be done: +inf or great values. */
-static int lse_in_f32(const ragfast_kernels *kernels, lse *result, const float *x, size_t n) {
-    float top = -INFINITY;
-    int exponent = 0;
-    double sum = 0;
-    for (size_t i = 0; i < n; i += CHUNK_COLS) {
-        const float *chunk = x + i;
-        size_t size = ragfast_min(CHUNK_COLS, n - i);
-        float chunk_top = kernels->max_f32(chunk, size);
-        if (chunk_top > top) {
-            if (!(fabsf(chunk_top) <= LARGEST_TOP)) return 0;
-            int greater = (int)lrint(chunk_top / LN2);
-            sum = ldexp(sum, exponent - greater); /* from 0 if it is the first */
-            top = chunk_top;
-            exponent = greater;
-        }
-        if (top > -INFINITY)
-            sum += kernels->sum_exp_f32(chunk, size, top, exponent);
-        else if (has_nan_f32(chunk, size))
-            return 0;
-    }
-    result->top = top;
-    result->log_rest = top > -INFINITY ? exponent * LN2 - (double)top + log(sum) : 0;
-    return 1;
-}
-
-static lse lse_in_f64_f32(const ragfast_kernels *kernels, const float *x, size_t n) {
-    float top = kernels->max_f32(x, n);
-    if (!isfinite(top)) return (lse){top, has_nan_f32(x, n) ? NAN : 0};
-    return (lse){top, log1p(kernels->sum_exp_rest_f32(x, n, top))};
-}
-
-static lse lse_f64(const ragfast_kernels *kernels, const double *x, size_t n) {
-    double top = kernels->max_f64(x, n);
-    if (!isfinite(top)) return (lse){top, has_nan_f64(x, n) ? NAN : 0};
-    return (lse){top, log1p(kernels->sum_exp_rest_f64(x, n, top))};
-}
-
 static void logsumexp_row(const job *j, size_t row, size_t col, size_t n) {
     (void)col;
     (void)n;
-    if (j->dtype == RAGFAST_F32) {
-        const float *x = (const float *)j->x + row * j->n_cols;
-        lse result;
-        if (j->n_cols <= SHORT_ROW || !lse_in_f32(j->kernels, &result, x, j->n_cols) ||
-            fabs(result.top + result.log_rest) < SMALLEST_RESULT)
-            result = lse_in_f64_f32(j->kernels, x, j->n_cols);
-        ((float *)j->out)[row] = (float)(result.top + result.log_rest);
-    } else {
-        lse result = lse_f64(j->kernels, (const double *)j->x + row * j->n_cols, j->n_cols);
-        ((double *)j->out)[row] = result.top + result.log_rest;
+    const char *x = j->x + row * j->n_cols * ragfast_element_size(j->dtype);
+    double lse;
+    if (j->n_cols <= RAGFAST_SHORT_ROW || !ragfast_fast_lse(j->kernels, &lse, NULL, x, j->n_cols, NAN, j->dtype) ||
+        fabs(lse) < RAGFAST_FAST_RESULT) {
+        ragfast_lse parts = ragfast_careful_lse(j->kernels, x, j->n_cols, j->dtype);
+        lse = parts.top + parts.log_rest;
+        if (fabs(lse) < parts.log_rest / 16) { /* what careful lost of log_rest would be seen */
+            parts = ragfast_exact_lse(j->kernels, x, j->n_cols, j->dtype);
+            lse = parts.top + parts.log_rest;
+        }
     }
+    if (j->dtype == RAGFAST_F32)
+        ((float *)j->out)[row] = (float)lse;
+    else
+        ((double *)j->out)[row] = lse;
 }
 
 static void log_softmax_row(const job *j, size_t row, size_t col, size_t n) {
     (void)col;
     (void)n;
     size_t first = row * j->n_cols;
-    if (j->dtype == RAGFAST_F32) {
-        const float *x = (const float *)j->x + first;
-        lse result; /* no element of the output is nearer to 0 than log_rest */
-        if (j->n_cols <= SHORT_ROW || !lse_in_f32(j->kernels, &result, x, j->n_cols) ||
-            result.log_rest < SMALLEST_RESULT)
-            result = lse_in_f64_f32(j->kernels, x, j->n_cols);
-        if (result.top == -INFINITY) result.top = 0; /* -inf - 0, or NaN */
-        j->kernels->subtract_f32((float *)j->out + first, x, j->n_cols, (float)result.top, result.log_rest);
-    } else {
-        const double *x = (const double *)j->x + first;
-        lse result = lse_f64(j->kernels, x, j->n_cols);
-        if (result.top == -INFINITY) result.top = 0;
-        j->kernels->subtract_f64((double *)j->out + first, x, j->n_cols, result.top, result.log_rest);
-    }
+    const char *x = j->x + first * ragfast_element_size(j->dtype);
+    double top = NAN, lse;
+    if (j->n_cols > RAGFAST_SHORT_ROW && j->dtype == RAGFAST_F32)
+        top = ragfast_row_max(j->kernels, x, j->n_cols, j->dtype);
+    ragfast_lse parts;
+    if (j->n_cols > RAGFAST_SHORT_ROW && isfinite(top) &&
+        ragfast_fast_lse(j->kernels, &lse, NULL, x, j->n_cols, top, j->dtype) && lse - top >= RAGFAST_FAST_RESULT)
+        parts = (ragfast_lse){top, lse - top}; /* no element of the output is nearer to 0 than this */
+    else
+        parts = ragfast_careful_lse(j->kernels, x, j->n_cols, j->dtype);
+    if (parts.top == -INFINITY) parts.top = 0; /* -inf - 0, or NaN */
+    if (j->dtype == RAGFAST_F32)
+        j->kernels->subtract_f32((float *)j->out + first, (const float *)(const void *)x, j->n_cols, (float)parts.top,
+                                 parts.log_rest);
+    else
+        j->kernels->subtract_f64((double *)j->out + first, (const double *)(const void *)x, j->n_cols, parts.top,
+                                 parts.log_rest);
 }
 
 static ragfast_status run_rows(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
@@ -211,25 +152,26 @@ static void joint_logprobs(const job *j, double *joint, size_t query, size_t fir
 }
 
 /* LSE of two; each log_rest must be accurate near 0. */
-static lse lse_of_both(lse a, lse b) {
+static ragfast_lse lse_of_both(ragfast_lse a, ragfast_lse b) {
     if (b.top > a.top) {
-        lse swapped = a;
+        ragfast_lse swapped = a;
         a = b;
         b = swapped;
     }
-    if (!isfinite(a.top)) return (lse){a.top, a.log_rest + b.log_rest}; /* 0 or NaN, but for b finite under +inf */
-    return (lse){a.top, log1p(expm1(a.log_rest) + exp(b.top - a.top + b.log_rest))};
+    if (!isfinite(a.top))
+        return (ragfast_lse){a.top, a.log_rest + b.log_rest}; /* 0 or NaN, but for b finite under +inf */
+    return (ragfast_lse){a.top, log1p(expm1(a.log_rest) + exp(b.top - a.top + b.log_rest))};
 }
 
 static void sequence_row(const job *j, size_t query, size_t col, size_t n_tokens) {
     (void)col;
     (void)n_tokens;
     double joint[STACK_DOCS];
-    lse total = {-INFINITY, 0};
+    ragfast_lse total = {-INFINITY, 0};
     for (size_t first = 0; first < j->n_docs; first += STACK_DOCS) {
         size_t n = ragfast_min(STACK_DOCS, j->n_docs - first);
         joint_logprobs(j, joint, query, first, n);
-        lse some = lse_f64(j->kernels, joint, n);
+        ragfast_lse some = ragfast_careful_lse(j->kernels, joint, n, RAGFAST_F64);
         total = first ? lse_of_both(total, some) : some;
     }
     if (j->dtype == RAGFAST_F32)
@@ -252,7 +194,7 @@ static void sequence_row(const job *j, size_t query, size_t col, size_t n_tokens
 }
 
 static void token_row(const job *j, size_t query, size_t token, size_t n) {
-    size_t size = element_size(j->dtype), first = query * j->n_docs * j->n_cols + token;
+    size_t size = ragfast_element_size(j->dtype), first = query * j->n_docs * j->n_cols + token;
     void *out = j->out + (query * j->n_cols + token) * size;
     void *posterior = j->posterior ? j->posterior + first * size : NULL;
     const void *docs = j->doc_logprobs + query * j->n_docs * size, *tokens = j->x + first * size;

@@ -106,10 +106,6 @@ static inline double ragfast_floor_of(const search *s, size_t q) {
 void ragfast_add_candidate(search *s, size_t q, size_t worker, ragfast_candidate candidate);
 void ragfast_settle(search *s, size_t q, size_t worker);
 
-static inline size_t ragfast_element_size(ragfast_dtype dtype) {
-    return dtype == RAGFAST_F64 ? 8 : dtype == RAGFAST_F32 ? 4 : 2;
-}
-
 /* scan_float32.c: documents first <= i < first + n_docs against the listed queries; n_next after them will be asked for by
  * the same worker, if anything is. After a change to the list it is to be laid out. */
 size_t ragfast_scan_queries_size(const search *s, size_t n_queries);

@@ -116,7 +116,7 @@ static void fill(float *x, size_t n_rows, size_t dim, int kind) {
 
 /* The value of 16 bits by the definition of its format: (-1)^sign 2^exponent 1.fraction, below the least exponent
  * 0.fraction. */
-static double value_of_16_bits(uint16_t x, ragfast_dtype dtype) {
+double value_of_16_bits(uint16_t x, ragfast_dtype dtype) {
     int fraction_bits = dtype == RAGFAST_F16 ? 10 : 7, top = dtype == RAGFAST_F16 ? 31 : 255;
     int exponent = x >> fraction_bits & top, fraction = x & ((1 << fraction_bits) - 1), bias = top / 2;
     double sign = x & 0x8000 ? -1 : 1;
@@ -899,11 +899,13 @@ int main(int argc, char **argv) {
             bench_dot_kernels(ragfast_current_kernels());
             bench_code_kernels(ragfast_current_kernels());
             bench_lse_kernels(ragfast_current_kernels());
+            bench_logits_kernels(ragfast_current_kernels());
         }
         if (bench || threads_only) continue;
         check_dot_kernels(ragfast_current_kernels());
         check_code_kernels(ragfast_current_kernels());
         check_lse_kernels(ragfast_current_kernels());
+        check_logits_kernels(ragfast_current_kernels());
         printf("%s: kernels checked\n", ragfast_isa_name(level));
     }
     if (bench) return 0;
@@ -912,6 +914,9 @@ int main(int argc, char **argv) {
     check_refusals();
     check_searches(threads_only);
     check_marginals(threads_only);
+    check_nll(threads_only);
+    check_mixtures(threads_only);
+    check_gather(threads_only);
 #if defined(__x86_64__)
     check_caller_environment();
 #endif

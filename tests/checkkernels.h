@@ -1,5 +1,5 @@
 /* What the C checks share: checkkernels.c has it, with main, inner products and search; checklse.c has log-sum-exp,
- * checkcodes.c the kernels of codes. */
+ * checklogits.c the kernels of logits, checkcodes.c those of codes. */
 #ifndef CHECKKERNELS_H
 #define CHECKKERNELS_H
 
@@ -32,11 +32,25 @@ size_t random_below(size_t n);
 double random_unit(void); /* from -1 to below 1 */
 
 int same_bits(double a, double b);
+double value_of_16_bits(uint16_t x, ragfast_dtype dtype);
 
 /* In checklse.c. */
 void check_lse_kernels(const ragfast_kernels *kernels);
 void check_marginals(int threads_only);
 void bench_lse_kernels(const ragfast_kernels *kernels);
+
+/* In checklogits.c. */
+void check_logits_kernels(const ragfast_kernels *kernels);
+void bench_logits_kernels(const ragfast_kernels *kernels);
+
+/* In checknll.c: losses from logits. */
+void check_nll(int threads_only);
+
+/* In checkmixtures.c: steps of decoding, divergences, keys. */
+void check_mixtures(int threads_only);
+
+/* In checkgather.c: chosen documents, and merging. */
+void check_gather(int threads_only);
 
 /* In checkcodes.c. */
 void check_code_kernels(const ragfast_kernels *kernels);

@@ -162,6 +162,99 @@ ragfast_status ragfast_marginalize_token(void *out, void *posterior, const void 
                                          const void *token_logprobs, size_t n_queries, size_t n_docs, size_t n_tokens,
                                          ragfast_dtype dtype, int n_threads);
 
+/* ---- logits -------------------------------------------------------------------------------------------------------
+ * Logits are float64, float32, float16 or bfloat16; everything small beside them is float64. log p(v) = x[v] - LSE(x) is
+ * rounded once more by whoever narrows it: then it is within 2 units in the last place of float32, also near 0. */
+
+/* Log-softmax and gather: one pass over V.
+ * Out: logprobs (n_rows,) = x[i,targets[i]] - lse[i]; lse (n_rows,), may be NULL; sums (n_rows,), may be NULL: the sum over v
+ *      of x[i,v] - lse[i].
+ * In:  logits (n_rows,V) of dtype; targets (n_rows,) below V; where negative the row is not read and its outputs are 0. */
+ragfast_status ragfast_target_logprobs(double *logprobs, double *lse, double *sums, const void *logits,
+                                       const int64_t *targets, size_t n_rows, size_t vocab, ragfast_dtype dtype,
+                                       int n_threads);
+
+/* The gradient of such rows: out[i,v] = (scale[i] + V shift[i]) softmax(x[i])[v] - scale[i] [v = targets[i]] - shift[i], for the
+ * weight `scale` of -log p(y) and `shift` of each -log p(v), from the lse of the row. Rows of scale and shift 0 are not read
+ * and become 0. out (n_rows,V) of dtype may be logits. shift may be NULL: 0. targets (n_rows,) below V, or negative: no
+ * target. */
+ragfast_status ragfast_target_grad(void *out, const void *logits, const int64_t *targets, const double *lse,
+                                   const double *scale, const double *shift, size_t n_rows, size_t vocab,
+                                   ragfast_dtype dtype, int n_threads);
+
+/* Answers y (B,T), each to be scored under K documents. */
+typedef struct ragfast_answers {
+    const void *logits;           /* (B,K,T,V) of dtype; logits[b,k,t] predicts targets[b,t]: nothing is shifted */
+    const double *token_logprobs; /* (B,K,T), if logits is NULL: log p(y_t | x, z, y_<t) */
+    const double *doc_scores;     /* (B,K); -inf: a document that is missing, of which nothing else is read */
+    const int64_t *targets;       /* (B,T) below V; negative: not scored, and not read elsewhere */
+    size_t n_queries, n_docs, n_tokens, vocab;
+    ragfast_dtype dtype;
+} ragfast_answers;
+
+typedef struct ragfast_loss {
+    int by_token;           /* RAG-Token, else RAG-Sequence */
+    double temperature;     /* > 0: log p(z|x) = log_softmax(doc_scores / temperature) */
+    double label_smoothing; /* from 0 to below 1, 0 without logits: (1 - e) nll + e times the nll of ... (nll.c) */
+    int as_hf;              /* Hugging Face's RagSequenceForGeneration.get_nll instead of the paper (nll.c) */
+    int skip_first;         /* with as_hf: position 0 counts in smoothing only, as under exclude_bos_score */
+    const double *weights;  /* (B,), or NULL: 1. Gradients are those of sum_b weights[b] nll[b] */
+} ragfast_loss;
+
+/* What to calculate; each but nll may be NULL. */
+typedef struct ragfast_nll_out {
+    double *nll;       /* (B,) the loss of each answer, +inf where no document can give it */
+    double *posterior; /* Sequence (B,K), Token (B,K,T): p(z|x,y), p(z|x,y_t,y_<t); 0 where not scored or impossible */
+    double *doc_scores_grad;     /* (B,K); 0 for a missing document */
+    double *token_logprobs_grad; /* (B,K,T), without logits alone */
+    void *logits_grad;           /* (B,K,T,V) of the dtype of the logits; may be the logits */
+    double *lse;                 /* (B,K,T) LSE of each row of logits that is read */
+    int lse_known;               /* lse is an input, from a call with the same logits: they are then read once less */
+} ragfast_nll_out;
+
+/* -log p(y|x) of Lewis et al. 2020, with gradients and posterior, in one pass over the logits and one more for their
+ * gradient; nothing of the size of the logits is ever stored. Scratch: some 40 bytes for each (b,k,t). */
+ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers *answers, const ragfast_loss *loss,
+                               int n_threads);
+
+/* A step of decoding: out[i,v] = LSE_k(doc_logprobs[i,k] + log_softmax(logits[i,k])[v]), the log-mixture of K documents for
+ * each of n beams, and the n_best greatest of each beam, by (value descending, v ascending).
+ * Out: out (n,V), may be NULL; best (n,n_best), best_ids (n,n_best), may be NULL if n_best is 0; float32, but float64 where
+ *      the logits are.
+ * In:  logits (n,K,V) of dtype; doc_logprobs (n,K), -inf for a document that is missing, of which the logits are not
+ *      read; n_best <= V. */
+ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids, const void *logits,
+                                        const double *doc_logprobs, size_t n, size_t n_docs, size_t vocab,
+                                        ragfast_dtype dtype, size_t n_best, int n_threads);
+
+/* ---- small kernels over documents: everything float64 --------------------------------------------------------------- */
+
+/* kl (n_rows,) = KL(P || Q) = sum_j P (log P - log Q) with P = softmax(p / p_temperature), Q = softmax(q / q_temperature)
+ * over n columns, and its gradients with regard to p and q (n_rows,n), each may be NULL. A column of -inf in p has no part;
+ * one of -inf in q alone makes kl +inf. A row of p or q that is -inf throughout is no distribution: NaN. */
+ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const double *p, const double *q, size_t n_rows,
+                          size_t n, double p_temperature, double q_temperature, int n_threads);
+
+/* out (n_rows,n_keys) = for each key the LSE of x[i,j] over j with keys[i,j] = key, -inf for none. x and keys (n_rows,n);
+ * keys below n_keys; negative: left out. */
+ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
+                                       size_t n_keys, int n_threads);
+
+/* Scores of chosen documents: scores (B,K) = q_b . d of row rows[b,k] of docs, the same bits as ragfast_search finds; -inf
+ * where the row is negative. queries (B,D), float64 if the documents are, else float32; rows (B,K) below N. Neither
+ * norms nor codes are used. */
+ragfast_status ragfast_gather_scores(double *scores, const void *queries, const int64_t *rows, size_t n_queries,
+                                     size_t k, const ragfast_docs *docs, int n_threads);
+
+/* Its gradient: out (B,D) = sum_k grad[b,k] d of row rows[b,k], negative rows left out. */
+ragfast_status ragfast_gather_scores_grad(double *out, const double *grad, const int64_t *rows, size_t n_queries,
+                                          size_t k, const ragfast_docs *docs, int n_threads);
+
+/* Top-k of the union of sorted lists: in (n_lists,B,n_in) each by (score descending, id ascending), ended by ids of -1;
+ * out (B,k) the same way, then -inf and -1. An id that several lists have is taken once, at its best score. */
+ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in_scores, const int64_t *in_ids,
+                                  size_t n_lists, size_t n_queries, size_t n_in, size_t k);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,6 +2,7 @@
 #include "../internal.h"
 
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 enum { PANEL = RAGFAST_PANEL_DOCS, TILE = RAGFAST_TILE_QUERIES, AHEAD = 4096 /* floats, as in dot_avx512.c */ };
@@ -262,6 +263,22 @@ static void tile_packed_f32_avx2(float *scores, uint32_t *hits, const float *pac
     for (size_t i = 0; i < n_queries; i++) hits[i] &= first_docs(n_docs);
 }
 
+static void add_scaled_f32_avx2(double *acc, double weight, const float *x, size_t n) {
+    const __m256d w = _mm256_set1_pd(weight);
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        _mm256_storeu_pd(acc + i, _mm256_fmadd_pd(w, _mm256_cvtps_pd(_mm_loadu_ps(x + i)), _mm256_loadu_pd(acc + i)));
+    for (; i < n; i++) acc[i] = fma(weight, (double)x[i], acc[i]);
+}
+
+static void add_scaled_f64_avx2(double *acc, double weight, const double *x, size_t n) {
+    const __m256d w = _mm256_set1_pd(weight);
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        _mm256_storeu_pd(acc + i, _mm256_fmadd_pd(w, _mm256_loadu_pd(x + i), _mm256_loadu_pd(acc + i)));
+    for (; i < n; i++) acc[i] = fma(weight, x[i], acc[i]);
+}
+
 void ragfast_dot_fill_avx2(ragfast_kernels *table) {
     table->inner_f64_f32 = inner_f64_f32_avx2;
     table->inner_f64_f64 = inner_f64_f64_avx2;
@@ -272,4 +289,6 @@ void ragfast_dot_fill_avx2(ragfast_kernels *table) {
     table->tile_rows_f32 = tile_rows_f32_avx2;
     table->pack_docs_f32 = pack_docs_f32_avx2;
     table->tile_packed_f32 = tile_packed_f32_avx2;
+    table->add_scaled_f32 = add_scaled_f32_avx2;
+    table->add_scaled_f64 = add_scaled_f64_avx2;
 }

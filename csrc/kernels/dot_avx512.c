@@ -2,6 +2,7 @@
 #include "../internal.h"
 
 #include <immintrin.h>
+#include <math.h>
 
 enum {
     PANEL = RAGFAST_PANEL_DOCS,
@@ -291,6 +292,23 @@ static void tile_packed_f32_avx512(float *scores, uint32_t *hits, const float *p
 #undef CASE
 }
 
+static void add_scaled_f32_avx512(double *acc, double weight, const float *x, size_t n) {
+    const __m512d w = _mm512_set1_pd(weight);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm512_storeu_pd(acc + i,
+                         _mm512_fmadd_pd(w, _mm512_cvtps_pd(_mm256_loadu_ps(x + i)), _mm512_loadu_pd(acc + i)));
+    for (; i < n; i++) acc[i] = fma(weight, (double)x[i], acc[i]);
+}
+
+static void add_scaled_f64_avx512(double *acc, double weight, const double *x, size_t n) {
+    const __m512d w = _mm512_set1_pd(weight);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm512_storeu_pd(acc + i, _mm512_fmadd_pd(w, _mm512_loadu_pd(x + i), _mm512_loadu_pd(acc + i)));
+    for (; i < n; i++) acc[i] = fma(weight, x[i], acc[i]);
+}
+
 void ragfast_dot_fill_avx512(ragfast_kernels *table) {
     table->inner_f64_f32 = inner_f64_f32_avx512;
     table->inner_f64_f64 = inner_f64_f64_avx512;
@@ -301,4 +319,6 @@ void ragfast_dot_fill_avx512(ragfast_kernels *table) {
     table->tile_rows_f32 = tile_rows_f32_avx512;
     table->pack_docs_f32 = pack_docs_f32_avx512;
     table->tile_packed_f32 = tile_packed_f32_avx512;
+    table->add_scaled_f32 = add_scaled_f32_avx512;
+    table->add_scaled_f64 = add_scaled_f64_avx512;
 }

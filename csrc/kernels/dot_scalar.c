@@ -115,6 +115,14 @@ static void tile_packed_f32_scalar(float *scores, uint32_t *hits, const float *p
     }
 }
 
+static void add_scaled_f32_scalar(double *acc, double weight, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) acc[i] += weight * (double)x[i];
+}
+
+static void add_scaled_f64_scalar(double *acc, double weight, const double *x, size_t n) {
+    for (size_t i = 0; i < n; i++) acc[i] += weight * x[i];
+}
+
 void ragfast_dot_fill_scalar(ragfast_kernels *table) {
     table->inner_f64_f32 = inner_f64_f32_scalar;
     table->inner_f64_f64 = inner_f64_f64_scalar;
@@ -125,4 +133,6 @@ void ragfast_dot_fill_scalar(ragfast_kernels *table) {
     table->tile_rows_f32 = tile_rows_f32_scalar;
     table->pack_docs_f32 = pack_docs_f32_scalar;
     table->tile_packed_f32 = tile_packed_f32_scalar;
+    table->add_scaled_f32 = add_scaled_f32_scalar;
+    table->add_scaled_f64 = add_scaled_f64_scalar;
 }

@@ -17,14 +17,6 @@ static double max_f64_scalar(const double *x, size_t n) {
     return top;
 }
 
-static double sum_exp_f32_scalar(const float *x, size_t n, float top, int exponent) {
-    (void)top; /* for those that cannot do without a lower limit */
-    const double shift = exponent * 0x1.62e42fefa39efp-1;
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += exp((double)x[i] - shift);
-    return sum;
-}
-
 /* Kahan's sum: a plain one of 300,000 equal terms is off by thousands of units in the last place. */
 typedef struct {
     double sum, lost;
@@ -36,16 +28,15 @@ static void add_to(kahan *k, double x) {
     k->sum = sum;
 }
 
-static double sum_exp_rest_f32_scalar(const float *x, size_t n, float top) {
-    double tops = 0;
+static double sum_exp_rest_f32_scalar(const float *x, size_t n, float top, size_t *n_tops) {
     kahan others = {0, 0};
     for (size_t i = 0; i < n; i++) {
         if (x[i] == top)
-            tops++;
+            ++*n_tops;
         else
             add_to(&others, exp((double)x[i] - (double)top));
     }
-    return others.sum + (tops - 1);
+    return others.sum;
 }
 
 /* exp(x - top), top not less than x. The rounding error of the difference is found (Knuth's two-sum) and made good: at
@@ -56,16 +47,15 @@ static double exp_difference(double x, double top) {
     return result > 0 ? result - result * low : result;
 }
 
-static double sum_exp_rest_f64_scalar(const double *x, size_t n, double top) {
-    double tops = 0;
+static double sum_exp_rest_f64_scalar(const double *x, size_t n, double top, size_t *n_tops) {
     kahan others = {0, 0};
     for (size_t i = 0; i < n; i++) {
         if (x[i] == top)
-            tops++;
+            ++*n_tops;
         else
             add_to(&others, exp_difference(x[i], top));
     }
-    return others.sum + (tops - 1);
+    return others.sum;
 }
 
 static void subtract_f32_scalar(float *out, const float *x, size_t n, float top, double log_sum) {
@@ -109,14 +99,18 @@ static void subtract_f64_scalar(double *out, const double *x, size_t n, double t
 MIX(f32, float)
 MIX(f64, double)
 
+static void exp_f64_scalar(double *out, const double *x, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = exp(x[i]);
+}
+
 void ragfast_lse_fill_scalar(ragfast_kernels *table) {
     table->max_f32 = max_f32_scalar;
     table->max_f64 = max_f64_scalar;
-    table->sum_exp_f32 = sum_exp_f32_scalar;
     table->sum_exp_rest_f32 = sum_exp_rest_f32_scalar;
     table->sum_exp_rest_f64 = sum_exp_rest_f64_scalar;
     table->subtract_f32 = subtract_f32_scalar;
     table->subtract_f64 = subtract_f64_scalar;
     table->mix_f32 = mix_f32_scalar;
     table->mix_f64 = mix_f64_scalar;
+    table->exp_f64 = exp_f64_scalar;
 }

@@ -79,5 +79,73 @@ def is_plain_floats(x: object) -> bool: ...
 def logsumexp(x: NDArray[Any], n_threads: int) -> Any: ...
 def log_softmax(x: NDArray[Any], n_threads: int) -> NDArray[Any]: ...
 def marginalize(
-    doc_logprobs: NDArray[Any], token_logprobs: NDArray[Any], by_token: bool, with_posterior: bool, n_threads: int
-) -> tuple[Any, NDArray[Any] | None]: ...
+    docs: object, tokens: object, by_token: bool, with_posterior: bool, n_threads: int
+) -> tuple[Any, NDArray[Any] | None] | None: ...
+def target_logprobs(
+    logits: NDArray[Any], targets: NDArray[int64], bfloat16: bool, with_lse: bool, with_sums: bool, n_threads: int
+) -> tuple[NDArray[float64], NDArray[float64] | None, NDArray[float64] | None]: ...
+def target_grad(
+    out: NDArray[Any],
+    logits: NDArray[Any],
+    targets: NDArray[int64],
+    lse: NDArray[float64],
+    scale: NDArray[float64],
+    shift: NDArray[float64] | None,
+    bfloat16: bool,
+    n_threads: int,
+) -> None: ...
+def rag_nll(
+    scores: NDArray[Any],
+    doc_scores: NDArray[float64],
+    targets: NDArray[int64],
+    weights: NDArray[float64] | None,
+    lse: NDArray[float64] | None,
+    logits_grad: NDArray[Any] | None,
+    bfloat16: bool,
+    by_token: bool,
+    as_hf: bool,
+    skip_first: bool,
+    lse_known: bool,
+    with_posterior: bool,
+    with_docs_grad: bool,
+    with_tokens_grad: bool,
+    temperature: float,
+    label_smoothing: float,
+    n_threads: int,
+) -> tuple[NDArray[float64], NDArray[float64] | None, NDArray[float64] | None, NDArray[float64] | None]: ...
+
+# ---- chosen documents, shards
+
+def gather_scores(
+    queries: NDArray[Any],
+    vectors: NDArray[Any],
+    rows: NDArray[int64],
+    n_threads: int,
+    out_type: int,
+    bfloat16: bool,
+) -> NDArray[Any]: ...
+def gather_scores_grad(
+    grad: NDArray[float64],
+    vectors: NDArray[Any],
+    rows: NDArray[int64],
+    n_threads: int,
+    out_type: int,
+    bfloat16: bool,
+) -> NDArray[Any]: ...
+def merge_topk(scores: NDArray[float64], ids: NDArray[int64], k: int) -> tuple[NDArray[float64], NDArray[int64]]: ...
+
+# ---- decoding, divergence, keys
+
+def marginalize_step(
+    logits: NDArray[Any], doc_logprobs: NDArray[float64], bfloat16: bool, n_best: int, n_threads: int
+) -> Any: ...
+def kl(
+    p: NDArray[float64],
+    q: NDArray[float64],
+    p_temperature: float,
+    q_temperature: float,
+    with_p_grad: bool,
+    with_q_grad: bool,
+    n_threads: int,
+) -> tuple[NDArray[float64], NDArray[float64] | None, NDArray[float64] | None]: ...
+def keyed_logsumexp(x: NDArray[float64], keys: NDArray[int64], n_keys: int, n_threads: int) -> NDArray[float64]: ...

@@ -266,7 +266,7 @@ def row_norms(np.ndarray rows not None, bint bfloat16, int n_threads):
 # ---- log-sum-exp and marginalization
 
 
-def is_plain_floats(x):
+cpdef bint is_plain_floats(x):
     """As is_plain, for float32 or float64 of any rank but 0."""
     if not np.PyArray_CheckExact(x):
         return False
@@ -321,9 +321,26 @@ def log_softmax(np.ndarray x not None, int n_threads):
     return out
 
 
-def marginalize(np.ndarray doc_logprobs not None, np.ndarray token_logprobs not None, bint by_token,
-                bint with_posterior, int n_threads):
-    """(...,K), (...,K,T), plain and of one type -> (...,T) by token, else (...,); and the posterior (...,K[,T]) or None."""
+cdef bint go_together(doc_logprobs, token_logprobs):
+    """Whether C can read both as they lie: plain, of one type, (...,K) with K of 1 or more, and (...,K,T)."""
+    if not (is_plain_floats(doc_logprobs) and is_plain_floats(token_logprobs)):
+        return False
+    cdef np.ndarray docs = doc_logprobs, tokens = token_logprobs
+    cdef int ndim = np.PyArray_NDIM(docs)
+    if np.PyArray_TYPE(docs) != np.PyArray_TYPE(tokens) or np.PyArray_NDIM(tokens) != ndim + 1:
+        return False
+    for i in range(ndim):
+        if np.PyArray_DIM(docs, i) != np.PyArray_DIM(tokens, i):
+            return False
+    return np.PyArray_DIM(docs, ndim - 1) > 0
+
+
+def marginalize(docs, tokens, bint by_token, bint with_posterior, int n_threads):
+    """(...,K), (...,K,T), plain and of one type -> (...,T) by token, else (...,); and the posterior (...,K[,T]) or None.
+    None alone if they are not so: checking them here, once, is half the time of a small call."""
+    if not go_together(docs, tokens):
+        return None
+    cdef np.ndarray doc_logprobs = docs, token_logprobs = tokens
     cdef int ndim = np.PyArray_NDIM(doc_logprobs) - 1
     cdef size_t n_queries = product_of(doc_logprobs, ndim)
     cdef size_t n_docs = np.PyArray_DIM(token_logprobs, ndim), n_tokens = np.PyArray_DIM(token_logprobs, ndim + 1)
@@ -351,3 +368,243 @@ def marginalize(np.ndarray doc_logprobs not None, np.ndarray token_logprobs not 
                                                   n_tokens, dtype, n_threads)
     check(status)
     return out[()], posterior
+
+
+# ---- logits
+
+
+cdef double *doubles(np.ndarray a) noexcept:
+    """The data of a plain float64 array, or NULL for None."""
+    return NULL if a is None else <double *>np.PyArray_DATA(a)
+
+
+cdef np.ndarray empty_doubles(bint wanted, np.ndarray like, int ndim):
+    """float64 of the first ndim axes of an array, or None."""
+    return np.PyArray_EMPTY(ndim, np.PyArray_DIMS(like), np.NPY_DOUBLE, 0) if wanted else None
+
+
+def target_logprobs(np.ndarray logits not None, np.ndarray targets not None, bint bfloat16, bint with_lse,
+                    bint with_sums, int n_threads):
+    """(n_rows,V) plain floats or the bits of 16-bit floats, (n_rows,) int64 below V -> float64 (n_rows,), and of that
+    shape the LSE of each row and the sum over v of log p(v), or None."""
+    cdef np.ndarray logprobs = empty_doubles(True, targets, 1)
+    cdef np.ndarray lse = empty_doubles(with_lse, targets, 1), sums = empty_doubles(with_sums, targets, 1)
+    cdef double *logprobs_data = doubles(logprobs)
+    cdef double *lse_data = doubles(lse)
+    cdef double *sums_data = doubles(sums)
+    cdef const void *logits_data = np.PyArray_DATA(logits)
+    cdef const int64_t *targets_data = <const int64_t *>np.PyArray_DATA(targets)
+    cdef size_t n_rows = np.PyArray_DIM(logits, 0), vocab = np.PyArray_DIM(logits, 1)
+    cdef ragfast_dtype dtype = rows_dtype(logits, bfloat16)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_target_logprobs(logprobs_data, lse_data, sums_data, logits_data, targets_data, n_rows, vocab,
+                                         dtype, n_threads)
+    check(status)
+    return logprobs, lse, sums
+
+
+def target_grad(np.ndarray out not None, np.ndarray logits not None, np.ndarray targets not None,
+                np.ndarray lse not None, np.ndarray scale not None, np.ndarray shift, bint bfloat16, int n_threads):
+    """Into out (n_rows,V), which may be logits: the gradient of what target_logprobs gives; ragfast.h. lse, scale and
+    shift (n_rows,) plain float64, shift or None."""
+    cdef void *out_data = np.PyArray_DATA(out)
+    cdef const void *logits_data = np.PyArray_DATA(logits)
+    cdef const int64_t *targets_data = <const int64_t *>np.PyArray_DATA(targets)
+    cdef const double *lse_data = doubles(lse)
+    cdef const double *scale_data = doubles(scale)
+    cdef const double *shift_data = doubles(shift)
+    cdef size_t n_rows = np.PyArray_DIM(logits, 0), vocab = np.PyArray_DIM(logits, 1)
+    cdef ragfast_dtype dtype = rows_dtype(logits, bfloat16)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_target_grad(out_data, logits_data, targets_data, lse_data, scale_data, shift_data, n_rows,
+                                     vocab, dtype, n_threads)
+    check(status)
+
+
+def rag_nll(np.ndarray scores not None, np.ndarray doc_scores not None, np.ndarray targets not None,
+            np.ndarray weights, np.ndarray lse, np.ndarray logits_grad, bint bfloat16, bint by_token, bint as_hf,
+            bint skip_first, bint lse_known, bint with_posterior, bint with_docs_grad, bint with_tokens_grad,
+            double temperature, double label_smoothing, int n_threads):
+    """Plain arrays: scores, either logits (B,K,T,V), floats or the bits of 16-bit ones, or token_logprobs (B,K,T) float64;
+    doc_scores (B,K) float64, targets (B,T) int64. weights (B,) float64 or None. lse (B,K,T) float64, written, or
+    read if lse_known, or None. logits_grad as logits, which it may be, or None.
+
+    -> float64: nll (B,), and or None: the posterior (B,K), by token (B,K,T), the gradients of doc_scores and of
+    token_logprobs."""
+    cdef bint of_logits = np.PyArray_NDIM(scores) == 4
+    cdef np.ndarray nll = empty_doubles(True, doc_scores, 1)
+    cdef np.ndarray posterior = empty_doubles(with_posterior, scores, 3 if by_token else 2)
+    cdef np.ndarray docs_grad = empty_doubles(with_docs_grad, doc_scores, 2)
+    cdef np.ndarray tokens_grad = empty_doubles(with_tokens_grad, scores, 3)
+    cdef ragfast_answers answers
+    answers.logits = np.PyArray_DATA(scores) if of_logits else NULL
+    answers.token_logprobs = NULL if of_logits else doubles(scores)
+    answers.doc_scores = doubles(doc_scores)
+    answers.targets = <const int64_t *>np.PyArray_DATA(targets)
+    answers.n_queries = np.PyArray_DIM(scores, 0)
+    answers.n_docs = np.PyArray_DIM(scores, 1)
+    answers.n_tokens = np.PyArray_DIM(scores, 2)
+    answers.vocab = np.PyArray_DIM(scores, 3) if of_logits else 1
+    answers.dtype = rows_dtype(scores, bfloat16)
+    cdef ragfast_loss loss
+    loss.by_token = by_token
+    loss.temperature = temperature
+    loss.label_smoothing = label_smoothing
+    loss.as_hf = as_hf
+    loss.skip_first = skip_first
+    loss.weights = doubles(weights)
+    cdef ragfast_nll_out out
+    out.nll = doubles(nll)
+    out.posterior = doubles(posterior)
+    out.doc_scores_grad = doubles(docs_grad)
+    out.token_logprobs_grad = doubles(tokens_grad)
+    out.logits_grad = NULL if logits_grad is None else np.PyArray_DATA(logits_grad)
+    out.lse = doubles(lse)
+    out.lse_known = lse_known
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_rag_nll(&out, &answers, &loss, n_threads)
+    check(status)
+    return nll, posterior, docs_grad, tokens_grad
+# ---- chosen documents, shards
+
+
+cdef ragfast_docs docs_of(np.ndarray vectors, bint bfloat16) noexcept:
+    """Plain (N,D), as in search, without norms, ids and codes."""
+    cdef ragfast_docs docs
+    docs.vectors = np.PyArray_DATA(vectors)
+    docs.norms = NULL
+    docs.ids = NULL
+    docs.codes = NULL
+    docs.n_docs = np.PyArray_DIM(vectors, 0)
+    docs.dim = np.PyArray_DIM(vectors, 1)
+    docs.dtype = rows_dtype(vectors, bfloat16)
+    return docs
+
+
+def gather_scores(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray rows not None, int n_threads,
+                  int out_type, bint bfloat16):
+    """(B,D) and (N,D) as in search, rows (B,K) int64 below N -> (B,K)."""
+    cdef np.ndarray scores = np.PyArray_EMPTY(2, np.PyArray_DIMS(rows), np.NPY_DOUBLE, 0)
+    cdef ragfast_docs docs = docs_of(vectors, bfloat16)
+    cdef size_t n_queries = np.PyArray_DIM(rows, 0), k = np.PyArray_DIM(rows, 1)
+    cdef double *scores_data = <double *>np.PyArray_DATA(scores)
+    cdef const void *queries_data = np.PyArray_DATA(queries)
+    cdef const int64_t *rows_data = <const int64_t *>np.PyArray_DATA(rows)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_gather_scores(scores_data, queries_data, rows_data, n_queries, k, &docs, n_threads)
+    check(status)
+    return narrowed(scores) if out_type == np.NPY_FLOAT else scores
+
+
+def gather_scores_grad(np.ndarray grad not None, np.ndarray vectors not None, np.ndarray rows not None, int n_threads,
+                       int out_type, bint bfloat16):
+    """grad and rows (B,K), plain float64 and int64 below N, (N,D) as in search -> (B,D)."""
+    cdef ragfast_docs docs = docs_of(vectors, bfloat16)
+    cdef np.npy_intp shape[2]
+    shape[0] = np.PyArray_DIM(rows, 0)
+    shape[1] = docs.dim
+    cdef np.ndarray out = np.PyArray_EMPTY(2, shape, np.NPY_DOUBLE, 0)
+    cdef size_t n_queries = shape[0], k = np.PyArray_DIM(rows, 1)
+    cdef double *out_data = <double *>np.PyArray_DATA(out)
+    cdef const double *grad_data = <const double *>np.PyArray_DATA(grad)
+    cdef const int64_t *rows_data = <const int64_t *>np.PyArray_DATA(rows)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_gather_scores_grad(out_data, grad_data, rows_data, n_queries, k, &docs, n_threads)
+    check(status)
+    return narrowed(out) if out_type == np.NPY_FLOAT else out
+
+
+def merge_topk(np.ndarray scores not None, np.ndarray ids not None, Py_ssize_t k):
+    """(S,B,K) plain float64 and int64 -> (B,k) of each; ValueError for lists that are not sorted."""
+    cdef np.npy_intp shape[2]
+    shape[0] = np.PyArray_DIM(scores, 1)
+    shape[1] = k
+    cdef np.ndarray best = np.PyArray_EMPTY(2, shape, np.NPY_DOUBLE, 0)
+    cdef np.ndarray best_ids = np.PyArray_EMPTY(2, shape, np.NPY_INT64, 0)
+    cdef size_t n_lists = np.PyArray_DIM(scores, 0), n_queries = shape[0], n_in = np.PyArray_DIM(scores, 2)
+    cdef double *best_data = <double *>np.PyArray_DATA(best)
+    cdef int64_t *best_ids_data = <int64_t *>np.PyArray_DATA(best_ids)
+    cdef const double *scores_data = <const double *>np.PyArray_DATA(scores)
+    cdef const int64_t *ids_data = <const int64_t *>np.PyArray_DATA(ids)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_merge_topk(best_data, best_ids_data, scores_data, ids_data, n_lists, n_queries, n_in, k)
+    check(status)
+    return best, best_ids
+# ---- decoding, divergence, keys
+
+
+def marginalize_step(np.ndarray logits not None, np.ndarray doc_logprobs not None, bint bfloat16, Py_ssize_t n_best,
+                     int n_threads):
+    """(...,K,V) plain floats of 64, 32 or 16 bits (bfloat16 as uint16) and (...,K) plain float64 -> the mixture (...,V); with
+    n_best > 0 values and ids (...,n_best) instead. float64 for float64 logits, else float32."""
+    cdef int ndim = np.PyArray_NDIM(doc_logprobs) - 1
+    cdef size_t n = product_of(doc_logprobs, ndim)
+    cdef size_t n_docs = np.PyArray_DIM(logits, ndim), vocab = np.PyArray_DIM(logits, ndim + 1)
+    cdef ragfast_dtype dtype = rows_dtype(logits, bfloat16)
+    cdef np.npy_intp shape[64]
+    cdef int i
+    for i in range(ndim):
+        shape[i] = np.PyArray_DIM(doc_logprobs, i)
+    shape[ndim] = n_best if n_best else vocab
+    cdef np.ndarray values = np.PyArray_EMPTY(
+        ndim + 1, shape, np.NPY_DOUBLE if dtype == RAGFAST_F64 else np.NPY_FLOAT, 0)
+    cdef np.ndarray ids = np.PyArray_EMPTY(ndim + 1, shape, np.NPY_INT64, 0) if n_best else None
+    cdef void *out = NULL if n_best else np.PyArray_DATA(values)
+    cdef void *best = np.PyArray_DATA(values) if n_best else NULL
+    cdef int64_t *best_ids = <int64_t *>np.PyArray_DATA(ids) if n_best else NULL
+    cdef const void *logits_data = np.PyArray_DATA(logits)
+    cdef const double *docs_data = <const double *>np.PyArray_DATA(doc_logprobs)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_marginalize_step(out, best, best_ids, logits_data, docs_data, n, n_docs, vocab, dtype, n_best,
+                                          n_threads)
+    check(status)
+    return (values, ids) if n_best else values
+
+
+def kl(np.ndarray p not None, np.ndarray q not None, double p_temperature, double q_temperature, bint with_p_grad,
+       bint with_q_grad, int n_threads):
+    """KL(softmax(p / p_temperature) || softmax(q / q_temperature)) of (...,K) plain float64, two of one shape: (...,), and
+    each gradient (...,K) or None."""
+    cdef int ndim = np.PyArray_NDIM(p) - 1
+    cdef size_t n_rows = product_of(p, ndim), n = np.PyArray_DIM(p, ndim)
+    cdef np.ndarray out = empty_like(p, ndim)
+    cdef np.ndarray p_grad = empty_like(p, ndim + 1) if with_p_grad else None
+    cdef np.ndarray q_grad = empty_like(p, ndim + 1) if with_q_grad else None
+    cdef double *out_data = <double *>np.PyArray_DATA(out)
+    cdef double *p_grad_data = <double *>np.PyArray_DATA(p_grad) if with_p_grad else NULL
+    cdef double *q_grad_data = <double *>np.PyArray_DATA(q_grad) if with_q_grad else NULL
+    cdef const double *p_data = <const double *>np.PyArray_DATA(p)
+    cdef const double *q_data = <const double *>np.PyArray_DATA(q)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_kl(out_data, p_grad_data, q_grad_data, p_data, q_data, n_rows, n, p_temperature,
+                            q_temperature, n_threads)
+    check(status)
+    return out, p_grad, q_grad
+
+
+def keyed_logsumexp(np.ndarray x not None, np.ndarray keys not None, Py_ssize_t n_keys, int n_threads):
+    """(...,n) plain float64 and int64, keys below n_keys -> (...,n_keys) float64."""
+    cdef int ndim = np.PyArray_NDIM(x) - 1
+    cdef size_t n_rows = product_of(x, ndim), n = np.PyArray_DIM(x, ndim)
+    cdef np.npy_intp shape[64]
+    cdef int i
+    for i in range(ndim):
+        shape[i] = np.PyArray_DIM(x, i)
+    shape[ndim] = n_keys
+    cdef np.ndarray out = np.PyArray_EMPTY(ndim + 1, shape, np.NPY_DOUBLE, 0)
+    cdef double *out_data = <double *>np.PyArray_DATA(out)
+    cdef const double *x_data = <const double *>np.PyArray_DATA(x)
+    cdef const int64_t *keys_data = <const int64_t *>np.PyArray_DATA(keys)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_keyed_logsumexp(out_data, x_data, keys_data, n_rows, n, n_keys, n_threads)
+    check(status)
+    return out

@@ -75,3 +75,55 @@ cdef extern from "ragfast.h" nogil:
     ragfast_status ragfast_marginalize_token(void *out, void *posterior, const void *doc_logprobs,
                                              const void *token_logprobs, size_t n_queries, size_t n_docs,
                                              size_t n_tokens, ragfast_dtype dtype, int n_threads)
+
+    ragfast_status ragfast_target_logprobs(double *logprobs, double *lse, double *sums, const void *logits,
+                                           const int64_t *targets, size_t n_rows, size_t vocab, ragfast_dtype dtype,
+                                           int n_threads)
+    ragfast_status ragfast_target_grad(void *out, const void *logits, const int64_t *targets, const double *lse,
+                                       const double *scale, const double *shift, size_t n_rows, size_t vocab,
+                                       ragfast_dtype dtype, int n_threads)
+
+    ctypedef struct ragfast_answers:
+        const void *logits
+        const double *token_logprobs
+        const double *doc_scores
+        const int64_t *targets
+        size_t n_queries
+        size_t n_docs
+        size_t n_tokens
+        size_t vocab
+        ragfast_dtype dtype
+
+    ctypedef struct ragfast_loss:
+        int by_token
+        double temperature
+        double label_smoothing
+        int as_hf
+        int skip_first
+        const double *weights
+
+    ctypedef struct ragfast_nll_out:
+        double *nll
+        double *posterior
+        double *doc_scores_grad
+        double *token_logprobs_grad
+        void *logits_grad
+        double *lse
+        int lse_known
+
+    ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers *answers,
+                                   const ragfast_loss *loss, int n_threads)
+    ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids, const void *logits,
+                                            const double *doc_logprobs, size_t n, size_t n_docs, size_t vocab,
+                                            ragfast_dtype dtype, size_t n_best, int n_threads)
+
+    ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const double *p, const double *q,
+                              size_t n_rows, size_t n, double p_temperature, double q_temperature, int n_threads)
+    ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
+                                           size_t n_keys, int n_threads)
+    ragfast_status ragfast_gather_scores(double *scores, const void *queries, const int64_t *rows, size_t n_queries,
+                                         size_t k, const ragfast_docs *docs, int n_threads)
+    ragfast_status ragfast_gather_scores_grad(double *out, const double *grad, const int64_t *rows, size_t n_queries,
+                                              size_t k, const ragfast_docs *docs, int n_threads)
+    ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in_scores, const int64_t *in_ids,
+                                      size_t n_lists, size_t n_queries, size_t n_in, size_t k)

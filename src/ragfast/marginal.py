@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import _kernels, arrays
 
-__all__ = ["log_softmax", "logsumexp", "marginalize_sequence", "marginalize_token"]
+__all__ = ["keyed_logsumexp", "log_softmax", "logsumexp", "marginalize_sequence", "marginalize_token"]
 
 FLOATS = (arrays.FLOAT, arrays.DOUBLE)
 
@@ -76,7 +76,9 @@ def marginalize_sequence(
     >>> round(float(np.exp(log_prob)), 4), posterior.round(4).tolist()
     (0.25, [0.5, 0.5])
     """
-    log_probs, posterior = _marginalize(doc_logprobs, token_logprobs, False, return_posterior)
+    log_probs, posterior = _kernels.marginalize(
+        doc_logprobs, token_logprobs, False, return_posterior, 0
+    ) or _marginalize(doc_logprobs, token_logprobs, False, return_posterior)
     return (log_probs, posterior) if return_posterior else log_probs
 
 
@@ -100,8 +102,65 @@ def marginalize_token(
     >>> ragfast.marginalize_token(np.log([0.5, 0.5]), np.log([[0.5, 0.5], [0.25, 1.0]])).round(4).tolist()
     [-0.9808, -0.2877]
     """
-    log_probs, posterior = _marginalize(doc_logprobs, token_logprobs, True, return_posterior)
+    log_probs, posterior = _kernels.marginalize(
+        doc_logprobs, token_logprobs, True, return_posterior, 0
+    ) or _marginalize(doc_logprobs, token_logprobs, True, return_posterior)
     return (log_probs, posterior) if return_posterior else log_probs
+
+
+@overload
+def keyed_logsumexp(x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int) -> NDArray[Any]: ...
+@overload
+def keyed_logsumexp(
+    x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: None = None
+) -> tuple[NDArray[np.int64], NDArray[Any]]: ...
+def keyed_logsumexp(x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int | None = None) -> Any:
+    """For each key the logsumexp of the elements that have it: log sum_{i: keys_i = key} exp x_i. It adds up the votes
+    of neighbours for tokens (kNN-LM: Khandelwal et al. 2020, section 2), or the documents' shares in equal hypotheses
+    (Lewis et al. 2020, section 2.5, Fast Decoding).
+
+    x (...,n) float64 or float32; keys of the same shape, integers. With n_keys, keys are 0 to n_keys - 1 and the result
+    is (...,n_keys), -inf for a key that no element has; elements of negative keys are left out, such as the -1 of a
+    search that found no document. Without it x is (n,) and keys are any integers: returns the distinct keys, int64,
+    ascending, and their values. The values have the type of x, and the accuracy of :func:`logsumexp`.
+
+    TypeError for another dtype, ValueError for shapes that differ, a key of n_keys or more, or n_keys below 1.
+
+    >>> import numpy as np, ragfast
+    >>> votes, tokens = np.log([0.5, 0.2, 0.3]), [7, 2, 7]  # of three neighbours for the next token
+    >>> keys, values = ragfast.keyed_logsumexp(votes, tokens)
+    >>> keys.tolist(), np.exp(values).round(4).tolist()
+    ([2, 7], [0.2, 0.8])
+    >>> np.exp(ragfast.keyed_logsumexp(votes, tokens, 8)).round(4).tolist()
+    [0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.8]
+    """
+    a = _floats(x, "x")
+    if a.ndim == 0:
+        raise ValueError("x: expected at least one axis, got shape ()")
+    given = arrays.as_array(keys, "keys")
+    if given.shape != a.shape:
+        raise ValueError(f"keys: expected shape {a.shape}, that of x, got {given.shape}")
+    if given.dtype.kind not in "iu" and given.size:
+        raise TypeError(f"keys: expected integers, got {given.dtype}")
+    if given.size and given.max() >= 2**63:
+        raise ValueError(f"keys: expected less than 2**63, got {given.max()}")
+    chosen = given.astype(np.int64)
+    if n_keys is None:
+        if a.ndim != 1:
+            raise ValueError(f"n_keys: expected a number for x of shape {a.shape}; without it x is (n,)")
+        distinct, places = np.unique(chosen, return_inverse=True)
+        return distinct, _keyed(a, places.astype(np.int64), len(distinct))
+    most = arrays.positive_int(n_keys, "n_keys")
+    if chosen.size and chosen.max() >= most:
+        raise ValueError(f"keys: expected less than n_keys, {most}, got {chosen.max()}")
+    return _keyed(a, chosen, most)
+
+
+def _keyed(a: NDArray[Any], keys: NDArray[np.int64], n_keys: int) -> NDArray[Any]:
+    plain, places = _plain(a), np.ascontiguousarray(keys)
+    if plain.dtype.num == arrays.FLOAT:
+        return _kernels.narrowed(_kernels.keyed_logsumexp(_kernels.widened(plain), places, n_keys, 0))
+    return _kernels.keyed_logsumexp(plain, places, n_keys, 0)
 
 
 def _marginalize(
@@ -119,7 +178,8 @@ def _marginalize(
         raise ValueError(f"doc_logprobs: expected at least one document (K of 1 or more), got shape {docs.shape}")
     if docs.dtype.num != tokens.dtype.num:
         docs, tokens = docs.astype(np.float64), tokens.astype(np.float64)
-    return _kernels.marginalize(_plain(docs), _plain(tokens), by_token, with_posterior, 0)
+    found = _kernels.marginalize(_plain(docs), _plain(tokens), by_token, with_posterior, 0)
+    return cast(tuple[Any, NDArray[Any] | None], found)  # None is for what is not plain
 
 
 def _floats(x: arrays.ArrayLike, name: str) -> NDArray[Any]:
