@@ -21,8 +21,8 @@ PACKAGE = ROOT / "src" / "ragfast"
 ROWS = [
     {"_kernels"},
     {"arrays", "levels"},
-    {"threads", "weights", "codes"},
-    {"index", "marginal"},
+    {"threads", "weights", "codes", "gather", "merge"},
+    {"index", "marginal", "nll", "decoding", "divergence"},
     {"retriever", "generator"},
     {"rag"},
     {"__init__"},

@@ -2,10 +2,22 @@
 
 from ragfast import levels as _levels
 from ragfast import threads as _threads
+from ragfast.decoding import marginalize_step
+from ragfast.divergence import kl_divergence
+from ragfast.gather import gather_scores, gather_scores_grad
 from ragfast.generator import Decoder, DecodingGenerator, Generator, SimpleGenerator
 from ragfast.index import FlatIndex, Hits, SearchStats, search
 from ragfast.levels import available_isas, isa, set_isa
-from ragfast.marginal import log_softmax, logsumexp, marginalize_sequence, marginalize_token
+from ragfast.marginal import keyed_logsumexp, log_softmax, logsumexp, marginalize_sequence, marginalize_token
+from ragfast.merge import merge_topk
+from ragfast.nll import (
+    NLL,
+    rag_sequence_nll,
+    rag_sequence_nll_from_logprobs,
+    rag_token_nll,
+    rag_token_nll_from_logprobs,
+    target_logprobs,
+)
 from ragfast.rag import Generation, RAGSequence, RAGToken, Score
 from ragfast.retriever import Retriever, SimpleRetriever
 from ragfast.threads import get_num_threads, register_threadpoolctl, set_num_threads
@@ -13,6 +25,7 @@ from ragfast.threads import get_num_threads, register_threadpoolctl, set_num_thr
 __version__ = "0.1.0"
 
 __all__ = [
+    "NLL",
     "Decoder",
     "DecodingGenerator",
     "FlatIndex",
@@ -27,16 +40,27 @@ __all__ = [
     "SimpleGenerator",
     "SimpleRetriever",
     "available_isas",
+    "gather_scores",
+    "gather_scores_grad",
     "get_num_threads",
     "isa",
+    "keyed_logsumexp",
+    "kl_divergence",
     "log_softmax",
     "logsumexp",
     "marginalize_sequence",
+    "marginalize_step",
     "marginalize_token",
+    "merge_topk",
+    "rag_sequence_nll",
+    "rag_sequence_nll_from_logprobs",
+    "rag_token_nll",
+    "rag_token_nll_from_logprobs",
     "register_threadpoolctl",
     "search",
     "set_isa",
     "set_num_threads",
+    "target_logprobs",
 ]
 
 _levels.set_isa_from_environment()

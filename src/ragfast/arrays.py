@@ -67,7 +67,7 @@ def _read(x: ArrayLike, name: str) -> tuple[NDArray[Any], bool]:
             a = np.asarray(x)  # lists, and what offers __array__
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{name}: expected an array, got {_type_name(x)}: {error}") from error
-    if a.dtype.num not in (FLOAT, DOUBLE, HALF) and a.dtype.name == "bfloat16":
+    if a.dtype.num not in (FLOAT, DOUBLE, HALF) and a.dtype.kind not in "biu" and a.dtype.name == "bfloat16":
         return a.view(np.uint16), True  # not NumPy's own; the name is looked at last, being slow to make
     return a, False
 
@@ -113,6 +113,80 @@ def matrix(
             raise TypeError(f"{name}: expected float32 (or float16, bfloat16), got {a.dtype}{hint}")
         raise TypeError(f"{name}: expected float32 or float64, got {a.dtype}")
     return _plain_rows(a, name, letters, dim)
+
+
+def floats(x: ArrayLike, name: str) -> NDArray[Any]:
+    """x as a plain array of float32 or float64."""
+    if _kernels.is_plain_floats(x):
+        plain: NDArray[Any] = x
+        return plain
+    a = as_array(x, name)
+    if a.dtype.num not in (FLOAT, DOUBLE):
+        raise TypeError(f"{name}: expected float32 or float64 (or float16, bfloat16), got {a.dtype}")
+    return _plain(a)
+
+
+def doubles(x: ArrayLike, name: str) -> NDArray[np.float64]:
+    """x as a plain array of float64, widened exactly."""
+    a = floats(x, name)
+    return a if a.dtype.num == DOUBLE else _kernels.widened(a)
+
+
+def _plain(a: NDArray[Any]) -> NDArray[Any]:
+    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
+
+
+def logits(x: ArrayLike, name: str = "logits") -> tuple[NDArray[Any], bool]:
+    """Logits for C: plain float32 or float64, or the bits, as uint16, of float16 or bfloat16; and whether they are
+    those of bfloat16. The caller's own memory if it is contiguous, else a copy."""
+    if _kernels.is_plain_floats(x):
+        return x, False
+    a, is_bfloat16 = _read(x, name)
+    if not is_bfloat16 and a.dtype.num not in (FLOAT, DOUBLE, HALF):
+        raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {a.dtype}")
+    a = _plain(a)
+    return (a.view(np.uint16) if a.dtype.num == HALF else a), is_bfloat16
+
+
+def logits_type(values: NDArray[Any], is_bfloat16: bool) -> str:
+    """The name of the type of what :func:`logits` found."""
+    return "bfloat16" if is_bfloat16 else "float16" if values.dtype.itemsize == 2 else values.dtype.name
+
+
+def _is_torch(x: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def empty_logits(x: ArrayLike) -> Any:
+    """A new contiguous array of the shape and type of x, which :func:`logits` took: of torch if x is, else of NumPy."""
+    if _is_torch(x):
+        return x.new_empty(x.shape)
+    of_numpy = isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__")
+    a = np.asarray(x) if of_numpy else np.from_dlpack(x)
+    return np.empty(a.shape, a.dtype.newbyteorder("="))
+
+
+def memory_of(x: Any, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """What :func:`logits` would find in an array or torch tensor, to be written to: never a copy."""
+    if not isinstance(x, np.ndarray) and not _is_torch(x):
+        raise TypeError(f"{name}: expected an array or a torch tensor to write to, got {_type_name(x)}")
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array, of which the mask would be wrong; pass {name}.data")
+    given = str(x.dtype).removeprefix("torch.") if _is_torch(x) else x.dtype.name
+    if given != dtype:
+        raise TypeError(f"{name}: expected {dtype}, as the logits are, got {given}")
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, as the logits have, got {tuple(x.shape)}")
+    if _is_torch(x):
+        if x.device.type != "cpu" or x.requires_grad or not x.is_contiguous():
+            raise ValueError(f"{name}: expected a contiguous tensor in CPU memory that requires no gradient")
+        x = (x.view(sys.modules["torch"].int16) if x.element_size() == 2 else x).numpy()
+    flags = x.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable and x.dtype.isnative):
+        raise ValueError(f"{name}: expected an array that is contiguous, aligned, writeable and in native byte order")
+    a = np.asarray(x)
+    return a.view(np.uint16) if a.dtype.itemsize == 2 else a
 
 
 def storage_type(dtype: object) -> str:
@@ -232,3 +306,42 @@ def float_dtype(dtype: DTypeLike, name: str = "dtype") -> int:
     if given is None or given.num not in (FLOAT, DOUBLE):
         raise TypeError(f"{name}: expected float32 or float64, got {given or repr(dtype)}")
     return given.num
+
+
+# ---- chosen documents, shards
+
+
+def rows_as_stored(x: ArrayLike, name: str) -> tuple[NDArray[Any], str]:
+    """Rows (N,D), plain, of whatever type they have: float32, float64, or the bits (uint16) of 16-bit floats; and its
+    name."""
+    a, is_bfloat16 = _read(x, name)
+    if not is_bfloat16 and a.dtype.num not in (FLOAT, DOUBLE, HALF):
+        raise TypeError(f"{name}: expected float32 or float64 (or float16, bfloat16), got {a.dtype}")
+    storage = "bfloat16" if is_bfloat16 else a.dtype.name
+    rows = _plain_rows(a, name, "(N, D)", None)
+    return (rows.view(np.uint16) if storage == "float16" else rows), storage
+
+
+def integers(x: ArrayLike, name: str, letters: str, shape: tuple[int | None, ...]) -> NDArray[np.int64]:
+    """Integers, plain; None in the shape (called letters in errors) stands for any size."""
+    a = as_array(x, name)
+    if a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape, strict=True)):
+        raise ValueError(f"{name}: expected shape {letters}, got {a.shape}")
+    if a.dtype.kind not in "iu" and a.size:
+        raise TypeError(f"{name}: expected integers below 2**63, got {a.dtype}")
+    if a.dtype.kind == "u" and a.size and a.max() >= 2**63:
+        raise ValueError(f"{name}: expected less than 2**63, got {a.max()}")
+    return np.require(a, np.int64, ["C", "A"])
+
+
+def shaped_doubles(
+    x: ArrayLike, name: str, letters: str, shape: tuple[int | None, ...]
+) -> tuple[NDArray[np.float64], int]:
+    """float32 or float64 as plain float64, likewise; and the number of the type that came."""
+    a = as_array(x, name)
+    if a.dtype.num not in (FLOAT, DOUBLE):
+        raise TypeError(f"{name}: expected float32 or float64 (or float16, bfloat16), got {a.dtype}")
+    if a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape, strict=True)):
+        raise ValueError(f"{name}: expected shape {letters}, got {a.shape}")
+    plain = np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
+    return (_kernels.widened(plain) if a.dtype.num == FLOAT else plain), a.dtype.num

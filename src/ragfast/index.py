@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ragfast import _kernels, arrays, codes
+from ragfast import _kernels, arrays, codes, gather
 from ragfast._kernels import Hits, SearchStats
 
 __all__ = ["FlatIndex", "Hits", "SearchStats", "search"]
@@ -148,6 +148,7 @@ class FlatIndex:
         self._lock = threading.Lock()
         self._room = _Documents(self._new_rows(0), np.empty(0, np.float32), None, None)
         self._documents = self._room
+        self._order: tuple[NDArray[np.int64], NDArray[np.intp]] | None = None  # of which ids, once looked up
         _indexes.add(self)
 
     def _new_rows(self, n: int) -> NDArray[Any]:
@@ -231,6 +232,7 @@ class FlatIndex:
         self._documents = _Documents(
             room.vectors[:total], room.norms[:total], None if room.ids is None else room.ids[:total], room.int8
         )
+        self._order = None
 
     def _encode(self, room: _Documents, n: int, total: int) -> _Documents:
         """Codes of documents n to total; of all of them, in a form chosen anew, whenever the room is new."""
@@ -286,6 +288,67 @@ class FlatIndex:
         bfloat16 = self._storage == "bfloat16"
         return search_plain(queries, vectors, norms, ids, k, n_threads, temperature, out_type, names, int8, bfloat16)
 
+    def gather_scores(
+        self,
+        queries: arrays.ArrayLike,
+        ids: arrays.ArrayLike,
+        *,
+        n_threads: int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> NDArray[Any]:
+        """The scores (B,K) of documents that are chosen already, the same bits as :meth:`search` gives them.
+
+        queries (B,D) as in :meth:`search`; ids (B,K) integers, or -1 for no document, of which the score is -inf.
+        Otherwise as :func:`ragfast.gather_scores`; ValueError for an id that the index does not hold. Where documents
+        have ids of their own, the first call after an add sorts them, and 8 bytes a document are kept.
+
+        >>> import numpy as np, ragfast
+        >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [0, 2]]), ids=[30, 7])
+        >>> index.gather_scores(np.float32([[1, 2]]), [[7, 30, -1]]).tolist()
+        [[4.0, 1.0, -inf]]
+        """
+        asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
+        out_type = arrays.float_dtype(dtype)
+        documents = self._documents
+        rows = self._rows_of(documents, ids, len(asked))
+        return gather.scores_plain(asked, documents.vectors, self._storage, rows, n_threads, out_type)
+
+    def gather_scores_grad(
+        self,
+        grad: arrays.ArrayLike,
+        ids: arrays.ArrayLike,
+        *,
+        n_threads: int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> NDArray[Any]:
+        """The gradient (B,D) of :meth:`gather_scores` with regard to the queries, from that of the scores, grad (B,K):
+        :func:`ragfast.gather_scores_grad` by ids (B,K)."""
+        documents = self._documents
+        rows = self._rows_of(documents, ids, None)
+        return gather.grad_plain(grad, documents.vectors, self._storage, rows, n_threads, dtype, arrays.FLOAT)
+
+    def _rows_of(self, documents: _Documents, ids: arrays.ArrayLike, n_queries: int | None) -> NDArray[np.int64]:
+        """Rows (B,K) of documents by their ids; -1 for -1."""
+        letters = f"({'B' if n_queries is None else n_queries}, K)"
+        wanted = arrays.integers(ids, "ids", letters, (n_queries, None))
+        known = documents.ids
+        if known is None:
+            rows, held = wanted, wanted < len(documents.norms)
+        else:
+            kept = self._order
+            if kept is None or kept[0] is not known:
+                kept = self._order = known, known.argsort(kind="stable")  # stable: fast where they ascend
+            places = np.searchsorted(known, wanted, sorter=kept[1])
+            rows = kept[1][np.minimum(places, len(known) - 1)]
+            held = known[rows] == wanted
+        missing = (wanted < -1) | ((wanted >= 0) & ~held)
+        if missing.any():
+            b, k = np.argwhere(missing)[0]
+            raise ValueError(
+                f"ids: expected ids of documents in the index, or -1 for none, got {wanted[b, k]} at ({b}, {k})"
+            )
+        return np.where(wanted < 0, -1, rows)
+
     def __len__(self) -> int:
         return len(self._documents.norms)
 
@@ -332,6 +395,7 @@ class FlatIndex:
     @property
     def nbytes(self) -> int:
         """Memory of the index in bytes: vectors, norms, ids and codes, with the room for documents to come."""
-        room = self._room
+        room, order = self._room, self._order
         parts = room.vectors.nbytes + room.norms.nbytes + (0 if room.ids is None else room.ids.nbytes)
+        parts += 0 if order is None else order[1].nbytes
         return parts + (0 if room.int8 is None else room.int8.nbytes)
