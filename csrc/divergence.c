@@ -22,20 +22,24 @@ typedef struct job {
     const double *p, *q;
     size_t n_rows, n, rows_each;
     double p_temperature, q_temperature;
-    double *scratch; /* (workers,3,n): P, Q and d */
+    double *scratch; /* (workers,4,n): P, Q, d and its residue */
 } job;
 
 #define NEAR 0.25
 #define FAR 30.0 /* where e^u and 1 + u are so different that nothing cancels */
 
-/* e^u - 1 - u, without its cancellation near 0: by the Taylor series there, of which 1e-16 is missing. */
-static double f(double u) {
+/* out = e^u - 1 - u, without its cancellation near 0: by the Taylor series there, of which 1e-16 is missing. */
+static void residue(const ragfast_kernels *kernels, double *out, const double *u, size_t n) {
     static const double c[] = {1.0 / 3,     1.0 / 12,     1.0 / 60,      1.0 / 360,      1.0 / 2520,
                                1.0 / 20160, 1.0 / 181440, 1.0 / 1814400, 1.0 / 19958400, 1.0 / 239500800};
-    if (fabs(u) >= NEAR) return expm1(u) - u;
-    double sum = c[9];
-    for (int i = 8; i >= 0; i--) sum = c[i] + u * sum;
-    return u * u / 2 * (1 + u * sum);
+    for (size_t i = 0; i < n; i++) out[i] = -fabs(u[i]);
+    kernels->exp_f64(out, out, n);
+    for (size_t i = 0; i < n; i++) {
+        const double v = u[i], far = (v < 0 ? out[i] : 1 / out[i]) - 1 - v;
+        double sum = c[9];
+        for (int j = 8; j >= 0; j--) sum = c[j] + v * sum;
+        out[i] = fabs(v) < NEAR ? v * v / 2 * (1 + v * sum) : far;
+    }
 }
 
 /* softmax(x / temperature) and the LSE of x / temperature. */
@@ -55,7 +59,7 @@ static void fill(double *x, size_t n, double value) {
 static void run_row(const job *j, size_t row, double *scratch) {
     const size_t n = j->n;
     const double *p = j->p + row * n, *q = j->q + row * n;
-    double *P = scratch, *Q = P + n, *d = Q + n;
+    double *P = scratch, *Q = P + n, *d = Q + n, *rest = d + n;
     double *p_grad = j->p_grad ? j->p_grad + row * n : NULL, *q_grad = j->q_grad ? j->q_grad + row * n : NULL;
     const ragfast_lse p_lse = softmax(j, P, p, j->p_temperature), q_lse = softmax(j, Q, q, j->q_temperature);
     if (isnan(p_lse.top) || isnan(q_lse.top)) {
@@ -78,32 +82,34 @@ static void run_row(const job *j, size_t row, double *scratch) {
         else
             d[i] = ((p[i] / j->p_temperature - p_lse.top) - (q[i] / j->q_temperature - q_lse.top)) -
                    (p_lse.log_rest - q_lse.log_rest);
-        excess += fabs(d[i]) < FAR ? Q[i] * expm1(d[i]) : P[i] - Q[i];
     }
+    residue(j->kernels, rest, d, n);
+    for (size_t i = 0; i < n; i++) excess += fabs(d[i]) < FAR ? Q[i] * (rest[i] + d[i]) : P[i] - Q[i];
     const double correction = log1p(excess);
     double kl = 0;
+    for (size_t i = 0; i < n; i++) d[i] = correction - d[i]; /* its negative from here on */
+    residue(j->kernels, rest, d, n);
     for (size_t i = 0; i < n; i++) {
-        d[i] -= correction;
         if (p[i] != -INFINITY && q[i] == -INFINITY)
             kl = INFINITY;
         else if (fabs(d[i]) < FAR)
-            kl += P[i] * f(-d[i]);
+            kl += P[i] * rest[i];
         else if (P[i] > 0)
-            kl += P[i] * d[i] - P[i] + Q[i];
+            kl += P[i] * -d[i] - P[i] + Q[i];
         else
             kl += Q[i];
     }
     j->kl[row] = kl;
     for (size_t i = 0; p_grad && i < n; i++)
-        p_grad[i] = kl == INFINITY ? NAN : P[i] > 0 ? P[i] * (d[i] - kl) / j->p_temperature : 0;
+        p_grad[i] = kl == INFINITY ? NAN : P[i] > 0 ? P[i] * (-d[i] - kl) / j->p_temperature : 0;
     for (size_t i = 0; q_grad && i < n; i++)
-        q_grad[i] = (fabs(d[i]) < FAR ? P[i] * expm1(-d[i]) : Q[i] - P[i]) / j->q_temperature;
+        q_grad[i] = (fabs(d[i]) < FAR ? P[i] * (rest[i] + d[i]) : Q[i] - P[i]) / j->q_temperature;
 }
 
 static void run_piece(void *context, size_t piece, size_t worker) {
     const job *j = context;
     const size_t first = piece * j->rows_each, last = ragfast_min(first + j->rows_each, j->n_rows);
-    for (size_t row = first; row < last; row++) run_row(j, row, j->scratch + worker * 3 * j->n);
+    for (size_t row = first; row < last; row++) run_row(j, row, j->scratch + worker * 4 * j->n);
 }
 
 ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const double *p, const double *q, size_t n_rows,
@@ -125,8 +131,8 @@ ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const doub
     size_t n_workers = n_threads ? (size_t)n_threads : (size_t)ragfast_get_num_threads();
     n_workers = ragfast_min(ragfast_min(n_workers, RAGFAST_MAX_THREADS), n_pieces ? n_pieces : 1);
     if (n_rows * n < INLINE_WORK) n_workers = 1;
-    if (n > SIZE_MAX / (3 * sizeof(double)) / n_workers) return RAGFAST_ERROR_ARGUMENT;
-    j.scratch = malloc(n_workers * 3 * n * sizeof(double) + 1);
+    if (n > SIZE_MAX / (4 * sizeof(double)) / n_workers) return RAGFAST_ERROR_ARGUMENT;
+    j.scratch = malloc(n_workers * 4 * n * sizeof(double) + 1);
     if (!j.scratch) return RAGFAST_ERROR_MEMORY;
     const ragfast_fp_state saved = ragfast_fp_enter();
     j.kernels = ragfast_current_kernels();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = ["ragfast"] + [
     f"ragfast.{module.name}"
     for module in pkgutil.iter_modules(ragfast.__path__)
-    if module.name not in ("demo", "__main__")
+    if module.name not in ("demo", "__main__") and (module.name != "torch" or importlib.util.find_spec("torch"))
 ]
 README_BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 

@@ -24,7 +24,7 @@ ROWS = [
     {"threads", "weights", "codes", "gather", "merge"},
     {"index", "marginal", "nll", "decoding", "divergence"},
     {"retriever", "generator"},
-    {"rag"},
+    {"rag", "torch"},
     {"__init__"},
     {"demo"},
     {"__main__"},

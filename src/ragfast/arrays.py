@@ -161,7 +161,9 @@ def _is_torch(x: object) -> bool:
 def empty_logits(x: ArrayLike) -> Any:
     """A new contiguous array of the shape and type of x, which :func:`logits` took: of torch if x is, else of NumPy."""
     if _is_torch(x):
-        return x.new_empty(x.shape)
+        torch = sys.modules["torch"]
+        # NumPy asks for huge pages, torch does not: 200 MB of new memory cost 50 ms against 115.
+        return torch.from_numpy(np.empty(tuple(x.shape), f"i{x.element_size()}")).view(x.dtype)
     of_numpy = isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__")
     a = np.asarray(x) if of_numpy else np.from_dlpack(x)
     return np.empty(a.shape, a.dtype.newbyteorder("="))
