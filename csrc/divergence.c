@@ -25,6 +25,7 @@ typedef struct job {
     double *scratch; /* (workers,4,n): P, Q, d and its residue */
 } job;
 
+#define CLOSE 0.01
 #define NEAR 0.25
 #define FAR 30.0 /* where e^u and 1 + u are so different that nothing cancels */
 
@@ -35,21 +36,26 @@ static void residue(const ragfast_kernels *kernels, double *out, const double *u
     for (size_t i = 0; i < n; i++) out[i] = -fabs(u[i]);
     kernels->exp_f64(out, out, n);
     for (size_t i = 0; i < n; i++) {
-        const double v = u[i], far = (v < 0 ? out[i] : 1 / out[i]) - 1 - v;
+        const double v = u[i], less = out[i], more = 1 / less; /* all sides at once: so it is vectors */
+        const double far = (v < 0 ? less : more) - 1 - v;
         double sum = c[9];
         for (int j = 8; j >= 0; j--) sum = c[j] + v * sum;
-        out[i] = fabs(v) < NEAR ? v * v / 2 * (1 + v * sum) : far;
+        const double near = 0.5 * v * v * (1 + v * sum);
+        out[i] = fabs(v) < NEAR ? near : far;
     }
 }
 
-/* softmax(x / temperature) and the LSE of x / temperature. */
-static ragfast_lse softmax(const job *j, double *out, const double *x, double temperature) {
-    for (size_t i = 0; i < j->n; i++) out[i] = x[i] / temperature;
-    const ragfast_lse lse = ragfast_careful_lse(j->kernels, out, j->n, RAGFAST_F64);
-    if (!isfinite(lse.top) || isnan(lse.log_rest)) return (ragfast_lse){NAN, NAN};
-    j->kernels->subtract_f64(out, out, j->n, lse.top, lse.log_rest);
+/* out = softmax(x / temperature) and its normaliser. log_rest may be off by the last place of 1: kl corrects it. */
+static ragfast_lse softmax(const job *j, double *out, const double *x, double per_temperature) {
+    for (size_t i = 0; i < j->n; i++) out[i] = x[i] * per_temperature;
+    const double top = j->kernels->max_f64(out, j->n);
+    if (!isfinite(top)) return (ragfast_lse){NAN, NAN};
+    for (size_t i = 0; i < j->n; i++) out[i] -= top;
     j->kernels->exp_f64(out, out, j->n);
-    return lse;
+    const double sum = ragfast_row_sum(j->kernels, out, j->n, RAGFAST_F64);
+    if (isnan(sum)) return (ragfast_lse){NAN, NAN};
+    for (size_t i = 0; i < j->n; i++) out[i] *= 1 / sum;
+    return (ragfast_lse){top, log(sum)};
 }
 
 static void fill(double *x, size_t n, double value) {
@@ -61,7 +67,8 @@ static void run_row(const job *j, size_t row, double *scratch) {
     const double *p = j->p + row * n, *q = j->q + row * n;
     double *P = scratch, *Q = P + n, *d = Q + n, *rest = d + n;
     double *p_grad = j->p_grad ? j->p_grad + row * n : NULL, *q_grad = j->q_grad ? j->q_grad + row * n : NULL;
-    const ragfast_lse p_lse = softmax(j, P, p, j->p_temperature), q_lse = softmax(j, Q, q, j->q_temperature);
+    const double per_p = 1 / j->p_temperature, per_q = 1 / j->q_temperature;
+    const ragfast_lse p_lse = softmax(j, P, p, per_p), q_lse = softmax(j, Q, q, per_q);
     if (isnan(p_lse.top) || isnan(q_lse.top)) {
         j->kl[row] = NAN;
         fill(p_grad, n, NAN);
@@ -69,22 +76,25 @@ static void run_row(const job *j, size_t row, double *scratch) {
         return;
     }
 
-    /* d but for a constant, the rounding of both LSE, which d then gives away itself: sum_j Q e^d is 1. A great shift
-     * between p and q would be lost in rounding p - q: then each is taken from its own maximum first. */
+    /* d but for a constant, the rounding of both LSE. kl feels it in the second order alone, gradients only where all of d
+     * is nearly 0; there d gives it away itself, as sum_j Q e^d is 1. A great shift between p and q would be lost in
+     * rounding p - q: then each is taken from its own maximum first. */
     const double shift = (p_lse.top - q_lse.top) + (p_lse.log_rest - q_lse.log_rest);
     const int direct = fabs(shift) <= 1;
-    double excess = 0;
+    double greatest = 0, excess = 0;
     for (size_t i = 0; i < n; i++) {
         if (p[i] == -INFINITY)
             d[i] = q[i] == -INFINITY ? 0 : -INFINITY;
         else if (direct && j->p_temperature == j->q_temperature)
-            d[i] = (p[i] - q[i]) / j->p_temperature - shift;
+            d[i] = (p[i] - q[i]) * per_p - shift;
         else
-            d[i] = ((p[i] / j->p_temperature - p_lse.top) - (q[i] / j->q_temperature - q_lse.top)) -
-                   (p_lse.log_rest - q_lse.log_rest);
+            d[i] = ((p[i] * per_p - p_lse.top) - (q[i] * per_q - q_lse.top)) - (p_lse.log_rest - q_lse.log_rest);
+        if (!(fabs(d[i]) <= greatest)) greatest = fabs(d[i]);
     }
-    residue(j->kernels, rest, d, n);
-    for (size_t i = 0; i < n; i++) excess += fabs(d[i]) < FAR ? Q[i] * (rest[i] + d[i]) : P[i] - Q[i];
+    if (greatest < CLOSE) {
+        residue(j->kernels, rest, d, n);
+        for (size_t i = 0; i < n; i++) excess += Q[i] * (rest[i] + d[i]);
+    }
     const double correction = log1p(excess);
     double kl = 0;
     for (size_t i = 0; i < n; i++) d[i] = correction - d[i]; /* its negative from here on */
