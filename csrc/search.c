@@ -69,11 +69,13 @@ static double exact_score(search *s, size_t q, size_t row) {
     return score;
 }
 
-/* Rows lie anywhere: each is fetched while those before it are scored. */
-static void fetch_row(const search *s, size_t row) {
+/* Rows lie anywhere: each is fetched while those before it are scored, into the second-level cache, as the first has too
+ * few places for lines on their way (3 to 8 % of 512 queries over the glosses). GCC drops calls of a function that only
+ * prefetches unless it is inlined. */
+static inline __attribute__((always_inline)) void fetch_row(const search *s, size_t row) {
     size_t bytes = s->docs->dim * ragfast_element_size(s->docs->dtype);
     const char *line = (const char *)s->docs->vectors + row * bytes;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 0, 2);
 }
 
 static void rescore(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
