@@ -8,6 +8,7 @@
  * Where kl is +inf there is no gradient with regard to p: NaN. That with regard to q is what it is elsewhere. */
 #include "row_lse.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -45,14 +46,14 @@ static void residue(const ragfast_kernels *kernels, double *out, const double *u
     }
 }
 
-/* out = softmax(x / temperature) and its normaliser. log_rest may be off by the last place of 1: kl corrects it. */
+/* out = softmax(x / temperature) = exp((x - top) / temperature - log_rest), top that of x. log_rest may be off by the last
+ * place of 1: kl corrects it. */
 static ragfast_lse softmax(const job *j, double *out, const double *x, double per_temperature) {
-    for (size_t i = 0; i < j->n; i++) out[i] = x[i] * per_temperature;
-    const double top = j->kernels->max_f64(out, j->n);
+    const double top = j->kernels->max_f64(x, j->n);
     if (!isfinite(top)) return (ragfast_lse){NAN, NAN};
-    for (size_t i = 0; i < j->n; i++) out[i] -= top;
+    for (size_t i = 0; i < j->n; i++) out[i] = (x[i] - top) * per_temperature;
     j->kernels->exp_f64(out, out, j->n);
-    const double sum = ragfast_row_sum(j->kernels, out, j->n, RAGFAST_F64);
+    const double sum = ragfast_row_sum(j->kernels, out, j->n, 0, RAGFAST_F64);
     if (isnan(sum)) return (ragfast_lse){NAN, NAN};
     for (size_t i = 0; i < j->n; i++) out[i] *= 1 / sum;
     return (ragfast_lse){top, log(sum)};
@@ -67,7 +68,7 @@ static void run_row(const job *j, size_t row, double *scratch) {
     const double *p = j->p + row * n, *q = j->q + row * n;
     double *P = scratch, *Q = P + n, *d = Q + n, *rest = d + n;
     double *p_grad = j->p_grad ? j->p_grad + row * n : NULL, *q_grad = j->q_grad ? j->q_grad + row * n : NULL;
-    const double per_p = 1 / j->p_temperature, per_q = 1 / j->q_temperature;
+    const double per_p = fmin(1 / j->p_temperature, DBL_MAX), per_q = fmin(1 / j->q_temperature, DBL_MAX);
     const ragfast_lse p_lse = softmax(j, P, p, per_p), q_lse = softmax(j, Q, q, per_q);
     if (isnan(p_lse.top) || isnan(q_lse.top)) {
         j->kl[row] = NAN;
@@ -78,8 +79,8 @@ static void run_row(const job *j, size_t row, double *scratch) {
 
     /* d but for a constant, the rounding of both LSE. kl feels it in the second order alone, gradients only where all of d
      * is nearly 0; there d gives it away itself, as sum_j Q e^d is 1. A great shift between p and q would be lost in
-     * rounding p - q: then each is taken from its own maximum first. */
-    const double shift = (p_lse.top - q_lse.top) + (p_lse.log_rest - q_lse.log_rest);
+     * rounding p - q: then each is taken from its own maximum first, as where the temperatures differ. */
+    const double shift = (p_lse.top - q_lse.top) * per_p + (p_lse.log_rest - q_lse.log_rest);
     const int direct = fabs(shift) <= 1;
     double greatest = 0, excess = 0;
     for (size_t i = 0; i < n; i++) {
@@ -88,7 +89,7 @@ static void run_row(const job *j, size_t row, double *scratch) {
         else if (direct && j->p_temperature == j->q_temperature)
             d[i] = (p[i] - q[i]) * per_p - shift;
         else
-            d[i] = ((p[i] * per_p - p_lse.top) - (q[i] * per_q - q_lse.top)) - (p_lse.log_rest - q_lse.log_rest);
+            d[i] = ((p[i] - p_lse.top) * per_p - (q[i] - q_lse.top) * per_q) - (p_lse.log_rest - q_lse.log_rest);
         if (!(fabs(d[i]) <= greatest)) greatest = fabs(d[i]);
     }
     if (greatest < CLOSE) {

@@ -76,6 +76,8 @@ ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64
                                        size_t n_keys, int n_threads) {
     if (n_threads < 0 || (n && n_rows > SIZE_MAX / 16 / n) || (n_keys && n_rows > SIZE_MAX / 16 / n_keys))
         return RAGFAST_ERROR_ARGUMENT;
+    for (size_t i = 0; i < n_rows * n; i++)
+        if (keys[i] >= 0 && (uint64_t)keys[i] >= n_keys) return RAGFAST_ERROR_ARGUMENT;
     job j = {.out = out, .x = x, .keys = keys, .n_rows = n_rows, .n = n, .n_keys = n_keys};
     size_t n_workers = n_threads ? (size_t)n_threads : (size_t)ragfast_get_num_threads();
     n_workers = ragfast_min(ragfast_min(n_workers, RAGFAST_MAX_THREADS), n_rows ? n_rows : 1);

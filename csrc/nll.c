@@ -23,8 +23,10 @@ enum {
     STREAM_BYTES = 8 << 20,   /* of gradient, from which on it will not be in the caches when it is wanted */
     INLINE_WORK = 200 * 1000, /* elements below which waking a thread costs more than it brings */
     PIECE_WORK = 64 * 1024,   /* elements that a thread takes at a time */
-    MIX_WORK = 8192           /* elements that mix_vocab widens at a time */
+    MIX_WORK = 8192           /* elements that mix_columns widens at a time */
 };
+
+#define LARGE 256.0 /* of an LSE */
 
 typedef struct rows {
     const ragfast_kernels *kernels;
@@ -58,21 +60,26 @@ static void score_row(const rows *r, size_t row, size_t target) {
     const double of_target = ragfast_element(x, target, r->dtype);
     double plain = 0, lse;
     if (r->lse_known && !r->sums) {
-        r->logprobs[row] = of_target - r->lse[row];
+        r->logprobs[row] = r->lse[row] == -INFINITY ? -INFINITY : of_target - r->lse[row];
         return;
     }
     int fast = r->vocab > RAGFAST_SHORT_ROW &&
                ragfast_fast_lse(r->kernels, &lse, r->sums ? &plain : NULL, x, r->vocab, NAN, r->dtype);
     if (fast && fabs(of_target - lse) >= RAGFAST_FAST_RESULT) {
         r->logprobs[row] = of_target - lse;
+        if (r->sums && fabs(lse) < LARGE)
+            r->sums[row] = plain - (double)r->vocab * lse;
+        else if (r->sums) /* that difference would have the rounding of large sums */
+            r->sums[row] = ragfast_row_sum(r->kernels, x, r->vocab, lse, r->dtype);
     } else {
-        if (r->sums && !fast) plain = ragfast_row_sum(r->kernels, x, r->vocab, r->dtype);
         ragfast_lse parts = ragfast_careful_lse(r->kernels, x, r->vocab, r->dtype);
         lse = parts.top + parts.log_rest;
         if (parts.top == -INFINITY) parts.top = 0; /* -inf, not NaN */
         r->logprobs[row] = (of_target - parts.top) - parts.log_rest;
+        if (r->sums)
+            r->sums[row] =
+                ragfast_row_sum(r->kernels, x, r->vocab, parts.top, r->dtype) - (double)r->vocab * parts.log_rest;
     }
-    if (r->sums) r->sums[row] = plain - (double)r->vocab * lse;
     if (r->lse) r->lse[row] = lse;
 }
 
@@ -230,8 +237,8 @@ static columns columns_of(const rows *r, size_t i, size_t worker) {
     c.offsets = c.mixture + cols;
     for (size_t k = 0; k < a->n_docs; k++) {
         const size_t doc = c.query * a->n_docs + k;
-        c.offsets[k] =
-            is_missing(a, c.query, k) ? -INFINITY : r->doc_logprobs[doc] - r->lse[doc * a->n_tokens + c.token];
+        const double lse = r->lse[doc * a->n_tokens + c.token]; /* -inf: it predicts nothing */
+        c.offsets[k] = is_missing(a, c.query, k) || lse == -INFINITY ? -INFINITY : r->doc_logprobs[doc] - lse;
     }
     return c;
 }
@@ -278,7 +285,7 @@ static void grad_smooth_token(const rows *r, size_t i, size_t worker) {
         for (size_t k = 0; k < a->n_docs; k++) {
             const size_t row = (c.query * a->n_docs + k) * a->n_tokens + c.token;
             char *out = r->grad + row * r->row_size;
-            if (target < 0 || is_missing(a, c.query, k)) {
+            if (target < 0 || is_missing(a, c.query, k) || r->lse[row] == -INFINITY) {
                 memset(out + v * (r->row_size / r->vocab), 0, n * (r->row_size / r->vocab));
                 continue;
             }
@@ -322,7 +329,10 @@ static void fill_priors(mixing *m) {
     const ragfast_answers *a = m->answers;
     for (size_t b = 0; b < a->n_queries; b++) {
         double *logprobs = m->doc_logprobs + b * a->n_docs;
-        for (size_t k = 0; k < a->n_docs; k++) logprobs[k] = a->doc_scores[b * a->n_docs + k] / m->loss->temperature;
+        const double *scores = a->doc_scores + b * a->n_docs, top = m->kernels->max_f64(scores, a->n_docs);
+        /* Less the best one, which changes no probability, so that a small temperature overflows nothing. */
+        for (size_t k = 0; k < a->n_docs; k++)
+            logprobs[k] = scores[k] == top ? (top == -INFINITY ? top : 0) : (scores[k] - top) / m->loss->temperature;
         ragfast_lse parts = ragfast_careful_lse(m->kernels, logprobs, a->n_docs, RAGFAST_F64);
         if (parts.top == -INFINITY) parts.top = 0;
         for (size_t k = 0; k < a->n_docs; k++) logprobs[k] = (logprobs[k] - parts.top) - parts.log_rest;
@@ -418,7 +428,7 @@ static int is_valid(const ragfast_answers *a, const ragfast_loss *loss, const ra
     if (!(loss->temperature > 0) || !(e >= 0 && e < 1) || a->n_docs == 0) return 0;
     if (overflows(a->n_queries, a->n_docs) || overflows(a->n_queries * a->n_docs, a->n_tokens + 1)) return 0;
     if (overflows(a->n_queries * a->n_docs * (a->n_tokens + 1), a->vocab + 1)) return 0;
-    if (!a->logits && (e > 0 || out->logits_grad)) return 0;
+    if (a->logits ? a->vocab == 0 : e > 0 || out->logits_grad) return 0;
     if (loss->by_token && loss->as_hf) return 0; /* get_nll of RagTokenForGeneration is the paper's */
     return !a->logits || targets_are_below(a->targets, a->n_queries * a->n_tokens, a->vocab);
 }
@@ -427,6 +437,7 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
                                int n_threads) {
     const ragfast_answers *a = answers;
     if (n_threads < 0 || !is_valid(a, loss, out)) return RAGFAST_ERROR_ARGUMENT;
+    if (a->n_queries == 0) return RAGFAST_OK;
     const size_t n_rows = a->n_queries * a->n_docs * a->n_tokens, query_rows = a->n_docs * a->n_tokens;
     const int smooth = loss->label_smoothing > 0, by_token = loss->by_token;
     const int has_grad = out->logits_grad || out->token_logprobs_grad;
@@ -435,7 +446,9 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
     /* One block: rows of numbers, then of documents, of tokens, of workers. */
     const size_t cols = MIX_WORK / a->n_docs ? MIX_WORK / a->n_docs : 1;
     const size_t worker_size = smooth && by_token ? 2 * a->n_docs * cols + cols + a->n_docs : 0;
-    const size_t n_workers = worker_size ? RAGFAST_MAX_THREADS : 0;
+    if (n_threads == 0) n_threads = ragfast_get_num_threads();
+    if (n_threads > RAGFAST_MAX_THREADS) n_threads = RAGFAST_MAX_THREADS;
+    const size_t n_workers = worker_size ? (size_t)n_threads : 0;
     const size_t total = 6 * n_rows + a->n_queries * (a->n_docs + a->n_tokens) + 4 * a->n_docs + 2 * a->n_tokens +
                          n_workers * worker_size;
     double *scratch = malloc((total + 1) * sizeof *scratch), *next = scratch;

@@ -116,13 +116,13 @@ ragfast_lse ragfast_exact_lse(const ragfast_kernels *kernels, const void *x, siz
     return slow_lse(kernels, x, n, dtype, 1);
 }
 
-double ragfast_row_sum(const ragfast_kernels *kernels, const void *x, size_t n, ragfast_dtype dtype) {
+double ragfast_row_sum(const ragfast_kernels *kernels, const void *x, size_t n, double less, ragfast_dtype dtype) {
     double lanes[8] = {0};
     float block[BLOCK_COLS];
     for (size_t i = 0, step; i < n; i += step) {
         step = dtype == RAGFAST_F64 ? n : block_cols(n - i, dtype);
         const float *some = dtype == RAGFAST_F64 ? NULL : widened(kernels, block, x, i, step, dtype);
-        for (size_t j = 0; j < step; j++) lanes[j % 8] += some ? (double)some[j] : ((const double *)x)[j];
+        for (size_t j = 0; j < step; j++) lanes[j % 8] += (some ? (double)some[j] : ((const double *)x)[j]) - less;
     }
     return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
 }

@@ -11,7 +11,7 @@ typedef struct ragfast_lse {
 
 /* float32 sums move a result of this magnitude by less than 1.9 units in the last place of float32; nearer to 0 it takes
  * ragfast_careful_lse. So does a row this short, where float32 saves nothing. */
-#define RAGFAST_FAST_RESULT 2.0
+#define RAGFAST_FAST_RESULT 2.000001 /* it is a computed value that is compared, and below 2 units are half as large */
 enum { RAGFAST_SHORT_ROW = 32 };
 
 /* In float32 sums; the absolute error is below 4.5e-7 plus the last place of float64. top: the maximum of the row, or NaN
@@ -27,8 +27,8 @@ ragfast_lse ragfast_careful_lse(const ragfast_kernels *kernels, const void *x, s
 /* As ragfast_careful_lse, to the last place of float64 for every type: where top + log_rest cancels. */
 ragfast_lse ragfast_exact_lse(const ragfast_kernels *kernels, const void *x, size_t n, ragfast_dtype dtype);
 
-/* Sum of a row, for where ragfast_fast_lse did not bring it. */
-double ragfast_row_sum(const ragfast_kernels *kernels, const void *x, size_t n, ragfast_dtype dtype);
+/* Sum of x - less over a row, for where ragfast_fast_lse did not bring it. */
+double ragfast_row_sum(const ragfast_kernels *kernels, const void *x, size_t n, double less, ragfast_dtype dtype);
 
 /* The maximum, which passes over NaN. */
 double ragfast_row_max(const ragfast_kernels *kernels, const void *x, size_t n, ragfast_dtype dtype);

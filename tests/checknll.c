@@ -28,6 +28,10 @@ static long double lse_of(const long double *v, size_t n) {
 
 static long double *zeros(size_t n) { return must(calloc(n + 1, sizeof(long double))); }
 
+static long double probability(const ragfast_answers *a, size_t row, size_t v, long double lse) {
+    return lse == -INFINITY ? 0 : expl(ragfast_element(a->logits, row * a->vocab + v, a->dtype) - lse);
+}
+
 /* The paper, or Hugging Face, as plainly as can be. */
 static void expect(problem *p) {
     const ragfast_answers *a = &p->answers;
@@ -49,8 +53,9 @@ static void expect(problem *p) {
                 if (y[t] < 0 || prior[k] == -INFINITY) continue;
                 for (size_t v = 0; v < V; v++) row[v] = ragfast_element(a->logits, i * V + v, a->dtype);
                 x->lse[i] = lse_of(row, V);
-                for (size_t v = 0; v < V; v++) x->sums[i] += row[v] - x->lse[i];
-                x->logprobs[i] = row[y[t]] - x->lse[i];
+                const int nothing = x->lse[i] == -INFINITY; /* is predicted by this document */
+                for (size_t v = 0; v < V; v++) x->sums[i] += nothing ? -INFINITY : row[v] - x->lse[i];
+                x->logprobs[i] = nothing ? -INFINITY : row[y[t]] - x->lse[i];
             }
         const int has_prior = !p->loss.as_hf || (T > 1 && y[1] >= 0);
         if (!p->loss.by_token) {
@@ -73,13 +78,15 @@ static void expect(problem *p) {
                 const long double s = e > 0 && smooth != -INFINITY ? expl(u[k] - smooth) : 0;
                 x->posterior[b * K + k] = r;
                 if (has_prior && prior[k] != -INFINITY)
-                    x->doc_scores_grad[b * K + k] = weight / tau * (expl(prior[k]) - (1 - e) * r - e * s);
+                    x->doc_scores_grad[b * K + k] = weight / tau *
+                                                    ((lse == -INFINITY ? 0 : (1 - e) * (expl(prior[k]) - r)) +
+                                                     (e > 0 && smooth != -INFINITY ? e * (expl(prior[k]) - s) : 0));
                 for (size_t t = 0; t < T; t++) {
                     const size_t i = (b * K + k) * T + t;
                     if (y[t] < 0 || prior[k] == -INFINITY) continue;
                     const long double scale = t || !p->loss.skip_first ? weight * (1 - e) * r : 0;
                     for (size_t v = 0; v < V; v++) {
-                        const long double p_v = expl(ragfast_element(a->logits, i * V + v, a->dtype) - x->lse[i]);
+                        const long double p_v = probability(a, i, v, x->lse[i]);
                         x->logits_grad[i * V + v] =
                             scale * (p_v - ((int64_t)v == y[t])) + weight * e * s * (p_v - 1.0L / V);
                     }
@@ -95,7 +102,7 @@ static void expect(problem *p) {
             for (size_t v = 0; v < V && e > 0; v++) {
                 for (size_t k = 0; k < K; k++) {
                     const size_t i = (b * K + k) * T + t;
-                    u[k] = prior[k] == -INFINITY
+                    u[k] = prior[k] == -INFINITY || x->lse[i] == -INFINITY
                                ? -INFINITY
                                : prior[k] + ragfast_element(a->logits, i * V + v, a->dtype) - x->lse[i];
                 }
@@ -107,15 +114,18 @@ static void expect(problem *p) {
                 }
             }
             x->nll[b] += e > 0 ? -(1 - e) * lse + e / V * smooth : -lse;
+            long double possible = 0; /* V, less the words that no document allows */
+            for (size_t k = 0; k < K; k++) possible += R[k];
             for (size_t k = 0; k < K; k++) {
                 const size_t i = (b * K + k) * T + t;
                 if (prior[k] == -INFINITY) continue;
                 const long double r = lse == -INFINITY ? 0 : expl(joint[k] - lse);
                 x->posterior[i] = r;
-                x->doc_scores_grad[b * K + k] +=
-                    weight / tau * ((1 - e) * (expl(prior[k]) - r) + (e > 0 ? e / V * (V * expl(prior[k]) - R[k]) : 0));
+                x->doc_scores_grad[b * K + k] += weight / tau *
+                                                 ((lse == -INFINITY ? 0 : (1 - e) * (expl(prior[k]) - r)) +
+                                                  (e > 0 ? e / V * (possible * expl(prior[k]) - R[k]) : 0));
                 for (size_t v = 0; v < V; v++) {
-                    const long double p_v = expl(ragfast_element(a->logits, i * V + v, a->dtype) - x->lse[i]);
+                    const long double p_v = probability(a, i, v, x->lse[i]);
                     x->logits_grad[i * V + v] = weight * (1 - e) * r * (p_v - ((int64_t)v == y[t])) +
                                                 weight * e / V * (p_v * R[k] - at_v[k * V + v]);
                 }
@@ -183,7 +193,8 @@ static void check_loss(const problem *p, int n_threads, char *first, size_t *fir
     *first_size = at;
     if (n_threads == 1) {
         long double largest = 1; /* of what is added up to a loss */
-        for (size_t i = 0; i < n_rows; i++) largest = fmaxl(largest, fabsl(p->expected.logprobs[i]));
+        for (size_t i = 0; i < n_rows; i++)
+            if (isfinite(p->expected.logprobs[i])) largest = fmaxl(largest, fabsl(p->expected.logprobs[i]));
         check_all(o.nll, p->expected.nll, B, single, single * largest, "nll");
         check_all(o.posterior, p->expected.posterior, posterior_size / sizeof(double), 8 * single * largest, 1e-9L,
                   "posterior");
@@ -223,8 +234,9 @@ static void check_rows(const problem *p, int n_threads) {
         const size_t b = i / a->n_tokens / a->n_docs;
         const int missing = a->doc_scores[i / a->n_tokens] == -INFINITY;
         targets[i] = missing ? -1 : a->targets[b * a->n_tokens + i % a->n_tokens];
-        scale[i] = targets[i] < 0 ? 0 : random_unit();
-        shift[i] = targets[i] < 0 ? 0 : random_unit() / (double)a->vocab;
+        const int flat = targets[i] < 0 || p->expected.lse[i] == -INFINITY; /* has no gradient */
+        scale[i] = flat ? 0 : random_unit();
+        shift[i] = flat ? 0 : random_unit() / (double)a->vocab;
     }
     double *logprobs = output(size), *lse = output(size), *sums = output(size);
     void *grad = output(grad_size);
@@ -238,8 +250,7 @@ static void check_rows(const problem *p, int n_threads) {
           "ragfast_target_grad failed");
     for (size_t i = 0; i < n; i++)
         for (size_t v = 0; v < a->vocab; v++) {
-            const long double p_v =
-                targets[i] < 0 ? 0 : expl(ragfast_element(a->logits, i * a->vocab + v, a->dtype) - p->expected.lse[i]);
+            const long double p_v = targets[i] < 0 ? 0 : probability(a, i, v, p->expected.lse[i]);
             const long double exact =
                 (scale[i] + a->vocab * (long double)shift[i]) * p_v - scale[i] * ((int64_t)v == targets[i]) - shift[i];
             const double got = ragfast_element(grad, i * a->vocab + v, a->dtype);
@@ -260,6 +271,8 @@ static void check_problem(size_t B, size_t K, size_t T, size_t V, ragfast_dtype 
         for (size_t v = 0; v < V; v++) ragfast_put_element(logits, i * V + v, spread * random_unit(), dtype);
         if (!plain && V > 2 && i % 4 == 1) ragfast_put_element(logits, i * V + V / 2, -INFINITY, dtype);
     }
+    if (!plain && K > 1) /* one document predicts nothing there */
+        for (size_t v = 0; v < V && n; v++) ragfast_put_element(logits, (n - 1) * V + v, -INFINITY, dtype);
     for (size_t i = 0; i < B * K; i++) doc_scores[i] = !plain && random_below(5) == 0 ? -INFINITY : 4 * random_unit();
     for (size_t i = 0; i < B * T; i++)
         targets[i] = !plain && random_below(4) == 0 ? -1 - (int64_t)random_below(3) : (int64_t)random_below(V);
@@ -278,7 +291,7 @@ static void check_problem(size_t B, size_t K, size_t T, size_t V, ragfast_dtype 
                  .loss = loss,
                  .n_rows = n};
     if (loss.label_smoothing > 0) /* a banned word makes every smoothed loss infinite */
-        for (size_t i = 0; i < n * V; i++)
+        for (size_t i = 0; i < (plain || K == 1 || !n ? n : n - 1) * V; i++)
             if (ragfast_element(logits, i, dtype) == -INFINITY) ragfast_put_element(logits, i, -40, dtype);
     expect(&p);
     char *first = must(malloc(size + 8 * (2 * n + 2 * B * K + B) + 1));
@@ -303,8 +316,8 @@ static void check_problem(size_t B, size_t K, size_t T, size_t V, ragfast_dtype 
 }
 
 void check_nll(int threads_only) {
-    /* The first is enough for several threads, the second for several blocks. */
-    static const size_t shapes[][4] = {{3, 4, 6, 5000}, {2, 5, 30, 9000}, {2, 3, 4, 33}, {1, 1, 1, 1},  {4, 2, 1, 70},
+    /* The first is enough for several threads, the second for several blocks of one query. */
+    static const size_t shapes[][4] = {{3, 4, 6, 5000}, {1, 5, 50, 9000}, {2, 3, 4, 33}, {1, 1, 1, 1},  {4, 2, 1, 70},
                                        {1, 7, 3, 2},    {2, 3, 0, 5},     {0, 2, 3, 5},  {3, 70, 2, 40}};
     static const ragfast_loss losses[] = {{.temperature = 1},
                                           {.by_token = 1, .temperature = 1},

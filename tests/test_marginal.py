@@ -137,6 +137,17 @@ def test_infinities_and_nan(dtype: type[Any], n: int) -> None:
                 assert np.isnan(log_softmax(x)).all()
 
 
+def test_results_just_below_2() -> None:
+    """Where float32 sums give way to float64 the unit in the last place halves: the worst that were found there."""
+    flat = np.full(173_397, -10.0633392, np.float32)
+    assert error_in_ulps(logsumexp(flat), np.longdouble(flat[0]) + np.log(np.longdouble(len(flat)))) <= 2
+    row = np.full(4096, -10.0625172, np.float32)
+    row[-1] = -3.59958148
+    top, log_sum = parts(row)
+    found = ragfast.target_logprobs(row[None], [4095])
+    assert error_in_ulps(found, row[-1].astype(np.longdouble) - top - log_sum) <= 2
+
+
 def test_denormal_results() -> None:
     assert logsumexp(np.float64([0, -720])) == pytest.approx(np.exp(np.longdouble(-720)), rel=1e-10)
     assert logsumexp(np.float32([0, -100])) == np.float32(np.exp(-100.0))

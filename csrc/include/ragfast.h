@@ -207,13 +207,14 @@ typedef struct ragfast_nll_out {
     double *posterior; /* Sequence (B,K), Token (B,K,T): p(z|x,y), p(z|x,y_t,y_<t); 0 where not scored or impossible */
     double *doc_scores_grad;     /* (B,K); 0 for a missing document */
     double *token_logprobs_grad; /* (B,K,T), without logits alone */
-    void *logits_grad;           /* (B,K,T,V) of the dtype of the logits; may be the logits */
+    void *logits_grad;           /* (B,K,T,V) of the dtype of the logits; the logits themselves, or apart from them */
     double *lse;                 /* (B,K,T) LSE of each row of logits that is read */
-    int lse_known;               /* lse is an input, from a call with the same logits: they are then read once less */
+    int lse_known;               /* lse is an input, from a call with the same logits: without smoothing they are then
+                                    read once less, and log p bears the rounding of lse */
 } ragfast_nll_out;
 
 /* -log p(y|x) of Lewis et al. 2020, with gradients and posterior, in one pass over the logits and one more for their
- * gradient; nothing of the size of the logits is ever stored. Scratch: some 40 bytes for each (b,k,t). */
+ * gradient; nothing of the size of the logits is ever stored. Scratch: some 50 bytes for each (b,k,t). */
 ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers *answers, const ragfast_loss *loss,
                                int n_threads);
 
@@ -222,7 +223,9 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
  * Out: out (n,V), may be NULL; best (n,n_best), best_ids (n,n_best), may be NULL if n_best is 0; float32, but float64 where
  *      the logits are.
  * In:  logits (n,K,V) of dtype; doc_logprobs (n,K), -inf for a document that is missing, of which the logits are not
- *      read; n_best <= V. */
+ *      read; n_best <= V.
+ * float32 results are within 4 units in the last place for logits up to 2^20; beyond, and for float64, they bear the rounding of
+ * the LSE as a float64. A NaN or +inf in a document that is there makes all of its beam NaN, and best_ids 0, 1, ... */
 ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids, const void *logits,
                                         const double *doc_logprobs, size_t n, size_t n_docs, size_t vocab,
                                         ragfast_dtype dtype, size_t n_best, int n_threads);
