@@ -264,7 +264,7 @@ def document_kernels() -> dict[str, dict[str, Call]]:
             "torch kl_div of log_softmax": partial(torch_kl, scores),
         },
         "KL (64,100) with its gradient": {
-            "ragfast.kl_divergence": partial(ragfast.kl_divergence, scores_array, target_array, grad=True),
+            "ragfast.kl_divergence": partial(ragfast.kl_divergence, scores_array, target_array, return_grad=True),
             "ragfast.torch, autograd": lambda: torch.autograd.grad(ragfast.torch.kl_divergence(leaf, target), leaf),
             "torch, autograd": lambda: torch.autograd.grad(torch_kl(leaf), leaf),
         },
@@ -353,7 +353,7 @@ def memory_calls(answers: peers.Answers) -> dict[str, Call]:
     leaf, doc_scores = answers.logits.detach().requires_grad_(), answers.doc_scores.detach().requires_grad_()
 
     def by_autograd(inplace: bool) -> Any:
-        nll = ragfast.torch.rag_sequence_nll(leaf, doc_scores, answers.targets, inplace=inplace)
+        nll = ragfast.torch.rag_sequence_nll(leaf.view_as(leaf), doc_scores, answers.targets, inplace=inplace)
         return torch.autograd.grad(nll, (leaf, doc_scores))
 
     calls[AUTOGRAD] = partial(by_autograd, False)

@@ -96,7 +96,7 @@ def test_nearly_equal_distributions(direction: str, distance: float) -> None:
     def reference(given: Array) -> Array:
         return exact_near_kl(given, scores) if direction == "forward" else exact_near_kl(scores, given)
 
-    found, grad = kl(direction, scores, target, reduction="none", grad=True)
+    found, grad = kl(direction, scores, target, reduction="none", return_grad=True)
     exact_values = reference(target)
     np.testing.assert_allclose(exact_values, exact(direction, scores, target, 1.0, 1.0), rtol=0, atol=1e-18)
     errors = np.abs(found / exact_values - 1)
@@ -142,7 +142,7 @@ def test_gradient_and_reductions(direction: str, reduction: str) -> None:
     rng = np.random.default_rng(3)
     scores, target = rng.standard_normal((2, 2, 3, 5))
     given: dict[str, Any] = {"temperature": 0.7, "target_temperature": 1.9, "reduction": reduction}
-    loss, grad = kl(direction, scores, target, grad=True, **given)
+    loss, grad = kl(direction, scores, target, return_grad=True, **given)
     assert np.array_equal(loss, kl(direction, scores, target, **given))
     rows = exact(direction, scores, target, 0.7, 1.9)
     expected = {"none": rows, "sum": rows.sum(), "batchmean": rows.sum() / 6, "mean": rows.sum() / 30}[reduction]
@@ -158,7 +158,7 @@ def test_gradient_and_reductions(direction: str, reduction: str) -> None:
             (np.sum(kl(direction, there, target, **given)) - np.sum(kl(direction, back, target, **given))) / 2 / step
         )
         assert grad[at] == pytest.approx(slope, rel=1e-6, abs=1e-9)
-    narrow, narrow_grad = kl(direction, scores.astype(np.float32), target.astype(np.float32), grad=True, **given)
+    narrow, narrow_grad = kl(direction, scores.astype(np.float32), target.astype(np.float32), return_grad=True, **given)
     assert narrow.dtype == narrow_grad.dtype == np.float32
     np.testing.assert_allclose(narrow_grad, grad, rtol=1e-5, atol=1e-6)
 
@@ -167,7 +167,7 @@ def test_gradient_and_reductions(direction: str, reduction: str) -> None:
 def test_missing_documents(direction: str) -> None:
     rng = np.random.default_rng(4)
     scores, target = rng.standard_normal((2, 3, 6))
-    without, without_grad = kl(direction, scores, target, reduction="none", grad=True)
+    without, without_grad = kl(direction, scores, target, reduction="none", return_grad=True)
     hole = np.full((3, 1), -np.inf)
     for at in (0, 3, 6):
         loss, grad = kl(
@@ -175,7 +175,7 @@ def test_missing_documents(direction: str) -> None:
             np.hstack([scores[:, :at], hole, scores[:, at:]]),
             np.hstack([target[:, :at], hole, target[:, at:]]),
             reduction="none",
-            grad=True,
+            return_grad=True,
         )
         np.testing.assert_allclose(loss, without, rtol=1e-13)
         assert (grad[:, at] == 0).all()
@@ -186,18 +186,18 @@ def test_a_document_of_probability_zero() -> None:
     some, all_there = np.array([0.3, -np.inf, -0.2]), np.array([0.1, 0.2, 0.3])
     log_target = exact_log_softmax(all_there, 1.0)
     # The scores' distribution lacks what the target has: infinite, but the gradient pulls towards the target as ever.
-    loss, grad = kl_divergence(some, all_there, grad=True)
+    loss, grad = kl_divergence(some, all_there, return_grad=True)
     assert loss == np.inf
     np.testing.assert_allclose(
         grad, (np.exp(exact_log_softmax(some, 1.0)) - np.exp(log_target)).astype(float), rtol=1e-14
     )
     # The scores' distribution lacks it, and the divergence is taken from that: finite.
-    loss, grad = kl("reverse", some, all_there, grad=True)
+    loss, grad = kl("reverse", some, all_there, return_grad=True)
     assert loss == pytest.approx(float(exact_kl(some, all_there)), rel=1e-13)
     assert grad[1] == 0
     # The target lacks it.
     assert kl_divergence(all_there, some) == pytest.approx(float(exact_kl(some, all_there)), rel=1e-13)
-    loss, grad = kl("reverse", all_there, some, grad=True)
+    loss, grad = kl("reverse", all_there, some, return_grad=True)
     assert loss == np.inf
     assert np.isnan(grad).all()
 
@@ -207,7 +207,9 @@ def test_rows_that_are_no_distribution(direction: str) -> None:
     fine = np.array([0.0, 1.0, 2.0])
     for bad in ([-np.inf] * 3, [0.0, np.nan, 0.0], [0.0, np.inf, 0.0], [np.nan, -np.inf, 0.0]):
         for scores, target in ((fine, np.array(bad)), (np.array(bad), fine), (np.array(bad), np.array(bad))):
-            loss, grad = kl(direction, np.stack([scores, fine]), np.stack([target, fine]), reduction="none", grad=True)
+            loss, grad = kl(
+                direction, np.stack([scores, fine]), np.stack([target, fine]), reduction="none", return_grad=True
+            )
             assert np.isnan(loss).tolist() == [True, False]
             assert np.isnan(grad).all(axis=1).tolist() == [True, False]
             assert loss[1] == 0
@@ -238,14 +240,14 @@ def test_threads_change_no_bit(shape: tuple[int, int]) -> None:
 
 def test_layouts() -> None:
     scores, target = np.random.default_rng(6).standard_normal((2, 3, 4, 7))
-    expected, expected_grad = kl_divergence(scores, target, grad=True)
+    expected, expected_grad = kl_divergence(scores, target, return_grad=True)
     raw = np.empty(scores.nbytes + 1, np.uint8)
     unaligned = raw[1:].view(float).reshape(scores.shape)
     unaligned[...] = scores
     strided = np.empty((3, 4, 14))[..., ::2]
     strided[...] = scores
     for layout in (unaligned, strided, np.asfortranarray(scores), scores.astype(">f8"), scores.tolist()):
-        loss, grad = kl_divergence(layout, target, grad=True)
+        loss, grad = kl_divergence(layout, target, return_grad=True)
         assert loss == expected
         assert grad.tobytes() == expected_grad.tobytes()
         assert kl_divergence(target, layout) == kl_divergence(target, scores)
@@ -257,11 +259,20 @@ def test_layouts() -> None:
     assert one == kl_divergence(scores, target, reduction="none")[0, 0]
 
 
+def test_n_threads_changes_no_bit() -> None:
+    """Of a size above the one from which work is shared."""
+    scores, target = np.random.default_rng(4).standard_normal((2, 3000, 100))
+    expected, expected_grad = kl_divergence(scores, target, return_grad=True, n_threads=1)
+    loss, grad = kl_divergence(scores, target, return_grad=True, n_threads=3)
+    assert loss == expected
+    assert grad.tobytes() == expected_grad.tobytes()
+
+
 def test_no_rows() -> None:
     none = np.empty((0, 3))
     assert kl_divergence(none, none, reduction="sum") == 0
     for reduction in ("batchmean", "mean"):
-        loss, grad = kl_divergence(none, none, reduction=reduction, grad=True)  # type: ignore[call-overload]
+        loss, grad = kl_divergence(none, none, reduction=reduction, return_grad=True)  # type: ignore[call-overload]
         assert np.isnan(loss)
         assert grad.shape == (0, 3)
     assert kl_divergence(none, none, reduction="none").shape == (0,)
@@ -304,6 +315,10 @@ def test_errors() -> None:
         kl("backward", x, x)
     with pytest.raises(ValueError, match=r'^reduction: expected "none", "sum", "batchmean" or "mean", got None$'):
         kl("forward", x, x, reduction=None)
+    with pytest.raises(ValueError, match=r"^direction: expected .*, got array"):
+        kl(np.zeros(2), x, x)
+    with pytest.raises(ValueError, match=r"^n_threads: expected 1 or more, got 0$"):
+        kl_divergence(x, x, n_threads=0)
     for bad in (0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match=r"^temperature: expected a finite number above 0, got"):
             kl_divergence(x, x, temperature=bad)

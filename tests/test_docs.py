@@ -36,6 +36,14 @@ def test_there_are_doctests() -> None:
     assert len(examples) >= 5
 
 
+def test_public_names_of_torch_are_documented() -> None:
+    pytest.importorskip("torch", reason="torch is not installed: `make test-all` has it")
+    module = importlib.import_module("ragfast.torch")
+    missing = [name for name in module.__all__ if not getattr(module, name).__doc__]
+    assert missing == []
+    assert set(module.__all__) <= set(ragfast.__all__)
+
+
 def run(*arguments: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments], cwd=cwd, capture_output=True, text=True, check=False

@@ -166,6 +166,14 @@ def test_layouts(dtype: type[Any]) -> None:
     assert keyed_logsumexp(x.astype(np.float16), keys, 9).dtype == np.float32
 
 
+def test_n_threads_changes_no_bit() -> None:
+    rng = np.random.default_rng(5)
+    x, keys = rng.standard_normal((600, 500)), rng.integers(0, 70, (600, 500))
+    assert keyed_logsumexp(x, keys, 70, n_threads=3).tobytes() == keyed_logsumexp(x, keys, 70, n_threads=1).tobytes()
+    with pytest.raises(ValueError, match=r"^n_threads: expected 1 or more, got 0$"):
+        keyed_logsumexp(x, keys, 70, n_threads=0)
+
+
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), n=st.integers(0, 600), n_keys=st.integers(1, 50), scale=st.floats(0.01, 100))
 def test_properties(seed: int, n: int, n_keys: int, scale: float) -> None:

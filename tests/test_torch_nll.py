@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,9 @@ def variant(request: pytest.FixtureRequest) -> str:
 
 
 def random(*shape: int, seed: int = 0, grad: bool = False, dtype: Any = torch.float64) -> Any:
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed + 17 * len(shape)), dtype=torch.float64)
+    x = torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed + zlib.crc32(repr(shape).encode())), dtype=torch.float64
+    )
     return (2 * x).to(dtype).requires_grad_(grad)
 
 
@@ -359,6 +362,38 @@ def test_a_frozen_generator_may_give_inference_tensors(variant: str) -> None:
     assert doc_scores.grad.abs().sum() > 0
 
 
+def test_documents_may_be_inference_tensors(variant: str) -> None:
+    with torch.inference_mode():
+        doc_scores, vectors = random(B, K), random(6, 8)
+    logits, queries = random(B, K, T, V, grad=True), random(2, 8, grad=True)
+    VARIANTS[variant](logits, doc_scores, random_targets()).backward()
+    expected = random(B, K, T, V, grad=True)
+    VARIANTS[variant](expected, doc_scores.clone(), random_targets()).backward()
+    assert torch.equal(logits.grad, expected.grad)
+    rt.gather_scores(queries, vectors, [[5, 0], [2, 3]]).sum().backward()
+    torch.testing.assert_close(queries.grad, torch.stack([vectors[5] + vectors[0], vectors[2] + vectors[3]]))
+
+
+def test_a_null_score_that_is_a_number_is_not_rounded(variant: str) -> None:
+    logits, doc_scores, targets = random(B, K + 1, T, V), random(B, K), random_targets()
+    for null_score in (0.1, np.array([0.1, -0.3])):
+        keywords: dict[str, Any] = {"null_score": null_score, "reduction": "none"}
+        found = VARIANTS[variant](logits, doc_scores, targets, **keywords)
+        expected = getattr(ragfast, f"rag_{variant}_nll")(logits, doc_scores, targets, **keywords)
+        assert found.tolist() == expected.tolist()
+        found = FROM_LOGPROBS[variant](logits[..., 0], doc_scores, **keywords)
+        expected = getattr(ragfast, f"rag_{variant}_nll_from_logprobs")(logits[..., 0], doc_scores, **keywords)
+        assert found.tolist() == expected.tolist()
+
+
+def test_float64_queries_of_an_index() -> None:
+    queries, vectors, ids = random(2, 8, grad=True), random(6, 8, dtype=torch.float32), [[5, 0], [2, 3]]
+    scores = rt.gather_scores(queries, ragfast.FlatIndex.from_vectors(vectors), ids)
+    assert scores.tolist() == rt.gather_scores(queries, vectors, ids).tolist()
+    scores.sum().backward()
+    assert queries.grad.dtype == scores.dtype == torch.float64
+
+
 def test_without_gradients(variant: str) -> None:
     logits, doc_scores = random(B, K, T, V, grad=True), random(B, K, grad=True)
     with torch.no_grad():
@@ -447,6 +482,19 @@ def test_changed_input_is_noticed(variant: str) -> None:
 
 
 # ---- refused
+
+
+def test_in_place_on_a_leaf_is_refused(variant: str) -> None:
+    with pytest.raises(ValueError, match=r"^inplace: the logits are a leaf that requires a gradient"):
+        VARIANTS[variant](random(B, K, T, V, grad=True), random(B, K), random_targets(), inplace=True)
+    logits = random(B, K, T, V)  # a leaf that requires none
+    VARIANTS[variant](logits, random(B, K, grad=True), random_targets(), inplace=True).backward()
+
+
+def test_a_bos_token_id_beyond_int64_is_no_target() -> None:
+    arguments = random(B, K, T, V), random(B, K), random_targets()
+    expected = rt.rag_sequence_nll(*arguments, compat="hf")
+    assert rt.rag_sequence_nll(*arguments, compat="hf", bos_token_id=2**70) == expected
 
 
 def test_documents_of_gather_scores_are_constant() -> None:

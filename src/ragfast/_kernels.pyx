@@ -468,6 +468,8 @@ def rag_nll(np.ndarray scores not None, np.ndarray doc_scores not None, np.ndarr
         status = ragfast_rag_nll(&out, &answers, &loss, n_threads)
     check(status)
     return nll, posterior, docs_grad, tokens_grad
+
+
 # ---- chosen documents, shards
 
 
@@ -536,6 +538,8 @@ def merge_topk(np.ndarray scores not None, np.ndarray ids not None, Py_ssize_t k
         status = ragfast_merge_topk(best_data, best_ids_data, scores_data, ids_data, n_lists, n_queries, n_in, k)
     check(status)
     return best, best_ids
+
+
 # ---- decoding, divergence, keys
 
 

@@ -95,7 +95,12 @@ def _plain_rows(a: NDArray[Any], name: str, letters: str, dim: int | None) -> ND
         raise ValueError(f"{name}: expected shape {expected}{hint}, got {a.shape}")
     if a.shape[1] > MAX_DIM:
         raise ValueError(f"{name}: expected D of at most {MAX_DIM}, got shape {a.shape}")
-    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
+    return plain(a)
+
+
+def plain(a: NDArray[Any]) -> NDArray[Any]:
+    """Contiguous, aligned and in native byte order: a itself if it is."""
+    return a if _kernels.is_plain_floats(a) else np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
 def matrix(
@@ -104,8 +109,8 @@ def matrix(
     """A plain (contiguous, aligned, native) 2-D array of one of `dtypes`, or an error that says what came instead."""
     for type_num in dtypes:
         if _kernels.is_plain(x, type_num, 2) and (x.shape[1] == dim or (dim is None and 0 < x.shape[1] <= MAX_DIM)):
-            plain: NDArray[Any] = x
-            return plain
+            as_given: NDArray[Any] = x
+            return as_given
     a = as_array(x, name)
     if a.dtype.num not in dtypes:
         if dtypes == (FLOAT,):
@@ -116,24 +121,25 @@ def matrix(
 
 
 def floats(x: ArrayLike, name: str) -> NDArray[Any]:
-    """x as a plain array of float32 or float64."""
+    """x as an array of float32 or float64, which :func:`plain` then makes plain."""
     if _kernels.is_plain_floats(x):
-        plain: NDArray[Any] = x
-        return plain
+        as_given: NDArray[Any] = x
+        return as_given
     a = as_array(x, name)
     if a.dtype.num not in (FLOAT, DOUBLE):
         raise TypeError(f"{name}: expected float32 or float64 (or float16, bfloat16), got {a.dtype}")
-    return _plain(a)
+    return a
+
+
+def wide(a: NDArray[Any]) -> NDArray[np.float64]:
+    """What :func:`floats` found as plain float64, widened exactly: a itself if it is."""
+    a = plain(a)
+    return a if a.dtype.num == DOUBLE else _kernels.widened(a)
 
 
 def doubles(x: ArrayLike, name: str) -> NDArray[np.float64]:
     """x as a plain array of float64, widened exactly."""
-    a = floats(x, name)
-    return a if a.dtype.num == DOUBLE else _kernels.widened(a)
-
-
-def _plain(a: NDArray[Any]) -> NDArray[Any]:
-    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
+    return wide(floats(x, name))
 
 
 def logits(x: ArrayLike, name: str = "logits") -> tuple[NDArray[Any], bool]:
@@ -144,7 +150,7 @@ def logits(x: ArrayLike, name: str = "logits") -> tuple[NDArray[Any], bool]:
     a, is_bfloat16 = _read(x, name)
     if not is_bfloat16 and a.dtype.num not in (FLOAT, DOUBLE, HALF):
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {a.dtype}")
-    a = _plain(a)
+    a = plain(a)
     return (a.view(np.uint16) if a.dtype.num == HALF else a), is_bfloat16
 
 
@@ -300,6 +306,13 @@ def finite_float(x: object, name: str, *, above_zero: bool) -> float:
     return value
 
 
+def one_of(x: object, name: str, choices: tuple[str, ...]) -> None:
+    """Raises unless x is one of these words."""
+    if not isinstance(x, str) or x not in choices:
+        words = [f'"{word}"' for word in choices]
+        raise ValueError(f"{name}: expected {', '.join(words[:-1])} or {words[-1]}, got {x!r}")
+
+
 def float_dtype(dtype: DTypeLike, name: str = "dtype") -> int:
     try:
         given = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
@@ -340,10 +353,7 @@ def shaped_doubles(
     x: ArrayLike, name: str, letters: str, shape: tuple[int | None, ...]
 ) -> tuple[NDArray[np.float64], int]:
     """float32 or float64 as plain float64, likewise; and the number of the type that came."""
-    a = as_array(x, name)
-    if a.dtype.num not in (FLOAT, DOUBLE):
-        raise TypeError(f"{name}: expected float32 or float64 (or float16, bfloat16), got {a.dtype}")
+    a = floats(x, name)
     if a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape, strict=True)):
         raise ValueError(f"{name}: expected shape {letters}, got {a.shape}")
-    plain = np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
-    return (_kernels.widened(plain) if a.dtype.num == FLOAT else plain), a.dtype.num
+    return wide(a), a.dtype.num

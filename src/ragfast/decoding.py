@@ -11,8 +11,6 @@ from ragfast import _kernels, arrays
 
 __all__ = ["marginalize_step"]
 
-FLOATS = (arrays.FLOAT, arrays.DOUBLE)
-
 
 @overload
 def marginalize_step(

@@ -11,7 +11,6 @@ from ragfast import _kernels, arrays
 
 __all__ = ["kl_divergence"]
 
-FLOATS = (arrays.FLOAT, arrays.DOUBLE)
 DIRECTIONS = ("forward", "reverse")
 REDUCTIONS = ("none", "sum", "batchmean", "mean")
 
@@ -28,7 +27,8 @@ def kl_divergence(
     target_temperature: float = 1.0,
     direction: Direction = "forward",
     reduction: Reduction = "batchmean",
-    grad: Literal[False] = False,
+    return_grad: Literal[False] = False,
+    n_threads: int | None = None,
 ) -> Any: ...
 @overload
 def kl_divergence(
@@ -39,8 +39,10 @@ def kl_divergence(
     target_temperature: float = 1.0,
     direction: Direction = "forward",
     reduction: Reduction = "batchmean",
-    grad: Literal[True],
+    return_grad: Literal[True],
+    n_threads: int | None = None,
 ) -> tuple[Any, NDArray[Any]]: ...
+@overload
 def kl_divergence(
     scores: arrays.ArrayLike,
     target_scores: arrays.ArrayLike,
@@ -49,7 +51,19 @@ def kl_divergence(
     target_temperature: float = 1.0,
     direction: Direction = "forward",
     reduction: Reduction = "batchmean",
-    grad: bool = False,
+    return_grad: bool,
+    n_threads: int | None = None,
+) -> Any: ...
+def kl_divergence(
+    scores: arrays.ArrayLike,
+    target_scores: arrays.ArrayLike,
+    *,
+    temperature: float = 1.0,
+    target_temperature: float = 1.0,
+    direction: Direction = "forward",
+    reduction: Reduction = "batchmean",
+    return_grad: bool = False,
+    n_threads: int | None = None,
 ) -> Any:
     """KL divergence between P = softmax(scores / temperature) and Q = softmax(target_scores / target_temperature) over
     the last axis, the K documents.
@@ -66,9 +80,9 @@ def kl_divergence(
 
     reduction: "none" (...,), or over all rows the "sum", "batchmean" (divided by the number of rows) or "mean" (by rows
     and columns: what ``torch.nn.KLDivLoss()`` does by default, Atlas and REPLUG with it); NaN for means of no rows.
-    With grad also its gradient with regard to scores (...,K) (of the sum, for "none"); target_scores are taken as
-    constant. Where a reverse divergence is +inf its gradient is NaN. Both are float32 if both arguments are, else
-    float64, and calculated in float64.
+    With return_grad also its gradient with regard to scores (...,K) (of the sum, for "none"); target_scores are taken
+    as constant. Where a reverse divergence is +inf its gradient is NaN. Both are float32 if both arguments are, else
+    float64, and calculated in float64. n_threads: see :func:`ragfast.set_num_threads`; it changes no bit.
 
     Never negative, and relatively accurate also near 0, where the difference of logarithms that defines it cancels: as
     P and Q both sum to 1, it is also sum_z Q (log(Q/P) - 1 + P/Q), of which no term is negative. What is left is the
@@ -80,27 +94,26 @@ def kl_divergence(
     another direction or reduction.
 
     >>> import numpy as np, ragfast
-    >>> loss, grad = ragfast.kl_divergence(np.log([[0.5, 0.5]]), np.log([[0.75, 0.25]]), grad=True)
+    >>> loss, grad = ragfast.kl_divergence(np.log([[0.5, 0.5]]), np.log([[0.75, 0.25]]), return_grad=True)
     >>> round(float(loss), 4), grad.round(4).tolist()
     (0.1308, [[-0.25, 0.25]])
     """
-    given, target = _scores(scores, "scores"), _scores(target_scores, "target_scores")
+    given, target = arrays.floats(scores, "scores"), arrays.floats(target_scores, "target_scores")
     if given.ndim == 0 or given.shape[-1] == 0:
         raise ValueError(f"scores: expected shape (..., K) with K of 1 or more, got {given.shape}")
     if target.shape != given.shape:
         raise ValueError(f"target_scores: expected shape {given.shape}, that of scores, got {target.shape}")
-    if direction not in DIRECTIONS:
-        raise ValueError(f'direction: expected "forward" or "reverse", got {direction!r}')
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction: expected "none", "sum", "batchmean" or "mean", got {reduction!r}')
-    own = _wide(given), arrays.finite_float(temperature, "temperature", above_zero=True)
-    other = _wide(target), arrays.finite_float(target_temperature, "target_temperature", above_zero=True)
+    arrays.one_of(direction, "direction", DIRECTIONS)
+    arrays.one_of(reduction, "reduction", REDUCTIONS)
+    own = arrays.wide(given), arrays.finite_float(temperature, "temperature", above_zero=True)
+    other = arrays.wide(target), arrays.finite_float(target_temperature, "target_temperature", above_zero=True)
+    threads = arrays.thread_count(n_threads)
     if direction == "forward":
         (p, p_temperature), (q, q_temperature) = other, own
-        loss, _, gradient = _kernels.kl(p, q, p_temperature, q_temperature, False, grad, 0)
+        loss, _, gradient = _kernels.kl(p, q, p_temperature, q_temperature, False, bool(return_grad), threads)
     else:
         (p, p_temperature), (q, q_temperature) = own, other
-        loss, gradient, _ = _kernels.kl(p, q, p_temperature, q_temperature, grad, False, 0)
+        loss, gradient, _ = _kernels.kl(p, q, p_temperature, q_temperature, bool(return_grad), False, threads)
     result: Any = loss
     if reduction != "none":
         parts = {"sum": 1, "batchmean": loss.size, "mean": given.size}[reduction]
@@ -112,16 +125,3 @@ def kl_divergence(
     if gradient is None:
         return result
     return result, _kernels.narrowed(gradient) if single else gradient
-
-
-def _scores(x: arrays.ArrayLike, name: str) -> NDArray[Any]:
-    a = arrays.as_array(x, name)
-    if a.dtype.num not in FLOATS:
-        raise TypeError(f"{name}: expected float32 or float64 (or float16, bfloat16), got {a.dtype}")
-    return a
-
-
-def _wide(a: NDArray[Any]) -> NDArray[np.float64]:
-    """Plain float64, a itself if it is."""
-    plain = np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
-    return _kernels.widened(plain) if plain.dtype.num == arrays.FLOAT else plain

@@ -294,21 +294,23 @@ class FlatIndex:
         ids: arrays.ArrayLike,
         *,
         n_threads: int | None = None,
-        dtype: DTypeLike = np.float32,
+        dtype: DTypeLike | None = None,
     ) -> NDArray[Any]:
         """The scores (B,K) of documents that are chosen already, the same bits as :meth:`search` gives them.
 
-        queries (B,D) as in :meth:`search`; ids (B,K) integers, or -1 for no document, of which the score is -inf.
-        Otherwise as :func:`ragfast.gather_scores`; ValueError for an id that the index does not hold. Where documents
-        have ids of their own, the first call after an add sorts them, and 8 bytes a document are kept.
+        queries (B,D) as in :meth:`search`, or float64; ids (B,K) integers, or -1 for no document, of which the score is
+        -inf. dtype is by default float64 for float64 queries, else float32. Otherwise as :func:`ragfast.gather_scores`;
+        ValueError for an id that the index does not hold. Where documents have ids of their own, the first call after
+        an add sorts them, and 8 bytes a document are kept.
 
         >>> import numpy as np, ragfast
         >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [0, 2]]), ids=[30, 7])
         >>> index.gather_scores(np.float32([[1, 2]]), [[7, 30, -1]]).tolist()
         [[4.0, 1.0, -inf]]
         """
-        asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
-        out_type = arrays.float_dtype(dtype)
+        both = (arrays.FLOAT, arrays.DOUBLE)
+        asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim, dtypes=both)
+        out_type = asked.dtype.num if dtype is None else arrays.float_dtype(dtype)
         documents = self._documents
         rows = self._rows_of(documents, ids, len(asked))
         return gather.scores_plain(asked, documents.vectors, self._storage, rows, n_threads, out_type)

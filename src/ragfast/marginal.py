@@ -12,8 +12,6 @@ from ragfast import _kernels, arrays
 
 __all__ = ["keyed_logsumexp", "log_softmax", "logsumexp", "marginalize_sequence", "marginalize_token"]
 
-FLOATS = (arrays.FLOAT, arrays.DOUBLE)
-
 
 def logsumexp(x: arrays.ArrayLike, axis: int = -1) -> Any:
     """log sum exp x along an axis, without overflow and without losing small results: float32 to 2 units in the last
@@ -30,8 +28,8 @@ def logsumexp(x: arrays.ArrayLike, axis: int = -1) -> Any:
     [2.0794, 0.0]
     """
     if axis != -1 or not _kernels.is_plain_floats(x):
-        x = np.moveaxis(*_along(x, axis), -1)
-    return _kernels.logsumexp(_plain(x), 0)
+        x = arrays.plain(np.moveaxis(*_along(x, axis), -1))
+    return _kernels.logsumexp(x, 0)
 
 
 def log_softmax(x: arrays.ArrayLike, axis: int = -1) -> NDArray[Any]:
@@ -46,7 +44,7 @@ def log_softmax(x: arrays.ArrayLike, axis: int = -1) -> NDArray[Any]:
     if axis == -1 and _kernels.is_plain_floats(x):
         return _kernels.log_softmax(x, 0)
     a, position = _along(x, axis)
-    return np.moveaxis(_kernels.log_softmax(_plain(np.moveaxis(a, position, -1)), 0), -1, position)
+    return np.moveaxis(_kernels.log_softmax(arrays.plain(np.moveaxis(a, position, -1)), 0), -1, position)
 
 
 @overload
@@ -57,6 +55,10 @@ def marginalize_sequence(
 def marginalize_sequence(
     doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: Literal[True]
 ) -> tuple[Any, NDArray[Any]]: ...
+@overload
+def marginalize_sequence(
+    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool
+) -> Any: ...
 def marginalize_sequence(
     doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool = False
 ) -> Any:
@@ -90,6 +92,10 @@ def marginalize_token(
 def marginalize_token(
     doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: Literal[True]
 ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+@overload
+def marginalize_token(
+    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool
+) -> Any: ...
 def marginalize_token(
     doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool = False
 ) -> Any:
@@ -109,12 +115,16 @@ def marginalize_token(
 
 
 @overload
-def keyed_logsumexp(x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int) -> NDArray[Any]: ...
+def keyed_logsumexp(
+    x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int, *, n_threads: int | None = None
+) -> NDArray[Any]: ...
 @overload
 def keyed_logsumexp(
-    x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: None = None
+    x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: None = None, *, n_threads: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[Any]]: ...
-def keyed_logsumexp(x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int | None = None) -> Any:
+def keyed_logsumexp(
+    x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int | None = None, *, n_threads: int | None = None
+) -> Any:
     """For each key the logsumexp of the elements that have it: log sum_{i: keys_i = key} exp x_i. It adds up the votes
     of neighbours for tokens (kNN-LM: Khandelwal et al. 2020, section 2), or the documents' shares in equal hypotheses
     (Lewis et al. 2020, section 2.5, Fast Decoding).
@@ -123,6 +133,7 @@ def keyed_logsumexp(x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int | N
     is (...,n_keys), -inf for a key that no element has; elements of negative keys are left out, such as the -1 of a
     search that found no document. Without it x is (n,) and keys are any integers: returns the distinct keys, int64,
     ascending, and their values. The values have the type of x, and the accuracy of :func:`logsumexp`.
+    n_threads: see :func:`ragfast.set_num_threads`; it changes no bit.
 
     TypeError for another dtype, ValueError for shapes that differ, a key of n_keys or more, or n_keys below 1.
 
@@ -134,7 +145,7 @@ def keyed_logsumexp(x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int | N
     >>> np.exp(ragfast.keyed_logsumexp(votes, tokens, 8)).round(4).tolist()
     [0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.8]
     """
-    a = _floats(x, "x")
+    a = arrays.floats(x, "x")
     if a.ndim == 0:
         raise ValueError("x: expected at least one axis, got shape ()")
     given = arrays.as_array(keys, "keys")
@@ -144,29 +155,27 @@ def keyed_logsumexp(x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int | N
         raise TypeError(f"keys: expected integers, got {given.dtype}")
     if given.size and given.max() >= 2**63:
         raise ValueError(f"keys: expected less than 2**63, got {given.max()}")
-    chosen = given.astype(np.int64)
+    chosen, threads = given.astype(np.int64), arrays.thread_count(n_threads)
     if n_keys is None:
         if a.ndim != 1:
             raise ValueError(f"n_keys: expected a number for x of shape {a.shape}; without it x is (n,)")
         distinct, places = np.unique(chosen, return_inverse=True)
-        return distinct, _keyed(a, places.astype(np.int64), len(distinct))
+        return distinct, _keyed(a, places.astype(np.int64), len(distinct), threads)
     most = arrays.positive_int(n_keys, "n_keys")
     if chosen.size and chosen.max() >= most:
         raise ValueError(f"keys: expected less than n_keys, {most}, got {chosen.max()}")
-    return _keyed(a, chosen, most)
+    return _keyed(a, chosen, most, threads)
 
 
-def _keyed(a: NDArray[Any], keys: NDArray[np.int64], n_keys: int) -> NDArray[Any]:
-    plain, places = _plain(a), np.ascontiguousarray(keys)
-    if plain.dtype.num == arrays.FLOAT:
-        return _kernels.narrowed(_kernels.keyed_logsumexp(_kernels.widened(plain), places, n_keys, 0))
-    return _kernels.keyed_logsumexp(plain, places, n_keys, 0)
+def _keyed(a: NDArray[Any], keys: NDArray[np.int64], n_keys: int, threads: int) -> NDArray[Any]:
+    values = _kernels.keyed_logsumexp(arrays.wide(a), np.ascontiguousarray(keys), n_keys, threads)
+    return _kernels.narrowed(values) if a.dtype.num == arrays.FLOAT else values
 
 
 def _marginalize(
     doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, by_token: bool, with_posterior: bool
 ) -> tuple[Any, NDArray[Any] | None]:
-    docs, tokens = _floats(doc_logprobs, "doc_logprobs"), _floats(token_logprobs, "token_logprobs")
+    docs, tokens = arrays.floats(doc_logprobs, "doc_logprobs"), arrays.floats(token_logprobs, "token_logprobs")
     if docs.ndim == 0:
         raise ValueError("doc_logprobs: expected shape (..., K), got ()")
     if tokens.shape[:-1] != docs.shape or tokens.ndim == 0:
@@ -178,24 +187,13 @@ def _marginalize(
         raise ValueError(f"doc_logprobs: expected at least one document (K of 1 or more), got shape {docs.shape}")
     if docs.dtype.num != tokens.dtype.num:
         docs, tokens = docs.astype(np.float64), tokens.astype(np.float64)
-    found = _kernels.marginalize(_plain(docs), _plain(tokens), by_token, with_posterior, 0)
+    found = _kernels.marginalize(arrays.plain(docs), arrays.plain(tokens), by_token, with_posterior, 0)
     return cast(tuple[Any, NDArray[Any] | None], found)  # None is for what is not plain
-
-
-def _floats(x: arrays.ArrayLike, name: str) -> NDArray[Any]:
-    """x as an array of float32 or float64, not necessarily plain."""
-    if _kernels.is_plain_floats(x):
-        plain: NDArray[Any] = x
-        return plain
-    a = arrays.as_array(x, name)
-    if a.dtype.num not in FLOATS:
-        raise TypeError(f"{name}: expected float32 or float64 (or float16, bfloat16), got {a.dtype}")
-    return a
 
 
 def _along(x: arrays.ArrayLike, axis: int) -> tuple[NDArray[Any], int]:
     """x as an array, and which of its axes is meant."""
-    a = _floats(x, "x")
+    a = arrays.floats(x, "x")
     try:
         position = operator.index(axis)
     except TypeError:
@@ -205,8 +203,3 @@ def _along(x: arrays.ArrayLike, axis: int) -> tuple[NDArray[Any], int]:
     if not -a.ndim <= position < a.ndim:
         raise ValueError(f"axis: expected {-a.ndim} to {a.ndim - 1} for shape {a.shape}, got {position}")
     return a, position
-
-
-def _plain(a: NDArray[Any]) -> NDArray[Any]:
-    """Contiguous, aligned and in native byte order: a itself if it is."""
-    return a if _kernels.is_plain_floats(a) else np.require(a, a.dtype.newbyteorder("="), ["C", "A"])

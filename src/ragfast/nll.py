@@ -7,7 +7,7 @@ import operator
 from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,33 @@ class NLL:
     token_logprobs_grad: NDArray[Any] | None = None
 
 
+@overload
+def target_logprobs(
+    logits: arrays.ArrayLike,
+    targets: arrays.ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    return_sums: Literal[False] = False,
+    n_threads: int | None = None,
+) -> Any: ...
+@overload
+def target_logprobs(
+    logits: arrays.ArrayLike,
+    targets: arrays.ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    return_sums: Literal[True],
+    n_threads: int | None = None,
+) -> tuple[Any, Any]: ...
+@overload
+def target_logprobs(
+    logits: arrays.ArrayLike,
+    targets: arrays.ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    return_sums: bool,
+    n_threads: int | None = None,
+) -> Any: ...
 def target_logprobs(
     logits: arrays.ArrayLike,
     targets: arrays.ArrayLike,
@@ -72,12 +99,7 @@ def target_logprobs(
     if values.ndim == 0 or values.shape[-1] == 0:
         raise ValueError(f"logits: expected shape (..., T, V) with V of 1 or more, got {values.shape}")
     *shape, vocab = values.shape
-    tokens = _targets(targets, vocab, ignore_index)
-    try:
-        tokens = np.broadcast_to(tokens, shape).ravel()
-    except ValueError:
-        expected = f"{tuple(shape)} or what broadcasts to it, as logits has shape {values.shape}"
-        raise ValueError(f"targets: expected shape {expected}, got {tokens.shape}") from None
+    tokens = targets_of_rows(targets, values.shape, ignore_index)
     logprobs, _, sums = _kernels.target_logprobs(
         values.reshape(len(tokens), vocab),
         tokens,
@@ -91,6 +113,7 @@ def target_logprobs(
     return found if sums is None else (found, _result(sums.reshape(shape), wide)[()])
 
 
+@overload
 def rag_sequence_nll(
     logits: arrays.ArrayLike,
     doc_scores: arrays.ArrayLike,
@@ -103,7 +126,42 @@ def rag_sequence_nll(
     compat: Compat = "paper",
     bos_token_id: int | None = None,
     null_score: arrays.ArrayLike | None = None,
-    grad: Collection[str] = (),
+    grad: Collection[Literal["doc_scores", "logits"]] = (),
+    return_posterior: Literal[True],
+    out: Any = None,
+    n_threads: int | None = None,
+) -> NLL: ...
+@overload
+def rag_sequence_nll(
+    logits: arrays.ArrayLike,
+    doc_scores: arrays.ArrayLike,
+    targets: arrays.ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    compat: Compat = "paper",
+    bos_token_id: int | None = None,
+    null_score: arrays.ArrayLike | None = None,
+    grad: Collection[Literal["doc_scores", "logits"]] = (),
+    return_posterior: bool = False,
+    out: Any = None,
+    n_threads: int | None = None,
+) -> Any: ...
+def rag_sequence_nll(
+    logits: arrays.ArrayLike,
+    doc_scores: arrays.ArrayLike,
+    targets: arrays.ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    compat: Compat = "paper",
+    bos_token_id: int | None = None,
+    null_score: arrays.ArrayLike | None = None,
+    grad: Collection[Literal["doc_scores", "logits"]] = (),
     return_posterior: bool = False,
     out: Any = None,
     n_threads: int | None = None,
@@ -154,6 +212,7 @@ def rag_sequence_nll(
     )
 
 
+@overload
 def rag_token_nll(
     logits: arrays.ArrayLike,
     doc_scores: arrays.ArrayLike,
@@ -166,7 +225,42 @@ def rag_token_nll(
     compat: Compat = "paper",
     bos_token_id: int | None = None,
     null_score: arrays.ArrayLike | None = None,
-    grad: Collection[str] = (),
+    grad: Collection[Literal["doc_scores", "logits"]] = (),
+    return_posterior: Literal[True],
+    out: Any = None,
+    n_threads: int | None = None,
+) -> NLL: ...
+@overload
+def rag_token_nll(
+    logits: arrays.ArrayLike,
+    doc_scores: arrays.ArrayLike,
+    targets: arrays.ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    compat: Compat = "paper",
+    bos_token_id: int | None = None,
+    null_score: arrays.ArrayLike | None = None,
+    grad: Collection[Literal["doc_scores", "logits"]] = (),
+    return_posterior: bool = False,
+    out: Any = None,
+    n_threads: int | None = None,
+) -> Any: ...
+def rag_token_nll(
+    logits: arrays.ArrayLike,
+    doc_scores: arrays.ArrayLike,
+    targets: arrays.ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    compat: Compat = "paper",
+    bos_token_id: int | None = None,
+    null_score: arrays.ArrayLike | None = None,
+    grad: Collection[Literal["doc_scores", "logits"]] = (),
     return_posterior: bool = False,
     out: Any = None,
     n_threads: int | None = None,
@@ -197,6 +291,7 @@ def rag_token_nll(
     )
 
 
+@overload
 def rag_sequence_nll_from_logprobs(
     token_logprobs: arrays.ArrayLike,
     doc_scores: arrays.ArrayLike,
@@ -206,7 +301,34 @@ def rag_sequence_nll_from_logprobs(
     reduction: Reduction = "mean",
     compat: Compat = "paper",
     null_score: arrays.ArrayLike | None = None,
-    grad: Collection[str] = (),
+    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
+    return_posterior: Literal[True],
+    n_threads: int | None = None,
+) -> NLL: ...
+@overload
+def rag_sequence_nll_from_logprobs(
+    token_logprobs: arrays.ArrayLike,
+    doc_scores: arrays.ArrayLike,
+    *,
+    mask: arrays.ArrayLike | None = None,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    compat: Compat = "paper",
+    null_score: arrays.ArrayLike | None = None,
+    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
+    return_posterior: bool = False,
+    n_threads: int | None = None,
+) -> Any: ...
+def rag_sequence_nll_from_logprobs(
+    token_logprobs: arrays.ArrayLike,
+    doc_scores: arrays.ArrayLike,
+    *,
+    mask: arrays.ArrayLike | None = None,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    compat: Compat = "paper",
+    null_score: arrays.ArrayLike | None = None,
+    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
     return_posterior: bool = False,
     n_threads: int | None = None,
 ) -> Any:
@@ -224,6 +346,7 @@ def rag_sequence_nll_from_logprobs(
     return _from_logprobs(False, token_logprobs, doc_scores, mask, options)
 
 
+@overload
 def rag_token_nll_from_logprobs(
     token_logprobs: arrays.ArrayLike,
     doc_scores: arrays.ArrayLike,
@@ -233,7 +356,34 @@ def rag_token_nll_from_logprobs(
     reduction: Reduction = "mean",
     compat: Compat = "paper",
     null_score: arrays.ArrayLike | None = None,
-    grad: Collection[str] = (),
+    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
+    return_posterior: Literal[True],
+    n_threads: int | None = None,
+) -> NLL: ...
+@overload
+def rag_token_nll_from_logprobs(
+    token_logprobs: arrays.ArrayLike,
+    doc_scores: arrays.ArrayLike,
+    *,
+    mask: arrays.ArrayLike | None = None,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    compat: Compat = "paper",
+    null_score: arrays.ArrayLike | None = None,
+    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
+    return_posterior: bool = False,
+    n_threads: int | None = None,
+) -> Any: ...
+def rag_token_nll_from_logprobs(
+    token_logprobs: arrays.ArrayLike,
+    doc_scores: arrays.ArrayLike,
+    *,
+    mask: arrays.ArrayLike | None = None,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    compat: Compat = "paper",
+    null_score: arrays.ArrayLike | None = None,
+    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
     return_posterior: bool = False,
     n_threads: int | None = None,
 ) -> Any:
@@ -275,19 +425,10 @@ def _from_logits(
     shape = values.shape
     if len(shape) != 4 or shape[1] == 0 or shape[3] == 0:
         raise ValueError(f"logits: expected shape (B, K, T, V) with K and V of 1 or more, got {shape}")
-    tokens = _targets(targets, shape[3], ignore_index)
-    if tokens.shape != (shape[0], shape[2]):
-        expected = f"({shape[0]}, {shape[2]}), as logits has shape {shape}"
-        raise ValueError(f"targets: expected shape {expected}, got {tokens.shape}")
-    smoothing = arrays.finite_float(label_smoothing, "label_smoothing", above_zero=False)
-    if smoothing >= 1:
-        raise ValueError(f"label_smoothing: expected a number from 0 to below 1, got {smoothing}")
-    skip_first = False
-    if bos_token_id is not None:
-        if by_token or options.compat != "hf":
-            raise ValueError('bos_token_id: only rag_sequence_nll with compat="hf" leaves the first position out')
-        first = arrays.as_array(targets, "targets")[:, :1]
-        skip_first = first.size > 0 and bool((first == _integer(bos_token_id, "bos_token_id")).all())
+    tokens = targets_of_answers(targets, shape, ignore_index)
+    smoothing = smoothing_of(label_smoothing)
+    as_hf = is_hf(options.compat) and not by_token
+    skip_first = skips_first(targets, bos_token_id, as_hf)
     wanted = _wanted(options.grad, "logits")
     memory = None
     if "logits" in wanted:
@@ -306,19 +447,19 @@ def _from_logits(
 
 
 def _from_logprobs(by_token: bool, token_logprobs: Any, doc_scores: Any, mask: Any, options: _Options) -> Any:
-    values = arrays.floats(token_logprobs, "token_logprobs")
+    values = arrays.plain(arrays.floats(token_logprobs, "token_logprobs"))
     shape = values.shape
     if len(shape) != 3 or shape[1] == 0:
         raise ValueError(f"token_logprobs: expected shape (B, K, T) with K of 1 or more, got {shape}")
     tokens = np.zeros((shape[0], shape[2]), np.int64)
     if mask is not None:
         scored = arrays.as_array(mask, "mask")
-        if scored.dtype != np.bool_:
+        if scored.dtype != np.bool_ and (scored.size or isinstance(mask, np.ndarray)):
             raise TypeError(f"mask: expected bool, True where a token is scored, got {scored.dtype}")
         if scored.shape != tokens.shape:
             expected = f"{tokens.shape}, as token_logprobs has shape {shape}"
             raise ValueError(f"mask: expected shape {expected}, got {scored.shape}")
-        tokens[~scored] = -1
+        tokens[~scored.astype(np.bool_)] = -1
     wanted = _wanted(options.grad, "token_logprobs")
     loss, posterior, docs_grad, tokens_grad = _loss(
         by_token, values, False, doc_scores, tokens, 0.0, False, wanted, None, options
@@ -344,11 +485,10 @@ def _loss(
     token_logprobs (B,K,T), tokens (B,T) -1 where not scored."""
     wide = values.dtype.num == arrays.DOUBLE
     of_logits = values.ndim == 4
-    scores = _doc_scores(doc_scores, options.null_score, values.shape, "logits" if of_logits else "token_logprobs")
+    scores = doc_scores_of(doc_scores, options.null_score, values.shape, "logits" if of_logits else "token_logprobs")
     temperature = arrays.finite_float(options.temperature, "temperature", above_zero=True)
-    if options.compat not in COMPATS:
-        raise ValueError(f'compat: expected "paper" or "hf", got {options.compat!r}')
-    divisor = _divisor(options.reduction, tokens, skip_first)
+    as_hf = is_hf(options.compat) and not by_token
+    divisor = divisor_of(options.reduction, tokens, skip_first)
     nll, *others = _kernels.rag_nll(
         values if wide or of_logits else _kernels.widened(values),
         scores,
@@ -358,7 +498,7 @@ def _loss(
         logits_grad,
         is_bfloat16,
         by_token,
-        options.compat == "hf" and not by_token,
+        as_hf,
         skip_first,
         False,
         bool(options.return_posterior),
@@ -394,7 +534,50 @@ def _targets(x: Any, vocab: int, ignore_index: Any) -> NDArray[np.int64]:
     return tokens
 
 
-def _doc_scores(x: Any, null_score: Any, shape: tuple[int, ...], name: str) -> NDArray[np.float64]:
+def targets_of_rows(x: Any, shape: tuple[int, ...], ignore_index: Any) -> NDArray[np.int64]:
+    """One for each row of logits of that shape (...,T,V), flat, -1 where it is to be ignored."""
+    tokens = _targets(x, shape[-1], ignore_index)
+    try:
+        return np.broadcast_to(tokens, shape[:-1]).ravel()
+    except ValueError:
+        expected = f"{shape[:-1]} or what broadcasts to it, as logits has shape {shape}"
+        raise ValueError(f"targets: expected shape {expected}, got {tokens.shape}") from None
+
+
+def targets_of_answers(x: Any, shape: tuple[int, ...], ignore_index: Any) -> NDArray[np.int64]:
+    """(B,T) for logits of that shape (B,K,T,V), -1 where they are to be ignored."""
+    tokens = _targets(x, shape[3], ignore_index)
+    if tokens.shape != (shape[0], shape[2]):
+        expected = f"({shape[0]}, {shape[2]}), as logits has shape {shape}"
+        raise ValueError(f"targets: expected shape {expected}, got {tokens.shape}")
+    return tokens
+
+
+def skips_first(targets: Any, bos_token_id: Any, as_hf: bool) -> bool:
+    """Whether position 0 is left out, as transformers does where all targets (B,T) there are that token."""
+    if bos_token_id is None:
+        return False
+    if not as_hf:
+        raise ValueError('bos_token_id: only rag_sequence_nll with compat="hf" leaves the first position out')
+    first = arrays.as_array(targets, "targets")[:, :1]
+    return first.size > 0 and bool((first == _integer(bos_token_id, "bos_token_id")).all())
+
+
+def smoothing_of(x: Any) -> float:
+    """A label_smoothing that is in range."""
+    smoothing = arrays.finite_float(x, "label_smoothing", above_zero=False)
+    if smoothing >= 1:
+        raise ValueError(f"label_smoothing: expected a number from 0 to below 1, got {smoothing}")
+    return smoothing
+
+
+def is_hf(compat: Any) -> bool:
+    """Whether it asks for the numbers of transformers."""
+    arrays.one_of(compat, "compat", COMPATS)
+    return bool(compat == "hf")
+
+
+def doc_scores_of(x: Any, null_score: Any, shape: tuple[int, ...], name: str) -> NDArray[np.float64]:
     """(B,K) plain float64, the null document's score in the last column if there is one."""
     n_queries, n_docs = shape[:2]
     scores = arrays.doubles(x, "doc_scores")
@@ -423,10 +606,9 @@ def _wanted(grad: Any, name: str) -> frozenset[str]:
     return frozenset(grad)
 
 
-def _divisor(reduction: Any, tokens: NDArray[np.int64], skip_first: bool) -> int:
+def divisor_of(reduction: Any, tokens: NDArray[np.int64], skip_first: bool) -> int:
     """What the sum over B is divided by."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction: expected "none", "sum", "mean" or "token_mean", got {reduction!r}')
+    arrays.one_of(reduction, "reduction", REDUCTIONS)
     if reduction == "mean":
         divisor, what = len(tokens), "answers (B is 0)"
     elif reduction == "token_mean":

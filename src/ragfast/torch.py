@@ -1,4 +1,5 @@
-"""The functions of ragfast over CPU tensors of torch, differentiable: same names, same keywords, same numbers.
+"""Marginalization, its losses, divergence and chosen scores over CPU tensors of torch, differentiable: names, keywords
+and numbers of the functions of ragfast, less what autograd makes superfluous (grad, out).
 
 ``import ragfast.torch`` is the caller's: ragfast itself never imports torch, which the extra ``torch`` brings. Tensors
 are read where they lie (a copy is made only of what is not contiguous); results are float64 for float64, else float32.
@@ -32,6 +33,20 @@ except ImportError as error:
 from ragfast import _kernels, arrays, divergence, gather, marginal, nll
 from ragfast.divergence import kl_divergence as kl_of_arrays
 from ragfast.index import FlatIndex
+
+__all__ = [
+    "gather_scores",
+    "kl_divergence",
+    "log_softmax",
+    "logsumexp",
+    "marginalize_sequence",
+    "marginalize_token",
+    "rag_sequence_nll",
+    "rag_sequence_nll_from_logprobs",
+    "rag_token_nll",
+    "rag_token_nll_from_logprobs",
+    "target_logprobs",
+]
 
 
 def _tensor(x: Any, name: str) -> Tensor:
@@ -318,13 +333,17 @@ def _loss(
     docs, null = _double(doc_scores, "doc_scores"), null_score
     if isinstance(null_score, Tensor):
         null = _double(null_score, "null_score").detach()
-    nll._doc_scores(docs.detach(), null, tuple(scores.shape), name)  # which says what is wrong with them
-    if null_score is not None:
-        null = torch.as_tensor(null_score)
-        docs = torch.cat([docs, null.double().expand(len(docs)).unsqueeze(1)], 1)
-    divisor = nll._divisor(reduction, tokens, skip_first)
+    both = nll.doc_scores_of(docs.detach(), null, tuple(scores.shape), name)  # which says what is wrong with them
+    if isinstance(null_score, Tensor):
+        docs = torch.cat([docs, null_score.double().expand(len(docs)).unsqueeze(1)], 1)
+    elif null_score is not None:
+        docs = torch.cat([docs, torch.from_numpy(both[:, -1:])], 1)
+    divisor = nll.divisor_of(reduction, tokens, skip_first)
     loss = _Loss(tokens, skip_first=skip_first, with_posterior=return_posterior, **options)
-    found, posterior = _NLL.apply(scores if scores.ndim == 4 else scores.double(), docs.contiguous(), loss)
+    docs = docs.contiguous()
+    if docs.is_inference() and not torch.is_inference_mode_enabled():  # which autograd cannot save
+        docs = docs.clone()
+    found, posterior = _NLL.apply(scores if scores.ndim == 4 else scores.double(), docs, loss)
     if reduction != "none":
         found = found.sum() / divisor
     if not wide:
@@ -337,16 +356,11 @@ def _loss(
 def _scalars(
     by_token: bool, temperature: float, label_smoothing: float, compat: nll.Compat, n_threads: int | None
 ) -> dict[str, Any]:
-    smoothing = arrays.finite_float(label_smoothing, "label_smoothing", above_zero=False)
-    if smoothing >= 1:
-        raise ValueError(f"label_smoothing: expected a number from 0 to below 1, got {smoothing}")
-    if compat not in nll.COMPATS:
-        raise ValueError(f'compat: expected "paper" or "hf", got {compat!r}')
     return {
         "by_token": by_token,
-        "as_hf": compat == "hf" and not by_token,  # whose RAG-Token is the paper's
+        "as_hf": nll.is_hf(compat) and not by_token,  # whose RAG-Token is the paper's
         "temperature": arrays.finite_float(temperature, "temperature", above_zero=True),
-        "label_smoothing": smoothing,
+        "label_smoothing": nll.smoothing_of(label_smoothing),
         "n_threads": arrays.thread_count(n_threads),
     }
 
@@ -374,16 +388,13 @@ def _of_logits(
     shape = tuple(_floating(logits, "logits").shape)
     if len(shape) != 4 or shape[1] == 0 or shape[3] == 0:
         raise ValueError(f"logits: expected shape (B, K, T, V) with K and V of 1 or more, got {shape}")
-    tokens = nll._targets(_tensor(targets, "targets"), shape[3], ignore_index)
-    if tokens.shape != (shape[0], shape[2]):
-        expected = f"({shape[0]}, {shape[2]}), as logits has shape {shape}"
-        raise ValueError(f"targets: expected shape {expected}, got {tokens.shape}")
-    skip_first = False
-    if bos_token_id is not None:
-        if not scalars["as_hf"]:
-            raise ValueError('bos_token_id: only rag_sequence_nll with compat="hf" leaves the first position out')
-        first = targets[:, :1]
-        skip_first = first.numel() > 0 and bool((first == nll._integer(bos_token_id, "bos_token_id")).all())
+    if inplace and logits.is_leaf and logits.requires_grad:
+        raise ValueError(
+            "inplace: the logits are a leaf that requires a gradient, which would then be its own gradient; pass what "
+            "a model has calculated"
+        )
+    tokens = nll.targets_of_answers(_tensor(targets, "targets"), shape, ignore_index)
+    skip_first = nll.skips_first(targets, bos_token_id, scalars["as_hf"])
     return _loss(
         logits.contiguous(),
         doc_scores,
@@ -417,7 +428,8 @@ def rag_sequence_nll(
     want them. Returns the loss, with return_posterior also p(z|x,y) (B,K), which has no gradient.
 
     inplace: the backward pass writes the gradient of the logits over the logits, so that training needs their memory
-    once. They are then lost: a use of them by another backward pass raises torch's error about an inplace operation.
+    once. They must be what a model has calculated, not a leaf, and are then lost: a use of them by another backward
+    pass raises torch's error about an inplace operation.
 
     >>> import torch, ragfast.torch
     >>> logits, doc_scores = torch.zeros(1, 2, 3, 10), torch.zeros(1, 2, requires_grad=True)
@@ -612,12 +624,7 @@ def target_logprobs(
     shape = tuple(_floating(logits, "logits").shape)
     if not shape or shape[-1] == 0:
         raise ValueError(f"logits: expected shape (..., T, V) with V of 1 or more, got {shape}")
-    tokens = nll._targets(_tensor(targets, "targets"), shape[-1], ignore_index)
-    try:
-        tokens = np.broadcast_to(tokens, shape[:-1]).ravel()
-    except ValueError:
-        expected = f"{shape[:-1]} or what broadcasts to it, as logits has shape {shape}"
-        raise ValueError(f"targets: expected shape {expected}, got {tokens.shape}") from None
+    tokens = nll.targets_of_rows(_tensor(targets, "targets"), shape, ignore_index)
     rows = logits.contiguous().view(len(tokens), shape[-1])
     logprobs, sums = _TargetLogprobs.apply(rows, tokens, return_sums, arrays.thread_count(n_threads))
     found = [x.view(shape[:-1]) for x in (logprobs, sums) if x is not None]
@@ -639,8 +646,8 @@ class _KL(torch.autograd.Function):  # type: ignore[misc]
     ) -> Tensor:
         own, target = scores.detach(), target_scores.detach()
         of_scores, of_target, _, _ = ctx.needs_input_grad
-        loss, of_own = kl_of_arrays(own, target, grad=True, **keywords) if of_scores else (None, None)
-        other, of_other = kl_of_arrays(target, own, grad=True, **swapped) if of_target else (None, None)
+        loss, of_own = kl_of_arrays(own, target, return_grad=True, **keywords) if of_scores else (None, None)
+        other, of_other = kl_of_arrays(target, own, return_grad=True, **swapped) if of_target else (None, None)
         ctx.grads = of_own, of_other
         loss = other if loss is None else loss
         return torch.from_numpy(np.asarray(kl_of_arrays(own, target, **keywords) if loss is None else loss))
@@ -661,6 +668,7 @@ def kl_divergence(
     target_temperature: float = 1.0,
     direction: divergence.Direction = "forward",
     reduction: divergence.Reduction = "batchmean",
+    n_threads: int | None = None,
 ) -> Tensor:
     """:func:`ragfast.kl_divergence` with gradients to scores and to target_scores, if they want them: pass
     target_scores.detach() for the usual distillation into the retriever.
@@ -672,18 +680,21 @@ def kl_divergence(
     >>> round(loss.item(), 4), scores.grad.tolist()
     (0.1308, [[-0.25, 0.25]])
     """
-    if direction not in divergence.DIRECTIONS:
-        raise ValueError(f'direction: expected "forward" or "reverse", got {direction!r}')
-    if reduction not in divergence.REDUCTIONS:
-        raise ValueError(f'reduction: expected "none", "sum", "batchmean" or "mean", got {reduction!r}')
+    arrays.one_of(direction, "direction", divergence.DIRECTIONS)
+    arrays.one_of(reduction, "reduction", divergence.REDUCTIONS)
     own, target = _double(scores, "scores"), _double(target_scores, "target_scores")
-    keywords = {"temperature": temperature, "target_temperature": target_temperature, "direction": direction}
-    swapped = {
+    keywords: dict[str, Any] = {
+        "temperature": temperature,
+        "target_temperature": target_temperature,
+        "direction": direction,
+    }
+    swapped: dict[str, Any] = {
         "temperature": target_temperature,
         "target_temperature": temperature,
         "direction": "reverse" if direction == "forward" else "forward",
     }
-    loss: Tensor = _KL.apply(own, target, {**keywords, "reduction": "none"}, {**swapped, "reduction": "none"})
+    both = {"reduction": "none", "n_threads": n_threads}
+    loss: Tensor = _KL.apply(own, target, keywords | both, swapped | both)
     if reduction != "none":
         n = {"sum": 1, "batchmean": loss.numel(), "mean": own.numel()}[reduction]
         loss = loss.sum() / n if n else loss.sum() * torch.nan
@@ -697,7 +708,7 @@ class _GatherScores(torch.autograd.Function):  # type: ignore[misc]
         ctx.dtype = np.float64 if queries.dtype == torch.float64 else np.float32
         if isinstance(vectors, FlatIndex):
             return torch.from_numpy(vectors.gather_scores(queries.detach(), rows, n_threads=n_threads))
-        if isinstance(vectors, Tensor):  # so that a change of them is noticed
+        if isinstance(vectors, Tensor) and not vectors.is_inference():  # so that a change of them is noticed
             ctx.vectors = None
             ctx.save_for_backward(vectors)
         return torch.from_numpy(gather.gather_scores(queries.detach(), vectors, rows, n_threads=n_threads))
