@@ -1,9 +1,9 @@
 /* -log p(y|x) from logits, with gradients: Lewis et al. 2020, section 2.
  *
  * Three steps, over blocks of queries so that the logits of a block are still in the caches when their gradient is written:
- *   score_rows    each row of logits is read once: log p(y_t | x, z, y_<t) and the LSE of the row;
- *   mix           over documents: the loss, the posterior, the gradient of doc_scores, and what each row weighs;
- *   grad_rows     weight (softmax - onehot), row by row.
+ *   score_row                  a row of logits is read once: log p(y_t | x, z, y_<t) and the LSE of the row;
+ *   mix_sequence, mix_tokens   over documents: the loss, the posterior, the gradient of doc_scores, what each row weighs;
+ *   grad_row                   weight (softmax - onehot), the row read once more.
  * Nothing of the size of the logits is stored; only a few numbers a row.
  *
  * Label smoothing e: the loss is (1 - e) nll + e smooth.
@@ -19,19 +19,19 @@
 #include <string.h>
 
 enum {
-    BLOCK_BYTES = 8 << 20,    /* of logits between score_rows and grad_rows, if a block may be so small */
+    BLOCK_BYTES = 8 << 20,    /* of logits between score_row and grad_row, if a block may be so small */
     STREAM_BYTES = 8 << 20,   /* of gradient, from which on it will not be in the caches when it is wanted */
     INLINE_WORK = 200 * 1000, /* elements below which waking a thread costs more than it brings */
     PIECE_WORK = 64 * 1024,   /* elements that a thread takes at a time */
     MIX_WORK = 8192           /* elements that mix_columns widens at a time */
 };
 
-#define LARGE 256.0 /* of an LSE */
+#define LARGE 256.0 /* of an LSE: from here on V of them would drown the sum of log-probabilities */
 
 typedef struct rows {
     const ragfast_kernels *kernels;
     const char *logits;
-    const int64_t *targets; /* see target_of */
+    const int64_t *targets; /* of plain rows */
     size_t vocab, row_size; /* of one row, in bytes */
     ragfast_dtype dtype;
     double *logprobs, *lse, *sums; /* sums may be NULL */
@@ -47,7 +47,7 @@ typedef struct rows {
     double *smooth;                            /* (B,T) */
     double smooth_weight;                      /* e / V; with weights (B,) or NULL: */
     const double *weights;
-    double *worker_scratch; /* 2 MIX_WORK + K + widest column block for each */
+    double *worker_scratch; /* (workers, worker_size): a struct columns each */
     size_t worker_size;
     size_t n, each; /* rows of the block, and of a piece */
     void (*run)(const struct rows *r, size_t i, size_t worker);
