@@ -28,7 +28,8 @@ import ragfast
 
 torch = pytest.importorskip("torch")
 
-import marginal_peers as peers  # noqa: E402  # which imports torch
+# After the skip: all three import torch.
+import marginal_peers as peers  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 import ragfast.torch  # noqa: E402
@@ -70,6 +71,20 @@ def our_values(answers: peers.Answers) -> dict[str, Call]:
     return {
         OURS: partial(ragfast.rag_sequence_nll, *arguments),
         TOKEN: partial(ragfast.rag_token_nll, *arguments),
+    }
+
+
+def our_slow_values(answers: peers.Answers) -> dict[str, Call]:
+    """What leaves the fast path: rows near certainty are summed in float64, smoothing mixes documents at every word."""
+    indices = answers.targets[:, None, :, None].expand(*answers.logits.shape[:3], 1)
+    certain = answers.logits.scatter(-1, indices, 40.0)
+    return {
+        f"{OURS}, every target certain": partial(
+            ragfast.rag_sequence_nll, certain, answers.doc_scores, answers.targets
+        ),
+        f"{TOKEN}, label smoothing": partial(
+            ragfast.rag_token_nll, answers.logits, answers.doc_scores, answers.targets, label_smoothing=0.1
+        ),
     }
 
 
@@ -171,6 +186,7 @@ def print_nll(options: argparse.Namespace, gradient: bool) -> None:
         if not gradient:  # ours of the other type, in the same turns
             held = peers.Answers(answers.logits.to(DTYPES[other]), answers.doc_scores, answers.targets)
             calls[f"ragfast sequence of {other}"] = our_values(held)[OURS]
+            calls |= our_slow_values(answers)
         with ThreadPoolExecutor(options.threads) as pool:
             reads = peers.reads(answers.logits, options.threads, pool)
             times = print_table(calls, reads, n_bytes, options)

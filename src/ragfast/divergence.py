@@ -27,18 +27,6 @@ def kl_divergence(
     target_temperature: float = 1.0,
     direction: Direction = "forward",
     reduction: Reduction = "batchmean",
-    return_grad: Literal[False] = False,
-    n_threads: int | None = None,
-) -> Any: ...
-@overload
-def kl_divergence(
-    scores: arrays.ArrayLike,
-    target_scores: arrays.ArrayLike,
-    *,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    direction: Direction = "forward",
-    reduction: Reduction = "batchmean",
     return_grad: Literal[True],
     n_threads: int | None = None,
 ) -> tuple[Any, NDArray[Any]]: ...
@@ -51,7 +39,7 @@ def kl_divergence(
     target_temperature: float = 1.0,
     direction: Direction = "forward",
     reduction: Reduction = "batchmean",
-    return_grad: bool,
+    return_grad: bool = False,
     n_threads: int | None = None,
 ) -> Any: ...
 def kl_divergence(

@@ -49,15 +49,11 @@ def log_softmax(x: arrays.ArrayLike, axis: int = -1) -> NDArray[Any]:
 
 @overload
 def marginalize_sequence(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: Literal[False] = False
-) -> Any: ...
-@overload
-def marginalize_sequence(
     doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: Literal[True]
 ) -> tuple[Any, NDArray[Any]]: ...
 @overload
 def marginalize_sequence(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool
+    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool = False
 ) -> Any: ...
 def marginalize_sequence(
     doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool = False

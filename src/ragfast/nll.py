@@ -7,7 +7,7 @@ import operator
 from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,29 @@ Compat: TypeAlias = Literal["paper", "hf"]
 
 REDUCTIONS = ("none", "sum", "mean", "token_mean")
 COMPATS = ("paper", "hf")
+
+
+class _OfBoth(TypedDict, total=False):
+    """The keywords of the losses, for overloads; the functions themselves have them with defaults and meanings."""
+
+    temperature: float
+    reduction: Reduction
+    compat: Compat
+    null_score: arrays.ArrayLike | None
+    n_threads: int | None
+
+
+class _OfLogits(_OfBoth, total=False):
+    ignore_index: int | None
+    label_smoothing: float
+    bos_token_id: int | None
+    grad: Collection[Literal["doc_scores", "logits"]]
+    out: Any
+
+
+class _OfLogprobs(_OfBoth, total=False):
+    mask: arrays.ArrayLike | None
+    grad: Collection[Literal["doc_scores", "token_logprobs"]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,15 +76,6 @@ def target_logprobs(
     targets: arrays.ArrayLike,
     *,
     ignore_index: int | None = None,
-    return_sums: Literal[False] = False,
-    n_threads: int | None = None,
-) -> Any: ...
-@overload
-def target_logprobs(
-    logits: arrays.ArrayLike,
-    targets: arrays.ArrayLike,
-    *,
-    ignore_index: int | None = None,
     return_sums: Literal[True],
     n_threads: int | None = None,
 ) -> tuple[Any, Any]: ...
@@ -71,7 +85,7 @@ def target_logprobs(
     targets: arrays.ArrayLike,
     *,
     ignore_index: int | None = None,
-    return_sums: bool,
+    return_sums: bool = False,
     n_threads: int | None = None,
 ) -> Any: ...
 def target_logprobs(
@@ -119,17 +133,8 @@ def rag_sequence_nll(
     doc_scores: arrays.ArrayLike,
     targets: arrays.ArrayLike,
     *,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    compat: Compat = "paper",
-    bos_token_id: int | None = None,
-    null_score: arrays.ArrayLike | None = None,
-    grad: Collection[Literal["doc_scores", "logits"]] = (),
     return_posterior: Literal[True],
-    out: Any = None,
-    n_threads: int | None = None,
+    **options: Unpack[_OfLogits],
 ) -> NLL: ...
 @overload
 def rag_sequence_nll(
@@ -137,17 +142,8 @@ def rag_sequence_nll(
     doc_scores: arrays.ArrayLike,
     targets: arrays.ArrayLike,
     *,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    compat: Compat = "paper",
-    bos_token_id: int | None = None,
-    null_score: arrays.ArrayLike | None = None,
-    grad: Collection[Literal["doc_scores", "logits"]] = (),
     return_posterior: bool = False,
-    out: Any = None,
-    n_threads: int | None = None,
+    **options: Unpack[_OfLogits],
 ) -> Any: ...
 def rag_sequence_nll(
     logits: arrays.ArrayLike,
@@ -218,17 +214,8 @@ def rag_token_nll(
     doc_scores: arrays.ArrayLike,
     targets: arrays.ArrayLike,
     *,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    compat: Compat = "paper",
-    bos_token_id: int | None = None,
-    null_score: arrays.ArrayLike | None = None,
-    grad: Collection[Literal["doc_scores", "logits"]] = (),
     return_posterior: Literal[True],
-    out: Any = None,
-    n_threads: int | None = None,
+    **options: Unpack[_OfLogits],
 ) -> NLL: ...
 @overload
 def rag_token_nll(
@@ -236,17 +223,8 @@ def rag_token_nll(
     doc_scores: arrays.ArrayLike,
     targets: arrays.ArrayLike,
     *,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    compat: Compat = "paper",
-    bos_token_id: int | None = None,
-    null_score: arrays.ArrayLike | None = None,
-    grad: Collection[Literal["doc_scores", "logits"]] = (),
     return_posterior: bool = False,
-    out: Any = None,
-    n_threads: int | None = None,
+    **options: Unpack[_OfLogits],
 ) -> Any: ...
 def rag_token_nll(
     logits: arrays.ArrayLike,
@@ -296,28 +274,16 @@ def rag_sequence_nll_from_logprobs(
     token_logprobs: arrays.ArrayLike,
     doc_scores: arrays.ArrayLike,
     *,
-    mask: arrays.ArrayLike | None = None,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    compat: Compat = "paper",
-    null_score: arrays.ArrayLike | None = None,
-    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
     return_posterior: Literal[True],
-    n_threads: int | None = None,
+    **options: Unpack[_OfLogprobs],
 ) -> NLL: ...
 @overload
 def rag_sequence_nll_from_logprobs(
     token_logprobs: arrays.ArrayLike,
     doc_scores: arrays.ArrayLike,
     *,
-    mask: arrays.ArrayLike | None = None,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    compat: Compat = "paper",
-    null_score: arrays.ArrayLike | None = None,
-    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[_OfLogprobs],
 ) -> Any: ...
 def rag_sequence_nll_from_logprobs(
     token_logprobs: arrays.ArrayLike,
@@ -351,28 +317,16 @@ def rag_token_nll_from_logprobs(
     token_logprobs: arrays.ArrayLike,
     doc_scores: arrays.ArrayLike,
     *,
-    mask: arrays.ArrayLike | None = None,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    compat: Compat = "paper",
-    null_score: arrays.ArrayLike | None = None,
-    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
     return_posterior: Literal[True],
-    n_threads: int | None = None,
+    **options: Unpack[_OfLogprobs],
 ) -> NLL: ...
 @overload
 def rag_token_nll_from_logprobs(
     token_logprobs: arrays.ArrayLike,
     doc_scores: arrays.ArrayLike,
     *,
-    mask: arrays.ArrayLike | None = None,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    compat: Compat = "paper",
-    null_score: arrays.ArrayLike | None = None,
-    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[_OfLogprobs],
 ) -> Any: ...
 def rag_token_nll_from_logprobs(
     token_logprobs: arrays.ArrayLike,

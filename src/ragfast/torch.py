@@ -77,7 +77,7 @@ def _double(x: Any, name: str) -> Tensor:
     return x.double()
 
 
-class _Twice(torch.autograd.Function):  # type: ignore[misc]
+class _Twice(torch.autograd.Function):
     """A gradient, which has none itself."""
 
     @staticmethod
@@ -114,7 +114,7 @@ def _array(x: Tensor) -> NDArray[Any]:
 # ---- log-sum-exp and marginalization
 
 
-class _LogSumExp(torch.autograd.Function):  # type: ignore[misc]
+class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: int) -> Tensor:
         ctx.save_for_backward(x)
@@ -129,7 +129,7 @@ class _LogSumExp(torch.autograd.Function):  # type: ignore[misc]
         return softmax.mul_(grad.unsqueeze(ctx.axis)), None
 
 
-class _LogSoftmax(torch.autograd.Function):  # type: ignore[misc]
+class _LogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: int) -> Tensor:
         out = torch.from_numpy(marginal.log_softmax(x.detach(), axis))
@@ -168,7 +168,7 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     return out
 
 
-class _Marginal(torch.autograd.Function):  # type: ignore[misc]
+class _Marginal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, doc_logprobs: Tensor, token_logprobs: Tensor, by_token: bool) -> tuple[Tensor, Tensor]:
         marginalize = marginal.marginalize_token if by_token else marginal.marginalize_sequence
@@ -269,7 +269,7 @@ def _logits(x: Tensor) -> tuple[NDArray[Any], bool]:
     return _array(x), False
 
 
-class _NLL(torch.autograd.Function):  # type: ignore[misc]
+class _NLL(torch.autograd.Function):
     """(B,K,T,V) logits or (B,K,T) float64 token_logprobs, (B,K) float64 doc_scores -> (B,) float64, posterior.
 
     The gradients of doc_scores and token_logprobs are small, and linear in the one that comes in: they are calculated
@@ -574,7 +574,7 @@ def rag_token_nll_from_logprobs(
 # ---- log p of targets
 
 
-class _TargetLogprobs(torch.autograd.Function):  # type: ignore[misc]
+class _TargetLogprobs(torch.autograd.Function):
     """(n,V) logits -> (n,) float64, and sums over v or None; tokens -1 where a row is not read."""
 
     @staticmethod
@@ -636,7 +636,7 @@ def target_logprobs(
 # ---- divergence, scores of chosen documents
 
 
-class _KL(torch.autograd.Function):  # type: ignore[misc]
+class _KL(torch.autograd.Function):
     """Float64 scores and target_scores (...,K) -> (...,). The gradient of the second is that of the first in the same
     divergence seen from the other side."""
 
@@ -701,7 +701,7 @@ def kl_divergence(
     return loss if torch.float64 in (scores.dtype, target_scores.dtype) else loss.float()
 
 
-class _GatherScores(torch.autograd.Function):  # type: ignore[misc]
+class _GatherScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, vectors: Any, rows: NDArray[np.int64], n_threads: int | None) -> Tensor:
         ctx.vectors, ctx.rows, ctx.n_threads = vectors, rows, n_threads
