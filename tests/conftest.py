@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from logit_types import MOST_ULPS
 
 import ragfast
 from ragfast import _kernels
@@ -33,6 +34,15 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     yield level
     assert ragfast.isa() == level, "the test left another level behind"
     ragfast.set_isa(before)
+
+
+@pytest.fixture(params=list(MOST_ULPS))
+def kind(request: pytest.FixtureRequest) -> str:
+    """A type of logits; bfloat16 where ml_dtypes brings it to NumPy."""
+    if request.param == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    chosen: str = request.param
+    return chosen
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logit_types import cast, dtype_of, result_type
 from nll_oracle import Exact, exact_nll, hf_sequence_nll, hf_token_nll, lse
 from numpy.typing import NDArray
 
@@ -28,7 +29,6 @@ from ragfast import (
 Array = NDArray[Any]
 LOSSES = [rag_sequence_nll, rag_token_nll]
 LOSSES_FROM_LOGPROBS = [rag_sequence_nll_from_logprobs, rag_token_nll_from_logprobs]
-MOST_ULPS = {"float64": 4.0, "float32": 2.0, "float16": 2.0, "bfloat16": 2.0}
 IGNORED = -100
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -36,36 +36,10 @@ if np.finfo(np.longdouble).eps > 1e-18:
     pytestmark = pytest.mark.skip(reason="no extended precision here to calculate reference values in")
 
 
-@pytest.fixture(params=list(MOST_ULPS))
-def kind(request: pytest.FixtureRequest) -> str:
-    """A type of logits; bfloat16 where ml_dtypes brings it to NumPy."""
-    if request.param == "bfloat16":
-        pytest.importorskip("ml_dtypes")
-    chosen: str = request.param
-    return chosen
-
-
 @pytest.fixture(params=[False, True], ids=["sequence", "token"])
 def by_token(request: pytest.FixtureRequest) -> bool:
     chosen: bool = request.param
     return chosen
-
-
-def dtype_of(kind: str) -> Any:
-    if kind == "bfloat16":
-        import ml_dtypes
-
-        return ml_dtypes.bfloat16
-    return np.dtype(kind)
-
-
-def cast(x: Array, kind: str) -> Array:
-    with np.errstate(over="ignore"):
-        return x.astype(dtype_of(kind))
-
-
-def result_type(kind: str) -> Any:
-    return np.float64 if kind == "float64" else np.float32
 
 
 def case(kind: str, *shape: int, seed: int = 0, spread: float = 3.0, padded: bool = True) -> tuple[Array, Array, Array]:
@@ -344,127 +318,6 @@ def test_tensors(by_token: bool, storage: str) -> None:
             LOSSES[by_token](tensor, docs, targets, ignore_index=IGNORED, grad=["logits"], out=out)
     with pytest.raises(ValueError, match=r"^logits: a tensor that requires a gradient; pass logits.detach\(\)"):
         LOSSES[by_token](tensor.clone().requires_grad_(), docs, targets, ignore_index=IGNORED)
-
-
-# ---- log p(y_t)
-
-
-def rows(n: int, dtype: Any, rng: np.random.Generator) -> dict[str, Array]:
-    normal = rng.standard_normal(n)
-    largest = float(np.finfo(np.float64 if dtype == np.float64 else np.float32).max)
-    ahead = np.arange(n) == n // 2
-    kinds = {
-        "logits": 3 * normal,
-        "equal": np.full(n, 1.1),
-        "wide": 30 * normal,
-        "narrow": 0.01 * normal - 5,
-        "far": 1e4 * normal,
-        "past 2**16": 3 * normal - 70_000,
-        "log-probabilities": 3 * normal - np.log(np.exp(3 * normal).sum()),
-        "tiny": 1e-30 * normal,
-        "denormal": normal * float(np.finfo(np.float32).smallest_subnormal) * 1000,
-        "huge": np.clip(normal, -3, 3) / 4 * largest,
-        "largest": np.full(n, largest),
-        "smallest": np.full(n, -largest),
-        "1e38": np.where(rng.random(n) < 0.5, 1e38, -1e38),
-        "one huge": np.where(ahead, 1e38, normal),
-        "missing": np.where(rng.random(n) < 0.5, normal, -np.inf),
-        "masked": np.where(rng.random(n) < 0.5, normal, -1e9),
-    }
-    for lead in (3, 8, 12, 16, 20, 30, 60, 100):  # log p near 0
-        kinds[f"{lead} ahead"] = np.where(ahead, lead, normal - 3)
-    return kinds
-
-
-def error_in_ulps(found: Any, exact: Any) -> float:
-    rounded = abs(np.asarray(exact).astype(found.dtype))
-    unit = max(rounded - np.nextafter(rounded, rounded.dtype.type(0)), np.finfo(found.dtype).smallest_subnormal)
-    return float(abs(found.astype(np.longdouble) - exact) / unit)
-
-
-SIZES = [*range(1, 40), 63, 64, 65, 127, 1000, 4095, 8200, 50265, 300_000]
-
-
-def test_accuracy_of_target_logprobs(isa: str, kind: str) -> None:
-    """log p(y) for the likeliest target, one in the middle and one at random, within 2 ulp of the exact value."""
-    rng = np.random.default_rng(7)
-    worst, compared = (0.0, ""), 0
-    for n in SIZES:
-        for name, wide in rows(n, dtype_of(kind), rng).items():
-            x = cast(wide, kind)
-            exact_x = x.astype(np.longdouble)
-            top = int(np.argmax(x))
-            targets = [top, n // 2, int(rng.integers(n))]
-            found = target_logprobs(np.broadcast_to(x, (3, n)), targets)
-            assert found.dtype == result_type(kind)
-            peak = exact_x[top]
-            if not np.isfinite(peak):  # 16 bits overflow; or nothing is possible
-                continue
-            rest = np.log1p(np.exp(np.delete(exact_x, top) - peak).sum())
-            for target, logprob in zip(targets, found, strict=True):
-                exact = exact_x[target] - peak - rest
-                with np.errstate(over="ignore"):
-                    if not np.isfinite(exact.astype(found.dtype)):
-                        assert logprob == -np.inf
-                        continue
-                error = error_in_ulps(logprob, exact)
-                compared += 1
-                worst = max(worst, (error, f"{name}, {n} values, target {target}"))
-    print(f"{isa} {kind} target_logprobs: largest error {worst[0]:.3f} ulp ({worst[1]})")
-    assert compared > 1000
-    assert worst[0] <= MOST_ULPS[kind], worst[1]
-
-
-def test_infinities_and_nan_in_logits(kind: str) -> None:
-    for n in (1, 2, 5, 33, 5000):
-        x = np.zeros(n)
-        for at in {0, n // 2, n - 1}:
-            x[:] = -np.inf
-            x[at] = 3
-            others = [(at + 1) % n] if n > 1 else []
-            assert target_logprobs(cast(x, kind), at) == 0
-            assert all(target_logprobs(cast(x, kind), other) == -np.inf for other in others)
-            x[:] = 1
-            x[at] = np.nan
-            assert all(np.isnan(target_logprobs(cast(x, kind), target)) for target in (at, *others))
-            x[at] = np.inf
-            assert np.isnan(target_logprobs(cast(x, kind), at))
-            assert all(target_logprobs(cast(x, kind), other) == -np.inf for other in others)
-        assert target_logprobs(cast(np.full(n, -np.inf), kind), 0) == -np.inf
-
-
-def test_sums_over_the_vocabulary(kind: str) -> None:
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 31, 33, 1000, 50_265):
-        x = cast(3 * rng.standard_normal((2, 3, n)), kind)
-        targets = rng.integers(0, n, (2, 3))
-        found, sums = target_logprobs(x, targets, return_sums=True)
-        assert found.tolist() == target_logprobs(x, targets).tolist()
-        wide = x.astype(np.longdouble)
-        exact = (wide - lse(wide, 2)[..., None]).sum(axis=2).astype(float)
-        assert sums.dtype == result_type(kind)
-        np.testing.assert_allclose(sums, exact, rtol=1e-13 if kind == "float64" else 5e-7, atol=1e-12)
-
-
-def test_targets_broadcast() -> None:
-    rng = np.random.default_rng(0)
-    logits, targets = rng.standard_normal((2, 3, 4, 9)), rng.integers(0, 9, (2, 1, 4))
-    full = target_logprobs(logits, np.repeat(targets, 3, axis=1))
-    assert full.shape == (2, 3, 4)
-    assert target_logprobs(logits, targets).tolist() == full.tolist()
-    assert target_logprobs(logits[0], targets[0]).tolist() == full[0].tolist()
-    assert target_logprobs(logits[0], targets[0, 0].tolist()).tolist() == full[0].tolist()
-    one = target_logprobs(logits[1, 2, 3], targets[1, 0, 3])
-    assert type(one) is np.float64
-    assert one == full[1, 2, 3]
-    ignoring = np.where(targets == targets[0, 0, 0], -1, targets)
-    found, sums = target_logprobs(logits, ignoring, ignore_index=-1, return_sums=True)
-    assert found.tolist() == np.where(ignoring == -1, 0, full).tolist()
-    assert ((sums == 0) == (np.broadcast_to(ignoring, sums.shape) == -1)).all()
-    for dtype in (np.uint8, np.int8, np.uint64, np.int16, ">i4"):
-        assert target_logprobs(logits, targets.astype(dtype)).tolist() == full.tolist()
-    assert target_logprobs(np.empty((0, 3)), np.empty(0, np.int32)).shape == (0,)
-    assert target_logprobs(np.empty((2, 0, 3)), [[], []]).shape == (2, 0)
 
 
 # ---- padding, null document, missing documents, T of 0
@@ -968,20 +821,6 @@ def test_errors_of_out(by_token: bool) -> None:
         rag_token_nll(*GOOD, compat="hf", bos_token_id=1)
     with pytest.raises(TypeError, match=r"^bos_token_id: expected an integer, got str"):
         rag_sequence_nll(*GOOD, compat="hf", bos_token_id="1")
-
-
-def test_errors_of_target_logprobs() -> None:
-    for logits, targets, error, message in (
-        (np.zeros(()), 0, ValueError, r"logits: expected shape \(\.\.\., T, V\) with V of 1 or more, got \(\)"),
-        (np.zeros((2, 0)), [0, 0], ValueError, r"logits: .* got \(2, 0\)"),
-        (np.zeros((2, 3), bool), [0, 0], TypeError, "logits: expected float32, .* got bool"),
-        (np.zeros((2, 3)), [0, 0, 0], ValueError, r"targets: expected shape \(2,\) or what broadcasts .* got \(3,\)"),
-        (np.zeros((2, 3)), [[0, 0]], ValueError, r"targets: expected shape \(2,\) .* got \(1, 2\)"),
-        (np.zeros((2, 3)), [0, 3], ValueError, r"targets: expected 0 to 2, as V is 3, got 3 at \(1,\)"),
-        (np.zeros((2, 3)), [0.0, 1.0], TypeError, "targets: expected integers, got float64"),
-    ):
-        with pytest.raises(error, match=f"^{message}"):
-            target_logprobs(logits, targets)
 
 
 @pytest.mark.parametrize(
