@@ -10,14 +10,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 # Folders too, so that a file that goes away counts as a change.
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find csrc src -not -path '*/__pycache__*')
-C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch])
+C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch] benchmarks/*.c)
 
-.PHONY: demo test test-all lint sanitize bench clean
+.PHONY: demo test test-all lint sanitize counts counts-accept bench bench-history clean
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest -q --ignore=tests/demo
+	$(BIN)/python -m pytest -q --ignore=tests/demo --ignore=tests/bench
 
-test-all: $(VENV)/.with-test,demo $(VENV)/.demo-data
+test-all: $(VENV)/.with-test,demo,bench $(VENV)/.demo-data
 	$(BIN)/python -m pytest -q
 
 demo: $(VENV)/.with-demo $(VENV)/.demo-data
@@ -44,8 +44,20 @@ sanitize: $(VENV)/.build-tools
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/address,undefined/checkkernels
 	build/thread/checkkernels --threads
 
-bench: $(VENV)/.with-test,bench
-	$(BIN)/python -m pytest -q benchmarks
+# Instructions of a fixed set of calls against benchmarks/counts.json; counts-accept makes them the baseline.
+counts counts-accept: $(VENV)/.build-tools
+	$(BIN)/cmake -S . -B build/counts -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
+	    -DRAGFAST_BUILD_PYTHON=OFF -DRAGFAST_BUILD_COUNTS=ON
+	$(BIN)/cmake --build build/counts --parallel 2
+	$(BIN)/python benchmarks/counts.py build/counts/counts $(if $(filter counts-accept,$@),--accept)
+
+# Every peer beside ragfast, in one process. BENCH takes options: make bench BENCH=--quick
+bench: $(VENV)/.with-demo,bench $(VENV)/.demo-data
+	$(BIN)/python -m ragfast bench $(BENCH)
+
+# The suites of pytest-benchmark, kept in .benchmarks; `pytest-benchmark compare` reads what is there.
+bench-history: $(VENV)/.with-test,bench
+	$(BIN)/python -m pytest -q benchmarks --benchmark-autosave
 
 clean:
 	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -67,27 +67,33 @@ static int may_use_tiles(void) {
 static int runs_amx(void) { return leaf7_has(0, AMX_TILE | AMX_INT8) && cpu_has(0, 0, STATE_AMX) && may_use_tiles(); }
 #endif
 
+enum { N_OPERATIONS = 5 };
+
 static const struct {
     const char *name;
-    int (*runs)(void); /* given that the levels below run */
-    void (*fill[4])(ragfast_kernels *);
+    int (*runs)(void);                             /* given that the levels below run */
+    void (*fill[N_OPERATIONS])(ragfast_kernels *); /* those that the level has files of */
 } levels[] = {
     {"scalar",
      runs_scalar,
-     {ragfast_dot_fill_scalar, ragfast_code_fill_scalar, ragfast_lse_fill_scalar, ragfast_logits_fill_scalar}},
+     {ragfast_dot_fill_scalar, ragfast_code_fill_scalar, ragfast_lse_fill_scalar, ragfast_logits_fill_scalar,
+      ragfast_roof_fill_scalar}},
 #ifdef RAGFAST_BUILD_AVX2
     {"avx2",
      runs_avx2,
-     {ragfast_dot_fill_avx2, ragfast_code_fill_avx2, ragfast_lse_fill_avx2, ragfast_logits_fill_avx2}},
+     {ragfast_dot_fill_avx2, ragfast_code_fill_avx2, ragfast_lse_fill_avx2, ragfast_logits_fill_avx2,
+      ragfast_roof_fill_avx2}},
 #endif
 #ifdef RAGFAST_BUILD_AVX512
-    {"avx512", runs_avx512, {ragfast_dot_fill_avx512, ragfast_lse_fill_avx512, ragfast_logits_fill_avx512}},
+    {"avx512",
+     runs_avx512,
+     {ragfast_dot_fill_avx512, ragfast_lse_fill_avx512, ragfast_logits_fill_avx512, ragfast_roof_fill_avx512}},
 #endif
 #ifdef RAGFAST_BUILD_AVX512VNNI
-    {"avx512vnni", runs_avx512vnni, {ragfast_code_fill_avx512vnni}},
+    {"avx512vnni", runs_avx512vnni, {ragfast_code_fill_avx512vnni, ragfast_roof_fill_avx512vnni}},
 #endif
 #ifdef RAGFAST_BUILD_AMX
-    {"amx", runs_amx, {ragfast_code_fill_amx}},
+    {"amx", runs_amx, {ragfast_code_fill_amx, ragfast_roof_fill_amx}},
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
@@ -101,7 +107,7 @@ static void fill_tables(void) {
     for (size_t i = 0; i < N_LEVELS && levels[i].runs(); i++) {
         if (i) tables[i] = tables[i - 1];
         tables[i].name = levels[i].name;
-        for (size_t f = 0; f < 4 && levels[i].fill[f]; f++) levels[i].fill[f](&tables[i]);
+        for (size_t f = 0; f < N_OPERATIONS && levels[i].fill[f]; f++) levels[i].fill[f](&tables[i]);
         n_available = i + 1;
     }
     atomic_store(&current, &tables[n_available - 1]);

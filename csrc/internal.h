@@ -9,6 +9,8 @@
  * lie, up to TILE_QUERIES where they are packed. */
 enum { RAGFAST_ROWS_QUERIES = 24, RAGFAST_TILE_QUERIES = 12, RAGFAST_MAX_CODE_QUERIES = 32 };
 
+enum { RAGFAST_ROOF_LANES = 256, RAGFAST_ROOF_BYTES = 1024 }; /* of AVX-512's registers for sums; of a tile of AMX */
+
 /* The kernels of one instruction-set level. kernels/<op>_<isa>.c fill it; everything else calls through it.
  *
  * Float32 tiles set bit j < n_docs of hits[i] where the score q_i . d_j is >= thresholds[i] or is NaN, and then hold it
@@ -122,9 +124,22 @@ typedef struct ragfast_kernels {
     /* acc[i] += weight * x[i], fused or not. */
     void (*add_scaled_f32)(double *acc, double weight, const float *x, size_t n);
     void (*add_scaled_f64)(double *acc, double weight, const double *x, size_t n);
+
+    /* ---- ceilings (roof.c) ---------------------------------------------------------------------------------------- */
+
+    /* As many sums as keep this level's multipliers busy, in registers; each begins as an element of start (ROOF_LANES) and
+     * takes one multiply-add a round, sum = sum * factors[0] + factors[1], fused or not. Returns their total: from 0 with
+     * factors of 1 the number of multiply-adds, while each is below 2^24. */
+    double (*fma_f32)(const float *start, const float factors[2], size_t rounds);
+    /* The same with the fastest products of 8 bits that the tiles of codes use: to each sum so many of u[i] q[i] a round,
+     * the same i in all rounds. Every sum begins as an element of start (ROOF_LANES). u and q (ROOF_BYTES), u below 64. Sums
+     * stay below 2^31, where |u q| is 1 for 2^22 rounds. Between begin_codes and end_codes. */
+    int64_t (*dot_i8)(const uint8_t *u, const int8_t *q, const int32_t *start, size_t rounds);
+    /* Loads x once. Returns the sum modulo 2^64 of its words of 8 bytes, the last one filled up with zeros. */
+    uint64_t (*read)(const void *x, size_t n_bytes);
 } ragfast_kernels;
 
-/* One per dot_<isa>.c and lse_<isa>.c: writes this level's entries over those of the level below. */
+/* One a file of kernels/: writes this level's entries over those of the level below. */
 void ragfast_dot_fill_scalar(ragfast_kernels *table);
 void ragfast_dot_fill_avx2(ragfast_kernels *table);
 void ragfast_dot_fill_avx512(ragfast_kernels *table);
@@ -138,6 +153,11 @@ void ragfast_logits_fill_avx512(ragfast_kernels *table);
 void ragfast_lse_fill_scalar(ragfast_kernels *table);
 void ragfast_lse_fill_avx2(ragfast_kernels *table);
 void ragfast_lse_fill_avx512(ragfast_kernels *table);
+void ragfast_roof_fill_scalar(ragfast_kernels *table);
+void ragfast_roof_fill_avx2(ragfast_kernels *table);
+void ragfast_roof_fill_avx512(ragfast_kernels *table);
+void ragfast_roof_fill_avx512vnni(ragfast_kernels *table);
+void ragfast_roof_fill_amx(ragfast_kernels *table);
 
 /* The table in use. Read once a call, so that a call never mixes levels. */
 const ragfast_kernels *ragfast_current_kernels(void);

@@ -26,7 +26,8 @@
 
 enum { EMULATED_TILES = 8, EMULATED_ROWS = 16, EMULATED_ROW_BYTES = 64 }; /* palette 1 */
 
-static _Thread_local struct {
+/* Weak: one for all the files that include this, as begin_codes is in another than some of what it brackets. */
+__attribute__((weak)) _Thread_local struct {
     int configured;
     size_t n_rows[EMULATED_TILES], row_bytes[EMULATED_TILES];
     uint8_t data[EMULATED_TILES][EMULATED_ROWS][EMULATED_ROW_BYTES];

@@ -402,6 +402,7 @@ void check_code_kernels(const ragfast_kernels *kernels) {
 
 #ifdef RAGFAST_EMULATED_AMX_CHECK
 void ragfast_code_fill_amx_emulated(ragfast_kernels *table);
+void ragfast_roof_fill_amx_emulated(ragfast_kernels *table);
 
 /* The table of AVX-512 VNNI, by its name: a level above it has an unpack_codes that may be another. */
 void check_emulated_amx(void) {
@@ -412,8 +413,10 @@ void check_emulated_amx(void) {
         ragfast_kernels table = *ragfast_current_kernels();
         ragfast_set_isa(before);
         ragfast_code_fill_amx_emulated(&table);
+        ragfast_roof_fill_amx_emulated(&table);
         table.name = "amx, emulated";
         check_many_queries(&table);
+        check_roof_kernels(&table);
         printf("%s: kernels checked\n", table.name);
         return;
     }

@@ -57,6 +57,11 @@ void check_code_kernels(const ragfast_kernels *kernels);
 void check_emulated_amx(void); /* once, after the levels: says so where it cannot be checked */
 void bench_code_kernels(const ragfast_kernels *kernels);
 
+/* In checkroof.c. */
+void check_roof_kernels(const ragfast_kernels *kernels); /* also of the emulated AMX */
+void check_roof(void);
+void bench_roof_kernels(void); /* of the level in use */
+
 double now(void); /* seconds */
 
 extern volatile double sink; /* so that nothing timed is optimised away */

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import notebook
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 import ragfast
 from ragfast import generator as generator_module
+from ragfast.bench import notebook
 from ragfast.generator import DecodingGenerator, Generator
 
 Array = NDArray[Any]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import notebook
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import ragfast
+from ragfast.bench import notebook
 from ragfast.generator import DecodingGenerator
 
 Array = NDArray[Any]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import notebook
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import ragfast
+from ragfast.bench import notebook
 from ragfast.retriever import Retriever
 
 Array = NDArray[Any]

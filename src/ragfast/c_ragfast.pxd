@@ -127,3 +127,10 @@ cdef extern from "ragfast.h" nogil:
                                               size_t k, const ragfast_docs *docs, int n_threads)
     ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in_scores, const int64_t *in_ids,
                                       size_t n_lists, size_t n_queries, size_t n_in, size_t k)
+
+    ctypedef enum ragfast_arithmetic:
+        RAGFAST_FLOAT32
+        RAGFAST_INT8
+
+    ragfast_status ragfast_burn(uint64_t *operations, ragfast_arithmetic arithmetic, size_t rounds)
+    uint64_t ragfast_read(const void *x, size_t n_bytes)

@@ -63,6 +63,11 @@ def cached(name: str, settings: Mapping[str, Any], build: Callable[[Path], None]
     return place
 
 
+def is_whole(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether :func:`cached` would find the folder and use it."""
+    return _trouble(cache_folder() / name, settings) is None
+
+
 def _trouble(place: Path, settings: Mapping[str, Any]) -> str | None:
     """Why the folder cannot be used, or None."""
     try:

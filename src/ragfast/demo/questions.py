@@ -33,15 +33,32 @@ def load_questions(corpus: Corpus) -> list[Question]:
 
     All 10,033 documents answer 70 of them.
     """
-    dev = json.loads(data_file(FANOUTQA, "fanoutqa/data/fanout-final-dev.json").read_bytes())
     text_of = dict(zip(corpus.titles, corpus.texts, strict=True))
     found: dict[str, Question] = {}
-    for leaf in (leaf for question in dev for leaf in _leaves(question)):
+    for leaf in (leaf for question in _development_set() for leaf in _leaves(question)):
         title = (leaf["evidence"] or {}).get("title")
         answer = _single_answer(leaf["answer"])
         if answer and title in text_of and contains_answer(text_of[title], answer):
             found.setdefault(leaf["question"], Question(leaf["question"], answer, title))
     return list(found.values())
+
+
+def load_texts() -> list[str]:
+    """The distinct questions, 2,465, whatever answers them: the whole ones and all that they are taken apart into."""
+    texts: dict[str, None] = {}
+    waiting = _development_set()
+    while waiting:
+        question = waiting.pop()
+        texts[question["question"]] = None
+        waiting += question["decomposition"]
+    return list(texts)
+
+
+def _development_set() -> list[dict[str, Any]]:
+    questions: list[dict[str, Any]] = json.loads(
+        data_file(FANOUTQA, "fanoutqa/data/fanout-final-dev.json").read_bytes()
+    )
+    return questions
 
 
 def _leaves(question: dict[str, Any]) -> Iterator[dict[str, Any]]:

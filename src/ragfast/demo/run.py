@@ -22,7 +22,8 @@ import ragfast
 from ragfast.demo import report
 from ragfast.demo.cache import cached
 from ragfast.demo.corpus import Corpus, load_corpus
-from ragfast.demo.encoder import MAX_TOKENS, MiniLM, document_dtype
+from ragfast.demo.embeddings import DOCUMENTS, cached_embeddings, document_dtype
+from ragfast.demo.encoder import MiniLM
 from ragfast.demo.language_model import LanguageModel, convert_gguf
 from ragfast.demo.parts import MINILM, SMOLLM2, DemoError, data_file, identity
 from ragfast.demo.questions import Question, contains_answer, load_questions
@@ -204,20 +205,9 @@ def _medians(*contenders: Callable[[], object], rounds: int = 25) -> list[float]
 
 
 def _embeddings(corpus: Corpus, encoder: MiniLM, options: Options) -> NDArray[np.float32]:
-    dtype = document_dtype()
-    settings = {
-        "corpus": corpus.sha256(),
-        "encoder": identity(MINILM),
-        "max_tokens": MAX_TOKENS,
-        "dtype": str(dtype),
-    }
-
-    def build(folder: Path) -> None:
-        np.save(folder / "embeddings.npy", encoder.encode_documents(corpus.texts, threads=options.threads, dtype=dtype))
-
     limited = "" if options.limit_documents is None else f"-{len(corpus)}"
-    embeddings: NDArray[np.float32] = np.load(cached(f"documents{limited}", settings, build) / "embeddings.npy")
-    return embeddings
+    encode = partial(encoder.encode_documents, threads=options.threads, dtype=document_dtype())
+    return cached_embeddings(f"{DOCUMENTS}{limited}", corpus.texts, encode)
 
 
 def language_model_folder() -> Path:

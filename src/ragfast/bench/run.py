@@ -1,0 +1,205 @@
+"""The command: settings in; tasks measured one after another, shown as they end; the run saved, drawn and summed up."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import ragfast
+from ragfast.bench import (
+    build,
+    data,
+    grid,
+    latency,
+    loss,
+    machine,
+    memory,
+    page,
+    rag,
+    report,
+    search,
+    small,
+    step,
+    table,
+)
+from ragfast.bench.results import BenchError, Machine, Run, Task, load, save
+from ragfast.bench.search_peers import library_versions
+from ragfast.bench.sections import Section, Settings
+from ragfast.bench.timing import limit_threads, pin, usable_cpus
+
+SECTIONS: dict[str, Section] = {
+    section.NAME: section for section in (search, grid, latency, build, loss, step, small, rag, memory)
+}
+TITLES = {name: section.TITLE for name, section in SECTIONS.items()}
+OF_VECTORS = ("search", "latency", "build")
+"""The sections that say something of the user's own vectors."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line sets beside the settings of the sections."""
+
+    sections: tuple[str, ...]  # empty: all that the settings allow
+    isa: str | None
+    pinned: bool
+    json: Path
+    page: Path
+    markdown: Path | None
+    source: Path | None  # a saved run to show again, instead of measuring
+    command: str
+
+
+class Progressing:
+    """The bar at the bottom of a terminal; elsewhere one line a task."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._bar = Progress(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Progressing:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
+    def total_of(self, done: int, remaining: int) -> None:
+        """Sections plan for the most; once one is over, what it did not need is known."""
+        self._bar.update(self._task, completed=done, total=done + remaining)
+
+    def finish(self, task: Task) -> None:
+        self._console.print(table.task_table(task))
+        self._bar.advance(self._task)
+
+
+def run_bench(settings: Settings, options: Options) -> int:
+    """Returns the exit status. Interrupted, it keeps, saves and shows what was measured until then."""
+    console = Console(highlight=False)
+    if options.source:
+        run = load(options.source)
+        for task in run.tasks:
+            console.print(table.task_table(task))
+        show(run, options, console)
+        return 0
+    writable([path for path in (options.json, options.page, options.markdown) if path])
+    wanted = wanted_sections(settings, options)
+    names = [name for name in wanted if SECTIONS[name].planned(settings)]
+    check_peers(settings)
+    if settings.vectors or settings.queries:
+        data.check_yours(settings.vectors, settings.queries)
+    if (cpus := usable_cpus()) and settings.threads > len(cpus):
+        raise BenchError(f"--threads {settings.threads}: this process may use {len(cpus)} CPUs")
+    if options.isa:
+        ragfast.set_isa(options.isa)
+    start = time.perf_counter()
+    tasks: list[Task] = []
+    left_out = {name: f"not in a {settings.size} run" for name in wanted if name not in names}
+    interrupted = False
+    with Progressing(console, sum(SECTIONS[name].planned(settings) for name in names)) as progress:
+        progress.say("loading the peers")
+        pinned = pin(settings.threads) if options.pinned else ()
+        load_libraries()
+        limit_threads(settings.threads)
+        progress.say("measuring what this machine can do")
+        of_machine = machine.measure(settings.threads, pinned, settings.pick(1.0, 2.0, 4.0))
+        console.print(table.machine_lines(of_machine))
+        try:
+            for task in measured(names, settings, of_machine, progress, left_out):
+                tasks.append(task)
+                progress.finish(task)
+        except KeyboardInterrupt:
+            interrupted = True
+            left_out["the rest"] = "the run was interrupted"
+    run = Run(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        ragfast=ragfast.__version__,
+        command=options.command,
+        seconds=round(time.perf_counter() - start, 1),
+        machine=of_machine,
+        libraries=library_versions(),
+        tasks=tuple(tasks),
+        left_out=left_out,
+    )
+    show(run, options, console)
+    return 130 if interrupted else 0 if tasks else 2
+
+
+def measured(
+    names: Sequence[str], settings: Settings, of_machine: Machine, progress: Progressing, left_out: dict[str, str]
+) -> Iterator[Task]:
+    """The tasks of these sections. A section that fails costs only what it had not measured yet."""
+    done = 0
+    for i, name in enumerate(names):
+        section = SECTIONS[name]
+        progress.say(section.TITLE)
+        try:
+            for task in section.measure(settings, of_machine, progress.say, left_out.__setitem__):
+                done += 1
+                yield task
+        except (BenchError, MemoryError, RuntimeError, OSError) as error:
+            left_out[f"the rest of section {name}"] = f"{type(error).__name__}: {error}"
+        progress.total_of(done, sum(SECTIONS[other].planned(settings) for other in names[i + 1 :]))
+
+
+def load_libraries() -> None:
+    """Those whose pools of threads have to exist before they can be limited."""
+    for module in ("torch", "faiss", "scipy.special", "sklearn", "usearch.index"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+
+
+def wanted_sections(settings: Settings, options: Options) -> list[str]:
+    """In the order in which they are measured."""
+    if unknown := [name for name in options.sections if name not in SECTIONS]:
+        raise BenchError(f"--sections: no {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    wanted = options.sections or (OF_VECTORS if settings.vectors else tuple(SECTIONS))
+    return [name for name in SECTIONS if name in wanted]
+
+
+def check_peers(settings: Settings) -> None:
+    """A misspelt name would otherwise be a run without peers."""
+    known = [library.name for library in library_versions()]
+    for name in settings.peers or ():
+        if not name.casefold().startswith(tuple(library.casefold() for library in known)):
+            raise BenchError(f"--peers: {name!r} is none; their names begin with {', '.join(known)}")
+
+
+def writable(paths: Sequence[Path]) -> None:
+    """Raises BenchError before minutes are spent on results that could not be kept."""
+    for path in paths:
+        if path.is_dir() or not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+            raise BenchError(f"cannot write {path}: expected a file in a folder that exists and may be written")
+
+
+def show(run: Run, options: Options, console: Console) -> None:
+    """The summary, and the files with their paths last."""
+    if options.source is None:
+        save(run, options.json)
+    options.page.write_text(page.page(run, TITLES), encoding="utf-8")
+    if options.markdown:
+        options.markdown.write_text(report.markdown(run, TITLES), encoding="utf-8")
+    console.print(table.summary(run, TITLES))
+    for what, path in (("results", options.json), ("report", options.markdown), ("page", options.page)):
+        if path and not (what == "results" and options.source):
+            console.print(f"{what}: {path.resolve()}", soft_wrap=True, markup=False)

@@ -1,0 +1,187 @@
+"""Tasks whose contenders each return a value, which is held against a reference that none of them calculated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfast.bench import timing
+from ragfast.bench.results import Floor, Machine, Result, Task
+from ragfast.bench.sections import Say, Settings
+from ragfast.bench.sections import floor as floor_of
+
+Call = Callable[[], Any]
+Array = NDArray[Any]
+
+NOT_INSTALLED = "not installed"
+WRONG = "WRONG"
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    build: Callable[[], Call]  # imports its library, makes what the call needs beside the question's own data
+    ours: bool = False
+    exact: bool = True
+    note: str = ""
+    error: Callable[[Any], float] | None = None  # where it answers a slightly different question
+    left_out: str = ""  # why it does not take part this time
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task but for its contenders. error: of what a call returned, the largest difference from the reference,
+    relative to the largest value; above `tolerance` a contender is marked as wrong."""
+
+    section: str
+    name: str
+    shape: Mapping[str, int]
+    error: Callable[[Any], float]
+    tolerance: float
+    data: str = ""
+    floor: Floor | None = None
+    ids: bool = False  # what is found are documents: the error is the part of the exact ones that is missing
+
+
+def built(contenders: Iterable[Contender], settings: Settings) -> tuple[dict[Contender, Call], dict[str, str]]:
+    """Those that take part and their calls; and {name: reason} of those that do not. Ours must not fail."""
+    calls: dict[Contender, Call] = {}
+    left_out: dict[str, str] = {}
+    for contender in contenders:
+        if not contender.ours and not settings.wants(contender.name):
+            continue
+        if contender.left_out:
+            left_out[contender.name] = contender.left_out
+            continue
+        try:
+            calls[contender] = contender.build()
+        except ImportError:
+            left_out[contender.name] = NOT_INSTALLED
+        except Exception as error:  # a peer that is broken here costs only itself
+            if contender.ours:
+                raise
+            left_out[contender.name] = f"failed: {(str(error).strip() or repr(error)).splitlines()[0]}"
+    return calls, left_out
+
+
+class _FirstChecked:
+    """A call whose first value is looked at; the first is not timed, so looking costs nothing."""
+
+    def __init__(self, call: Call, error: Callable[[Any], float]) -> None:
+        self.call, self.check = call, error
+        self.error: float | None = None
+
+    def __call__(self) -> None:
+        found = self.call()
+        if self.error is None:
+            self.error = self.check(found)
+
+
+def measured(
+    question: Question,
+    contenders: Iterable[Contender],
+    settings: Settings,
+    say: Say,
+    seconds: float,
+    least: int = 3,
+    long: bool = False,
+) -> Task:
+    """long: calls of peers take long, so that the value of the first one in turn is checked, and none is made for that
+    alone; other calls are timed as they are."""
+    say(question.name)
+    load = timing.OtherLoad()
+    calls, left_out = built(contenders, settings)
+    checks = {who: _FirstChecked(call, who.error or question.error) for who, call in calls.items()}
+    timed: dict[str, Call] = {}
+    for who, call in calls.items():
+        if long and not who.ours:
+            timed[who.name] = checks[who]
+        else:
+            checks[who]()
+            timed[who.name] = call
+    times = timing.in_turns(timed, seconds, least)
+    found = tuple(
+        Result(
+            contender=who.name,
+            ours=who.ours,
+            exact=who.exact,
+            times=times[who.name],
+            recall=1 - check.error if question.ids and check.error is not None else None,
+            error=None if question.ids else check.error,
+            floor=question.floor,
+            note=noted(who.note, check.error, question.tolerance),
+        )
+        for who, check in checks.items()
+    )
+    return Task(
+        section=question.section,
+        name=question.name,
+        data=question.data,
+        shape=question.shape,
+        threads=settings.threads,
+        results=found,
+        left_out=left_out,
+        other_cores=load.cores(),
+    )
+
+
+def noted(note: str, error: float | None, tolerance: float) -> str:
+    """With the verdict, where it is a bad one; an error of NaN is."""
+    right = error is None or error <= tolerance
+    return note if right else "; ".join(filter(None, [WRONG, note]))
+
+
+def memory_floor(machine: Machine, n_bytes: float) -> Floor | None:
+    """Of reading and writing so much; None for what fits in a cache, where the rate of memory says nothing."""
+    fits = n_bytes <= max(machine.caches.values(), default=0)
+    return None if fits else floor_of(machine, bytes=n_bytes)
+
+
+def without_autograd(call: Call) -> Call:
+    """The same, in torch's inference mode."""
+    import torch
+
+    found: Call = torch.inference_mode()(call)
+    return found
+
+
+# ---- arrays
+
+
+def array_of(found: Any) -> Array:
+    """float64 of an array or a tensor, also of 16-bit floats."""
+    if hasattr(found, "detach"):
+        found = found.detach().double().numpy()
+    return np.asarray(found).astype(np.float64)
+
+
+def missing(found: Any, exact: Array) -> float:
+    """The part of the exact ids (B,k) that was not found."""
+    rows = zip(np.asarray(found).reshape(exact.shape), exact, strict=True)
+    return float(np.mean([1 - len(np.intersect1d(one, best)) / len(best) for one, best in rows]))
+
+
+def difference(found: Any, exact: Array, least_scale: float = 0.0) -> float:
+    """The largest difference, relative to the largest exact value or to least_scale, if that is more; infinite where
+    one is infinite or NaN and the other is not."""
+    wide = array_of(found)
+    if wide.size != exact.size:
+        return math.inf
+    wide = wide.reshape(exact.shape)
+    if not np.isfinite(wide).all():
+        return math.inf
+    scale = max(float(np.abs(exact).max(initial=0.0)), least_scale)
+    most = float(np.abs(wide - exact).max(initial=0.0))
+    return most / scale if scale else most
+
+
+def lse(x: Array, axis: int = -1) -> Array:
+    """The formula, in the type of x; of finite values."""
+    top = x.max(axis=axis, keepdims=True)
+    found: Array = np.log(np.exp(x - top).sum(axis=axis)) + top.squeeze(axis)
+    return found
