@@ -124,5 +124,5 @@ def test_data_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_a_size_plans() -> None:
     assert build.planned(Settings(size="quick")) == 1
-    assert build.planned(Settings()) == 3
+    assert build.planned(Settings()) == 2
     assert np.prod(build.RANDOM) * 4 < 200e6

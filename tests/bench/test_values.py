@@ -11,7 +11,7 @@ import pytest
 
 from ragfast.bench import values
 from ragfast.bench.results import Machine
-from ragfast.bench.sections import Settings
+from ragfast.bench.sections import Settings, floor
 from ragfast.bench.values import Contender, Question, measured
 
 EXACT = np.array([1.0, -2.0])
@@ -92,7 +92,7 @@ def test_only_the_peers_asked_for() -> None:
 
 
 def test_no_floor_of_memory_for_what_a_cache_holds() -> None:
-    assert values.memory_floor(MACHINE, 1000) is None
-    floor = values.memory_floor(MACHINE, 2000)
-    assert floor is not None
-    assert (floor.seconds, floor.bound) == (2e-6, "memory")
+    assert floor(MACHINE, bytes=1000, held=1000) is None
+    found = floor(MACHINE, bytes=4000, held=2000)
+    assert found is not None
+    assert (found.seconds, found.bound) == (4e-6, "memory")

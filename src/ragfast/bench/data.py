@@ -60,7 +60,7 @@ def names(settings: Settings) -> list[str]:
         return ["yours"]
     if settings.size == "quick":  # no time to encode
         return ["wiki" if _wiki_is_cached() else "random"]
-    made = ["random", "clustered", "near-duplicates", "outlier dimension"]
+    made = ["clustered", "near-duplicates", "outlier dimension"]  # "random" is what the grid is made of
     if settings.size == "full":
         made = [*KINDS, "random 1M"]
     return ["wiki", "glosses", *made]
@@ -80,7 +80,7 @@ def load(name: str, settings: Settings, say: Say) -> DataSet:
     say(f"making the data set {name}")
     if name == "random 1M":
         return _made("random 1M", "random", 1_000_000, 768, MADE_QUERIES, 0)
-    n = settings.pick(10_000, 50_000, 100_000)
+    n = settings.pick(10_000, 20_000, 100_000)
     return made(name, n, 384, MADE_QUERIES)
 
 

@@ -19,7 +19,7 @@ Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 def sizes(settings: sections.Settings) -> Sizes:
     """N, D and B."""
     quick: Sizes = (1_000, 10_000), (384,), (1, 64)
-    default: Sizes = (1_000, 10_000, 100_000), (128, 384, 768), (1, 16, 256)
+    default: Sizes = (1_000, 10_000, 100_000), (128, 768), (1, 16, 256)
     full: Sizes = (1_000, 10_000, 100_000, 1_000_000), (64, 128, 384, 768, 1024), (1, 16, 64, 256, 512)
     return settings.pick(quick, default, full)
 
@@ -37,7 +37,7 @@ def measure(
 ) -> Iterator[results.Task]:
     all_n, dims, batches = sizes(settings)
     peers = [name for name in FLAT if settings.wants(name)]
-    limits = Limits(settings.pick(1.0, 1.5, 20.0), least=settings.pick(2, 2, 3), patience=settings.pick(0.3, 0.5, 10.0))
+    limits = Limits(settings.pick(1.0, 1.0, 20.0), least=settings.pick(2, 2, 3), patience=settings.pick(0.3, 0.5, 10.0))
     for n, dim in itertools.product(all_n, dims):
         try:
             chosen = data.made("random", n, dim, max(batches))

@@ -188,7 +188,7 @@ def _tasks(
     rates = {f"80 % of what {OURS} can serve": 0.8 * can_serve[OURS]}
     if exact_peers:
         rates = {"half of what the fastest exact peer can serve": 0.5 * max(exact_peers), **rates}
-    seconds = settings.pick(1.0, 2.5, 20.0)
+    seconds = settings.pick(1.0, 1.5, 20.0)
     turns = max(1, round(seconds / SLICE))
     for busy in _states(settings):
         n_busy = other_cores() if busy else 0

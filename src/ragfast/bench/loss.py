@@ -15,7 +15,7 @@ from ragfast.bench import loss_peers as peers
 from ragfast.bench import values
 from ragfast.bench.loss_peers import Answers, Dtype, Reference
 from ragfast.bench.results import Machine, Task
-from ragfast.bench.sections import LeaveOut, Say, Settings
+from ragfast.bench.sections import LeaveOut, Say, Settings, floor
 from ragfast.bench.values import Call, Contender, Question
 
 NAME = "loss"
@@ -200,7 +200,13 @@ def smoothed_contenders(answers: Answers, reference: Reference) -> list[Contende
 
 
 def planned(settings: Settings) -> int:
-    return 2 * len(get_args(Asked)) * len(dtypes_of(settings)) + 2
+    return len(get_args(Asked)) * sum(len(variants_of(settings, dtype)) for dtype in dtypes_of(settings)) + 2
+
+
+def variants_of(settings: Settings, dtype: Dtype) -> tuple[tuple[bool, str], ...]:
+    """Whether by token, and the name. In bfloat16 the two differ by nothing that float32 does not show."""
+    both = ((False, "RAG-Sequence"), (True, "RAG-Token"))
+    return both if dtype == "float32" or settings.size == "full" else both[:1]
 
 
 def letters(shape: Shape) -> dict[str, int]:
@@ -232,14 +238,14 @@ def of_dtype(dtype: Dtype, settings: Settings, machine: Machine, say: Say) -> It
     reference = Reference(answers)
     every: tuple[Asked, ...] = get_args(Asked)
     for asked in every:
-        for by_token, variant in ((False, "RAG-Sequence"), (True, "RAG-Token")):
+        for by_token, variant in variants_of(settings, dtype):
             question = Question(
                 section=NAME,
                 name=f"{variant}, {asked}, {dtype}",
                 shape=letters(shape),
                 error=reference.error(by_token, asked != "value"),
                 tolerance=TOLERANCE[dtype],
-                floor=values.memory_floor(machine, n_bytes if asked == "value" else 2 * n_bytes),
+                floor=floor(machine, bytes=n_bytes if asked == "value" else 2 * n_bytes, held=n_bytes),
             )
             taking_part = contenders(answers, reference, by_token, asked, settings)
             yield values.measured(
@@ -269,7 +275,7 @@ def slow_path(settings: Settings, machine: Machine, say: Say) -> Iterator[Task]:
             shape=letters(shape),
             error=reference.error(not certain, False, smoothing=not certain),
             tolerance=TOLERANCE["float32"],
-            floor=values.memory_floor(machine, answers.held.nbytes),
+            floor=floor(machine, bytes=answers.held.nbytes, held=answers.held.nbytes),
         )
         taking_part = certain_contenders(answers) if certain else smoothed_contenders(answers, reference)
         yield values.measured(question, taking_part, settings, say, settings.pick(0.3, 1.0, 10.0), long=True)

@@ -89,7 +89,7 @@ def plots(run: Run, titles: Mapping[str, str]) -> dict[str, list[Plot]]:
                 _line_height(tasks),
             )
         )
-    with_floor = [task for task in run.section("search") if _intensities(task)]
+    with_floor = [task for name in ("search", "grid") for task in run.section(name) if _intensities(task)]
     if with_floor:
         found["search"].append(
             drawn(lambda f: _roofline(f, run, with_floor), "Roofline: how near to the machine's limits", 5.4)
@@ -366,7 +366,9 @@ def _roofline(figure: Figure, run: Run, tasks: Sequence[Task]) -> str:
     axes = figure.add_subplot()
     points = [point for task in tasks for point in _intensities(task)]
     machine = run.machine
-    colours = _colours([(result.contender, result.ours) for result, _, _ in points])
+    # Ours and whoever was the fastest peer somewhere; a colour for each of twenty would tell nobody anything.
+    best_peers = {one.peer.contender for task in tasks for one in words.comparisons(task) if one.peer}
+    colours = _colours([(r.contender, r.ours) for r, _, _ in points if r.ours or r.contender in best_peers])
     low, high = min(x for _, x, _ in points) / 2, max(x for _, x, _ in points) * 3
     peaks = dict(machine.peaks) or {"": machine.read_rate * high}  # memory alone
     for i, (name, peak) in enumerate(sorted(peaks.items(), key=lambda item: item[1])):
@@ -392,6 +394,8 @@ def _roofline(figure: Figure, run: Run, tasks: Sequence[Task]) -> str:
         fontsize=10,
         arrowprops={"arrowstyle": "-", "color": FAINT},
     )
+    rest = [(x, y / 1e9) for result, x, y in points if result.contender not in colours]
+    axes.plot(*zip(*rest, strict=True), color=FAINT, marker=".", linestyle="", label="others") if rest else None
     for name, (colour, marker) in colours.items():
         mine = [(result, x, y) for result, x, y in points if result.contender == name]
         axes.plot(
@@ -410,13 +414,13 @@ def _roofline(figure: Figure, run: Run, tasks: Sequence[Task]) -> str:
     for axis in (axes.xaxis, axes.yaxis):
         _log_axis(axis, lambda value: f"{value:,.10g}")
     axes.grid(True)
-    axes.set_xlabel("operations for each byte that must be read")
+    axes.set_xlabel("operations for each byte that is read")
     axes.set_ylabel("GOP/s")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=10, handletextpad=0.3, columnspacing=1.0)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=10, handletextpad=0.3, columnspacing=1.0)
     best = max((words.of_floor(result) or 0.0 for result, _, _ in points if result.ours), default=0.0)
     return (
         f"{len(points)} results as operations a second over operations a byte, under lines of what memory and "
-        "arithmetic allow. "
+        "arithmetic allow; above the line of memory are data that a cache holds. "
         f"The nearest of ours reaches {words.percent(best)} of its limit."
     )
 

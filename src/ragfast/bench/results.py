@@ -36,7 +36,7 @@ class Floor:
 
     seconds: float
     bound: str  # "memory" or "arithmetic", whichever takes longer
-    bytes: float  # read and written
+    bytes: float  # read and written, from memory or, where they fit, from a cache
     operations: float  # multiplications and additions
     arithmetic: str  # "float32" or "int8": which peak the operations were held against
 

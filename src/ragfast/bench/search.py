@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,8 +23,9 @@ SPARED = {
     "quick": "to save time; a longer run has it",
     "default": "on real embeddings only, to save time; a full run has it on all data",
 }
-BATCHES_SAVE = 6
+BATCHES_SAVE = 4
 """How many times shorter than by its single calls a batch may be hoped to take, before a contender is given up."""
+LONG = 0.1  # seconds of a call that is not repeated to learn how long it takes
 TOUCHED = 1e9  # bytes of vectors from which contenders read their memory before each turn
 
 
@@ -55,7 +56,7 @@ def measure(
         if settings.size == "quick" or (settings.size == "default" and not real):
             spared = {peer: SPARED[settings.size] for peer in names if PEERS[peer].store}
         limits = Limits(
-            settings.pick(3.0, 7.0 if real else 4.0, 15.0),
+            settings.pick(3.0, 6.0 if real else 3.0, 15.0),
             least=settings.pick(2, 2, 3),
             patience=settings.pick(0.3, 1.0 if real else 0.5, 10.0),
         )
@@ -115,6 +116,7 @@ class Contest:
         found: dict[str, Any] = {}
         times: dict[str, results.Spread] = {}
         calls: dict[str, timing.Call] = {}
+        firsts: dict[str, float] = {}
         begin = time.perf_counter()
         for contender, search in fitting.items():
             if reason := self._too_long(contender, b, limits):
@@ -133,12 +135,14 @@ class Contest:
                 times[contender] = timing.spread([taken])
             else:
                 calls[contender] = partial(search, queries)
+                if taken > LONG:
+                    firsts[contender] = taken
         seconds = max(limits.seconds / 4, limits.seconds - (time.perf_counter() - begin))
         touch = None
         if self.docs.vectors.nbytes > TOUCHED:
             touch = {contender: partial(self.searches[contender], queries[:1]) for contender in calls}
         others = timing.OtherLoad()
-        times |= timing.in_turns(calls, seconds, limits.least, touch)
+        times |= timing.in_turns(calls, seconds, limits.least, touch, firsts)
         busy = others.cores()
         self.seen |= {contender: (b, spread.median) for contender, spread in times.items()}
         return results.Task(
@@ -229,12 +233,8 @@ def our_floor(machine: results.Machine, found: ragfast.Hits, shape: tuple[int, .
 def scan_floor(
     machine: results.Machine, shape: tuple[int, ...], b: int, element: float, arithmetic: str, passes: int = 1
 ) -> results.Floor | None:
-    """Of b queries over documents of so many bytes an element. What the caches hold need not come from memory."""
+    """Of b queries over documents of so many bytes an element."""
     n, dim = shape
     held = element * n * dim
-    read = 0.0 if held <= _largest_cache(machine.caches) else held * passes
-    return sections.floor(machine, bytes=read, operations=2.0 * n * dim * b, arithmetic=arithmetic)
-
-
-def _largest_cache(caches: Mapping[str, float]) -> float:
-    return max(caches.values(), default=0.0)
+    operations = 2.0 * n * dim * b
+    return sections.floor(machine, bytes=held * passes, held=held, operations=operations, arithmetic=arithmetic)

@@ -47,11 +47,20 @@ class Section(Protocol):
         """Yields each task when it is done."""
 
 
-def floor(machine: Machine, *, bytes: float, operations: float = 0.0, arithmetic: str = "float32") -> Floor | None:
-    """None where the machine's rate for that arithmetic is not known."""
+def floor(
+    machine: Machine, *, bytes: float, held: float, operations: float = 0.0, arithmetic: str = "float32"
+) -> Floor | None:
+    """Of reading and writing so many bytes and of so many operations.
+
+    held: bytes of the data that are gone through. Where the largest cache holds them they need not come from memory,
+    whose rate then bounds nothing. None where nothing bounds, or the machine's rate for that arithmetic is not known.
+    """
     if operations and arithmetic not in machine.peaks:
         return None
-    by_memory = bytes / machine.read_rate
+    cached = held <= max(machine.caches.values(), default=0.0)
+    by_memory = 0.0 if cached else bytes / machine.read_rate
     by_arithmetic = operations / machine.peaks[arithmetic] if operations else 0.0
+    if not by_memory and not by_arithmetic:
+        return None
     bound = "memory" if by_memory >= by_arithmetic else "arithmetic"
     return Floor(max(by_memory, by_arithmetic), bound, bytes, operations, arithmetic)

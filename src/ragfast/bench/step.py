@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import ragfast
 from ragfast.bench import values
 from ragfast.bench.results import Machine, Task
-from ragfast.bench.sections import LeaveOut, Say, Settings
+from ragfast.bench.sections import LeaveOut, Say, Settings, floor
 from ragfast.bench.values import Array, Call, Contender, Question, lse, without_autograd
 
 NAME = "step"
@@ -179,7 +179,7 @@ def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut)
                 shape={"B": beams, "K": N_DOCS, "V": VOCAB},
                 error=partial(values.difference, exact=exact) if n_best is None else partial(best_error, exact, n_best),
                 tolerance=TOLERANCE,
-                floor=values.memory_floor(machine, n_bytes),
+                floor=floor(machine, bytes=n_bytes, held=n_bytes),
             )
             taking_part = contenders(arrays, n_best, settings.size == "full")
             yield values.measured(question, taking_part, settings, say, settings.pick(0.25, 0.8, 5.0))

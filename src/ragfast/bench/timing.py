@@ -27,7 +27,11 @@ MOST_CALLS = 2000
 
 
 def in_turns(
-    calls: Mapping[str, Call], seconds: float, least: int = 3, touch: Mapping[str, Call] | None = None
+    calls: Mapping[str, Call],
+    seconds: float,
+    least: int = 3,
+    touch: Mapping[str, Call] | None = None,
+    firsts: Mapping[str, float] | None = None,
 ) -> dict[str, Spread]:
     """The spread of each call's times, over about `seconds` in all.
 
@@ -36,8 +40,10 @@ def in_turns(
 
     touch: what to run, untimed, before each call of that name. Where a round takes long and contenders hold gigabytes
     of their own, memory that was not read for half a minute is slow at first, and the order of turns would decide.
+
+    firsts: seconds of calls that were just made, which then need no other before their turns.
     """
-    firsts = {name: _first(call) for name, call in calls.items()}
+    firsts = {name: (firsts or {}).get(name) or _first(call) for name, call in calls.items()}
     share = seconds / max(1, len(calls))
     inner = {name: max(1, int(SHORTEST / max(first, 1e-9))) for name, first in firsts.items()}
     turns = {

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast.bench import timing
-from ragfast.bench.results import Floor, Machine, Result, Task
+from ragfast.bench.results import Floor, Result, Task
 from ragfast.bench.sections import Say, Settings
-from ragfast.bench.sections import floor as floor_of
 
 Call = Callable[[], Any]
 Array = NDArray[Any]
@@ -134,12 +133,6 @@ def noted(note: str, error: float | None, tolerance: float) -> str:
     """With the verdict, where it is a bad one; an error of NaN is."""
     right = error is None or error <= tolerance
     return note if right else "; ".join(filter(None, [WRONG, note]))
-
-
-def memory_floor(machine: Machine, n_bytes: float) -> Floor | None:
-    """Of reading and writing so much; None for what fits in a cache, where the rate of memory says nothing."""
-    fits = n_bytes <= max(machine.caches.values(), default=0)
-    return None if fits else floor_of(machine, bytes=n_bytes)
 
 
 def without_autograd(call: Call) -> Call:
