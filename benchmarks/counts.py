@@ -92,11 +92,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("program", type=Path, help="benchmarks/counts.c, built")
     parser.add_argument("--accept", action="store_true", help="write the counts as the new baseline")
+    parser.add_argument("--required", action="store_true", help="fail where nothing can be counted or compared")
     parser.add_argument("--baseline", type=Path, default=BASELINE, help="default: %(default)s")
     arguments = parser.parse_args()
     if shutil.which("valgrind") is None:
         print("counts: NOT COUNTED, there is no valgrind here")
-        return 0
+        return 2 * arguments.required
     run = subprocess.run([arguments.program, "--compiler"], capture_output=True, text=True, check=True)
     compiler = run.stdout.strip()
     now: Counts = {}
@@ -122,7 +123,10 @@ def main() -> int:
         others = ", ".join(sorted(baselines)) or "none"
         print(f"counts: NOT COMPARED, no baseline for {compiler}; there is one for {others}")
         print("make counts-accept on the commit before a change makes one to compare the change with")
-        return 0
+        return 2 * arguments.required
+    if arguments.required and (without := sorted(set(before) - set(now))):
+        print(f"counts: NOT COMPARED at {', '.join(without)}, of which there is a baseline")
+        return 2
     said, failed = differences(now, before)
     if said:
         print(f"{'level':8} {'call':24} {'baseline':>12} {'now':>12}   instructions, {compiler}", *said, sep="\n")

@@ -12,7 +12,7 @@ from ragfast.bench import build, data, search_peers
 from ragfast.bench.results import BenchError, Machine, Task
 from ragfast.bench.sections import Settings
 
-MACHINE = Machine("", 1, 1e9, {}, "", "", "", 1, (), 1e10, {})
+MACHINE = Machine("", 1, 1e9, {"L1": 1.0}, "", "", "", 1, (), 1e10, {})
 N, DIM = 6000, 64
 
 
@@ -66,7 +66,7 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_peers_that_there_is_no_memory_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_peers, "available_memory", lambda: 1e6)
+    monkeypatch.setattr(build, "available_memory", lambda: 1e6)
     found = task(Settings(size="quick", peers=frozenset({"FAISS flat"})), monkeypatch)
     assert found.left_out == {"FAISS flat": "would hold 0.0 GB"}
     assert [result.contender for result in found.results] == ["ragfast", "ragfast float32", "ragfast float16"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import ragfast
 from ragfast import __main__ as command
 from ragfast.bench import run
 from ragfast.bench.results import BenchError, Machine, Result, Spread, Task, load
+from ragfast.bench.sections import Settings
 
 TIMES = Spread(median=0.002, q1=0.001, q3=0.003, least=0.001, calls=7)
 
@@ -29,7 +31,7 @@ def task(section: str, name: str) -> Task:
 def section(name: str, n_tasks: int, fails: BaseException | None = None) -> Any:
     """Yields its tasks, then raises what it is told to."""
 
-    def measure(settings: run.Settings, machine: Machine, say: Any, leave_out: Any) -> Iterator[Task]:
+    def measure(settings: Settings, machine: Machine, say: Any, leave_out: Any) -> Iterator[Task]:
         leave_out(f"data of {name}", "not here")
         for i in range(n_tasks):
             say(f"task {i}")
@@ -84,18 +86,88 @@ def test_interrupted_run_keeps_what_it_has(sections: dict[str, Any]) -> None:
     assert "interrupted" in saved.left_out["the rest"]
 
 
-@pytest.mark.parametrize("error", [BenchError("no room"), MemoryError(), RuntimeError("a peer broke")])
+@pytest.mark.parametrize("error", [BenchError("no room"), MemoryError("no room"), ValueError("no room")])
 def test_failing_section_costs_itself_only(sections: dict[str, Any], error: Exception) -> None:
     sections["search"] = section("search", 1, error)
     assert command.main(["bench"]) == 0
     saved = load(Path("ragfast-bench.json"))
     assert [t.section for t in saved.tasks] == ["search", "loss"]
-    assert type(error).__name__ in saved.left_out["the rest of section search"]
+    assert "no room" in saved.left_out["the rest of section search"]
+
+
+def test_each_task_is_saved_when_it_is_done(sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def finish(self: run.Progressing, task: Task) -> None:
+        kept.append(len(load(Path("ragfast-bench.json")).tasks))
+
+    monkeypatch.setattr(run.Progressing, "finish", finish)
+    command.main(["bench"])
+    assert kept == [1, 2, 3]
+
+
+def test_nobody_reads_what_is_printed(sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def finish(self: run.Progressing, task: Task) -> None:
+        raise SystemExit(1)  # as rich does at a broken pipe
+
+    monkeypatch.setattr(run.Progressing, "finish", finish)
+    assert command.main(["bench"]) == 1
+    assert len(load(Path("ragfast-bench.json")).tasks) == 1
+    assert "<html" in Path("ragfast-bench.html").read_text()
+
+
+def test_a_run_without_tasks_leaves_the_files_of_the_one_before(
+    sections: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(["bench"])
+    before = Path("ragfast-bench.json").read_bytes()
+    for name in sections:
+        sections[name] = section(name, 0)
+    assert command.main(["bench"]) == 2
+    assert "nothing was measured" in capsys.readouterr().err
+    assert Path("ragfast-bench.json").read_bytes() == before
+
+
+def test_a_wrong_result_of_ours_is_the_exit_status(sections: dict[str, Any]) -> None:
+    def measure(settings: Settings, machine: Machine, say: Any, leave_out: Any) -> Iterator[Task]:
+        yield dataclasses.replace(
+            task("search", "t"), results=(Result("ragfast", True, True, TIMES, note="WRONG: no"),)
+        )
+
+    sections["search"] = SimpleNamespace(NAME="search", TITLE="search", planned=lambda settings: 1, measure=measure)
+    assert command.main(["bench"]) == 1
+    assert len(load(Path("ragfast-bench.json")).tasks) == 2
+
+
+def test_settings_arrive(sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived: dict[str, Any] = {}
+    seen = []
+
+    def measure(settings: Settings, machine: Machine, say: Any, leave_out: Any) -> Iterator[Task]:
+        seen.append((settings, ragfast.isa()))
+        yield task("search", "t")
+
+    def pinned(threads: int) -> tuple[int, ...]:
+        arrived["pin"] = threads
+        return ()
+
+    sections["search"] = SimpleNamespace(NAME="search", TITLE="search", planned=lambda settings: 1, measure=measure)
+    monkeypatch.setattr(run, "pin", pinned)
+    monkeypatch.setattr(run, "limit_threads", lambda threads: arrived.update(limit=threads))
+    monkeypatch.setattr(run, "usable_cpus", lambda: (0, 1))
+    arguments = ["bench", "--threads", "2", "--isa", "scalar", "--k", "7", "--sections", "search", "--peers", "numpy"]
+    command.main(arguments)
+    assert arrived == {"pin": 2, "limit": 2}
+    assert seen == [(Settings("default", 2, 7, frozenset({"numpy"})), "scalar")]
+    arrived.clear()
+    command.main([*arguments, "--no-pin", "--quick"])
+    assert arrived == {"limit": 2}
+    assert seen[-1][0].size == "quick"
 
 
 def test_vectors_ask_for_the_sections_that_use_them(sections: dict[str, Any]) -> None:
     for name in ("v.npy", "q.npy"):
-        np.save(name, np.ones((3, 4)))
+        np.save(name, np.ones((30, 4)))
     assert command.main(["bench", "--vectors", "v.npy", "--queries", "q.npy"]) == 0
     assert {t.section for t in load(Path("ragfast-bench.json")).tasks} == {"search"}
 
@@ -118,6 +190,10 @@ def test_shows_a_saved_run_again(sections: dict[str, Any], capsys: pytest.Captur
         (["--peers", "FIASS"], "FIASS"),
         (["--vectors", "v.npy", "--queries", "q.npy"], "cannot read v.npy"),
         (["--threads", "1000"], "may use"),
+        (["--k", "1001"], "1,000 documents"),
+        (["--json", "one", "--page", "one"], "a file of its own"),
+        (["--page", "no/such/folder.html"], "no/such/folder.html"),
+        (["--from", "run.json", "--page", "run.json"], "a file of its own"),
     ],
 )
 def test_what_cannot_be_done_is_said_at_once(
@@ -127,6 +203,18 @@ def test_what_cannot_be_done_is_said_at_once(
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_damaged_run_is_named(sections: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["bench"])
+    text = Path("ragfast-bench.json").read_text()
+    for damage in ('"median": "x"', '"median": 0', '"median": null'):
+        Path("damaged.json").write_text(text.replace('"median": 0.002', damage))
+        capsys.readouterr()
+        assert command.main(["bench", "--from", "damaged.json", "--page", "p.html"]) == 2
+        error = capsys.readouterr().err
+        assert "damaged.json" in error
+        assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["--vectors", "v.npy"], ["--quick", "--full"], ["--threads", "0"]])

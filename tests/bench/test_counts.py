@@ -74,3 +74,17 @@ def test_the_baseline_is_of_the_calls_that_are_made(counts: ModuleType) -> None:
         for by_call in baseline.values():
             assert set(by_call) == made
             assert min(by_call.values()) > 0
+
+
+@pytest.mark.parametrize(("option", "status"), [([], 0), (["--required"], 2)])
+def test_nothing_to_count_with(
+    counts: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: list[str],
+    status: int,
+) -> None:
+    monkeypatch.setattr(counts.shutil, "which", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["counts.py", "program", *option])
+    assert counts.main() == status
+    assert "NOT COUNTED" in capsys.readouterr().out

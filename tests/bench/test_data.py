@@ -182,10 +182,7 @@ def test_documents_and_queries_of_different_dimensions(write: Any) -> None:
 
 
 def test_more_than_there_is_memory_for(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Little:
-        available = 100.0
-
-    monkeypatch.setattr(data.psutil, "virtual_memory", Little)
+    monkeypatch.setattr(data, "available_memory", lambda: 100.0)
     path = write("v.npy", np.ones((4, 8), np.float32))
     with pytest.raises(BenchError, match=r"v\.npy.*GB"):
         yours(path, path)

@@ -20,7 +20,7 @@ from ragfast.bench.sections import Settings
 from ragfast.bench.values import Contender, array_of
 
 SHAPE = (3, 3, 11, 101)  # 33 rows a query, and 25 are a part
-MACHINE = Machine("", 1, 0, {}, "", "", "", 1, (), 1e9, {"float32": 1e9})
+MACHINE = Machine("", 1, 0, {"L1": 1.0}, "", "", "", 1, (), 1e9, {"float32": 1e9})
 FULL, QUICK = Settings("full"), Settings("quick")
 ALL_PEERS = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "scipy")),

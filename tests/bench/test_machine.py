@@ -111,3 +111,15 @@ def test_caches_of_data_by_level(tmp_path: Path) -> None:
 def test_caches_that_are_not_told_are_absent(tmp_path: Path) -> None:
     assert CACHES_OF(3, tmp_path) == {}
     assert caches_of(tmp_path, [("1", "Data", "what"), ("2", "Unified", "1024")]) == {"L2": 1024.0}
+
+
+@pytest.mark.parametrize(("limit", "used", "least"), [("1000", "400", 600.0), ("max", "400", None), (None, None, None)])
+def test_memory_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str | None, least: float | None
+) -> None:
+    monkeypatch.setattr(machine, "CONTAINER", tmp_path)
+    for name, text in (("memory.max", limit), ("memory.current", used)):
+        if text is not None:
+            (tmp_path / name).write_text(text + "\n")
+    found = machine.available_memory()
+    assert found == least if least is not None else found > 2**20

@@ -11,7 +11,7 @@ from ragfast.bench.rag import LOOPS, NOTEBOOK
 from ragfast.bench.results import Machine
 from ragfast.bench.sections import Settings
 
-MACHINE = Machine("", 1, 0, {}, "", "", "", 1, (), 1e9, {"float32": 1e9})
+MACHINE = Machine("", 1, 0, {"L1": 1.0}, "", "", "", 1, (), 1e9, {"float32": 1e9})
 TINY = dataclasses.replace(NOTEBOOK, name="tiny", vocab_size=30, dim=8, hidden_dim=6, n_docs=7, k=3, n_target=4)
 
 

@@ -14,6 +14,7 @@ import ragfast
 from ragfast.bench import data, grid, results, search, search_peers, sections, timing, words
 from ragfast.bench.data import unit_vectors
 from ragfast.bench.search import FLOAT32, ONE_SHOT, OURS, Contest, Limits
+from ragfast.bench.search_oracle import Oracle
 from ragfast.bench.search_peers import PEERS, Documents
 
 MACHINE = results.Machine(
@@ -233,3 +234,23 @@ def test_our_floor_follows_what_the_search_did() -> None:
     assert (exact.bytes, exact.arithmetic) == (9000 * 256 * 4, "float32")
     assert coded
     assert (coded.bytes, coded.arithmetic) == (9000 * 256 * 0.75, "int8")
+
+
+def test_the_oracle_tells_wrong_from_rounded() -> None:
+    """One document for another that is hardly better is what float32 does; for one that is much better it is not."""
+    vectors = np.zeros((300, 8), np.float32)
+    vectors[:, 0] = np.linspace(0, 1, 300, dtype=np.float32)
+    vectors[298, 0] = np.float32(1) - np.float32(2) ** -20
+    oracle = Oracle(vectors, np.eye(8, dtype=np.float32)[[0] * 200], 1)
+    right = np.full((200, 1), 299)
+    assert oracle.agrees(right)
+    assert (oracle.recall(right), oracle.verdict(right, True)) == (1.0, "")
+    rounded = np.full((200, 1), 298)
+    assert not oracle.agrees(rounded)
+    assert (oracle.recall(rounded), oracle.verdict(rounded, True)) == (0.0, "")
+    assert oracle.verdict(np.full((200, 1), 100), True).startswith("WRONG")
+    assert oracle.verdict(np.full((200, 1), 100), False) == ""
+    last = right.copy()
+    last[-1] = 100  # beyond the first queries of a batch
+    assert oracle.verdict(last, True).startswith("WRONG")
+    assert oracle.verdict(np.full((1, 1), -1), True).startswith("WRONG")

@@ -14,7 +14,7 @@ from ragfast.bench import small
 from ragfast.bench.results import Machine
 from ragfast.bench.sections import Settings
 
-MACHINE = Machine("", 1, 0, {}, "", "", "", 1, (), 1e9, {"float32": 1e9})
+MACHINE = Machine("", 1, 0, {"L1": 1.0}, "", "", "", 1, (), 1e9, {"float32": 1e9})
 TINY = {
     "search": small.search_group,
     "merge": small.merge_group,

@@ -69,7 +69,7 @@ def test_short_calls_are_timed_several_at_once(clock: Clock) -> None:
 
 def test_one_slow_call_at_first_does_not_set_the_number(clock: Clock) -> None:
     found = timing.in_turns({"short": clock.call("short", 0.09, 0.05, 0.001)}, 1.0)
-    assert found["short"].calls == pytest.approx(1000, abs=1)
+    assert found["short"].calls == pytest.approx(500, abs=1)  # each after one that does not count
 
 
 def test_known_firsts_are_not_called_again(clock: Clock) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import ragfast
 from ragfast.bench import data, search_peers
+from ragfast.bench.machine import available_memory
 from ragfast.bench.results import BenchError, Machine, Result, Task
 from ragfast.bench.search_oracle import Oracle
 from ragfast.bench.sections import LeaveOut, Say, Settings, floor
@@ -144,7 +145,7 @@ def _task(found: data.DataSet, settings: Settings, machine: Machine, say: Say) -
     queries = found.queries[:CHECKED]
     oracle = Oracle(found.vectors, queries, settings.k)
     left_out = {name: why for name, why in NOTHING_TO_BUILD.items() if settings.wants(name)}
-    held, recalls = {}, {}
+    held, recalls, verdicts = {}, {}, {}
     for name, builder in BUILDERS.items():
         if not builder.ours and not settings.wants(name):
             continue
@@ -156,12 +157,19 @@ def _task(found: data.DataSet, settings: Settings, machine: Machine, say: Say) -
             index = builder.build(docs)
         except ImportError:
             left_out[name] = "not installed"
-        except BenchError as error:
-            left_out[name] = str(error)
+        except Exception as error:
+            if builder.ours:
+                raise
+            left_out[name] = search_peers.trouble(error)
         else:
             try:
-                recalls[name] = oracle.recall(builder.search(index, queries, settings.k))
+                answer = builder.search(index, queries, settings.k)
+                recalls[name], verdicts[name] = oracle.recall(answer), oracle.verdict(answer, builder.exact)
                 held[name] = builder.held(index)
+            except Exception as error:
+                if builder.ours:
+                    raise
+                left_out[name] = search_peers.trouble(error)
             finally:
                 search_peers.close([index])
             index = None  # before the next is made
@@ -185,7 +193,7 @@ def _task(found: data.DataSet, settings: Settings, machine: Machine, say: Say) -
             recall=recalls[name],
             floor=floor(machine, bytes=read + held[name], held=read + held[name]),
             measures={"bytes per vector": held[name] / n, "input bytes per second": read / times[name].median},
-            note=BUILDERS[name].note,
+            note=verdicts[name] + BUILDERS[name].note,
         )
         for name in held
     )
@@ -198,6 +206,6 @@ def _unfit(builder: Builder, docs: search_peers.Documents, settings: Settings) -
     if builder.full_only and settings.size != "full":
         return "in full runs only: copying into a server takes long"
     held = HELD * docs.vectors.size
-    if not builder.ours and held + search_peers.SPARE > search_peers.available_memory():
+    if not builder.ours and held + search_peers.SPARE > available_memory():
         return f"would hold {held / 1e9:.1f} GB"
     return ""

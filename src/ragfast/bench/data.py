@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from ragfast.bench.encode import encode
+from ragfast.bench.machine import available_memory
 from ragfast.bench.results import BenchError
 from ragfast.bench.sections import Say, Settings
 from ragfast.demo import parts
@@ -275,7 +275,7 @@ def _parts(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def _room_for(what: str, elements: float) -> None:
     """Systems promise more memory than there is, and end the process later."""
-    needed, available = 4.0 * elements, float(psutil.virtual_memory().available)
+    needed, available = 4.0 * elements, available_memory()
     if needed > available:
         raise BenchError(f"{what} take {needed / 1e9:.2g} GB as float32, and {available / 1e9:.2g} GB are available")
 
@@ -292,8 +292,16 @@ def _checked(name: str, what: str, vectors: Matrix, queries: Matrix) -> DataSet:
 # The user's own
 
 
-def check_yours(vectors: Path | None, queries: Path | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The two arrays, not read yet. Raises BenchError where they are not documents and queries for them."""
+def check_yours(vectors: Path | None, queries: Path | None) -> int:
+    """How many documents there are. Raises BenchError where they are not documents and queries for them."""
+    documents, asked = _yours_opened(vectors, queries)
+    for rows, path in ((documents, vectors), (asked, queries)):
+        for first in range(0, len(rows), PART):
+            _float32_part(rows, first, str(path))
+    return len(documents)
+
+
+def _yours_opened(vectors: Path | None, queries: Path | None) -> tuple[NDArray[Any], NDArray[Any]]:
     if not vectors or not queries:
         raise BenchError("--vectors and --queries go together: the documents (N, D) and the queries (B, D), .npy each")
     documents, asked = _opened(vectors), _opened(queries)
@@ -307,12 +315,11 @@ def check_yours(vectors: Path | None, queries: Path | None) -> tuple[NDArray[Any
 
 def _yours(settings: Settings, say: Say) -> DataSet:
     say(f"reading {settings.vectors} and {settings.queries}")
-    vectors, queries = check_yours(settings.vectors, settings.queries)
+    vectors, queries = _yours_opened(settings.vectors, settings.queries)
     assert settings.vectors is not None
-    assert settings.queries is not None
     _room_for(f"{settings.vectors} and {settings.queries}", vectors.size + queries.size)
     what = f"your {len(vectors):,} documents ({settings.vectors.name}) and {len(queries):,} queries"
-    documents, asked = _float32(vectors, settings.vectors), _float32(queries, settings.queries)
+    documents, asked = _float32(vectors, str(settings.vectors)), _float32(queries, str(settings.queries))
     if len(asked) < LEAST_QUERIES:
         what += f", repeated to make {LEAST_QUERIES}"
         asked = np.resize(asked, (LEAST_QUERIES, asked.shape[1]))
@@ -339,15 +346,19 @@ def _opened(path: Path) -> NDArray[Any]:
     return rows
 
 
-def _float32(rows: NDArray[Any], path: Path) -> Matrix:
+def _float32(rows: NDArray[Any], path: str) -> Matrix:
     """In memory: what is left in the file would be read from there while the first contender is timed."""
     out = np.empty(rows.shape, np.float32)
     for first in range(0, len(rows), PART):
-        part = out[first : first + PART]
-        with np.errstate(over="ignore"):
-            part[:] = rows[first : first + PART]
-        finite = np.isfinite(part).all(axis=1)
-        if not finite.all():
-            row = first + int(np.argmin(finite))
-            raise BenchError(f"{path}: row {row} holds NaN, an infinity or what overflows float32; all must be finite")
+        out[first : first + PART] = _float32_part(rows, first, path)
     return out
+
+
+def _float32_part(rows: NDArray[Any], first: int, path: str) -> Matrix:
+    with np.errstate(over="ignore"):
+        part = rows[first : first + PART].astype(np.float32)
+    finite = np.isfinite(part).all(axis=1)
+    if not finite.all():
+        row = first + int(np.argmin(finite))
+        raise BenchError(f"{path}: row {row} holds NaN, an infinity or what overflows float32; all must be finite")
+    return part

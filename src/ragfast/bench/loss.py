@@ -27,7 +27,7 @@ Asked = Literal["value", "value and gradient", "gradient into a buffer"]
 QUICK: Shape = (2, 5, 8, 50_265)
 WHOLE: Shape = (8, 5, 25, 50_265)  # of BART's vocabulary
 SMALLER: Shape = (2, 5, 25, 50_265)
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
 COMPILING = "compiling takes long: in the full size"
 SLOW = "takes as long as others of its kind: in the full size"
@@ -249,7 +249,7 @@ def of_dtype(dtype: Dtype, settings: Settings, machine: Machine, say: Say) -> It
             )
             taking_part = contenders(answers, reference, by_token, asked, settings)
             yield values.measured(
-                question, taking_part, settings, say, seconds_of(settings, asked), least_of(settings, asked), long=True
+                question, taking_part, settings, say, seconds_of(settings, asked), least_of(settings, asked)
             )
 
 
@@ -278,4 +278,4 @@ def slow_path(settings: Settings, machine: Machine, say: Say) -> Iterator[Task]:
             floor=floor(machine, bytes=answers.held.nbytes, held=answers.held.nbytes),
         )
         taking_part = certain_contenders(answers) if certain else smoothed_contenders(answers, reference)
-        yield values.measured(question, taking_part, settings, say, settings.pick(0.3, 1.0, 10.0), long=True)
+        yield values.measured(question, taking_part, settings, say, settings.pick(0.3, 1.0, 10.0))

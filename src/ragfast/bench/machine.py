@@ -6,6 +6,7 @@ them down, and a ceiling that is too low would let contenders seem better than p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -29,6 +30,7 @@ RUN = 0.02
 LEAST_READ = 256 << 20
 """Bytes that are read where no cache is larger than a quarter of it."""
 CACHES = Path("/sys/devices/system/cpu")
+CONTAINER = Path("/sys/fs/cgroup")
 
 
 def measure(threads: int, pinned: tuple[int, ...], seconds: float = 2.0) -> Machine:
@@ -93,6 +95,15 @@ def _caches(cpu: int, root: Path = CACHES) -> dict[str, float]:
         if kind != "Instruction":
             found[f"L{level}"] = float(n_bytes)
     return dict(sorted(found.items()))
+
+
+def available_memory() -> float:
+    """Bytes that this process may still take: of the machine, and of the container where there is one."""
+    available = float(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # ValueError: "max", which is no limit
+        limit, used = ((CONTAINER / name).read_text() for name in ("memory.max", "memory.current"))
+        available = min(available, float(int(limit) - int(used)))
+    return available
 
 
 # ---- what it can do

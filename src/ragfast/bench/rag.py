@@ -111,7 +111,6 @@ def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut)
                 say,
                 settings.pick(0.5, 1.0, 10.0),
                 least=1 if size.n_docs > 1000 else 3,
-                long=size.n_docs > 1000,
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +121,21 @@ class Run:
 
 
 def save(run: Run, path: Path) -> None:
-    path.write_text(json.dumps(dataclasses.asdict(run), indent=1) + "\n", encoding="utf-8")
+    replace(path, json.dumps(dataclasses.asdict(run), indent=1) + "\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file whole or leaves it as it was. Raises BenchError where it cannot be written."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists() and not path.is_file():  # a device or a pipe
+            path.write_text(text, encoding="utf-8")
+            return
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise BenchError(f"cannot write {path}: {error.strerror}") from error
 
 
 def load(path: Path) -> Run:

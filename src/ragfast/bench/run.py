@@ -30,8 +30,9 @@ from ragfast.bench import (
     small,
     step,
     table,
+    words,
 )
-from ragfast.bench.results import BenchError, Machine, Run, Task, load, save
+from ragfast.bench.results import BenchError, Machine, Run, Task, load, replace, save
 from ragfast.bench.search_peers import library_versions
 from ragfast.bench.sections import Section, Settings
 from ragfast.bench.timing import limit_threads, pin, usable_cpus
@@ -42,6 +43,8 @@ SECTIONS: dict[str, Section] = {
 TITLES = {name: section.TITLE for name, section in SECTIONS.items()}
 OF_VECTORS = ("search", "latency", "build")
 """The sections that say something of the user's own vectors."""
+FEWEST = 1000
+"""Documents, of the smallest data set that is not the user's."""
 
 
 @dataclass(frozen=True)
@@ -94,28 +97,19 @@ class Progressing:
 
 
 def run_bench(settings: Settings, options: Options) -> int:
-    """Returns the exit status. Interrupted, it keeps, saves and shows what was measured until then."""
+    """Returns the exit status: 1 where a result of ours was wrong, 130 after an interrupt. The results are saved after
+    each task, so that whatever ends the run costs only the task that was being measured."""
     console = Console(highlight=False)
+    check_paths(options)
     if options.source:
-        run = load(options.source)
-        for task in run.tasks:
-            console.print(table.task_table(task))
-        show(run, options, console)
+        show_again(options.source, options, console)
         return 0
-    writable([path for path in (options.json, options.page, options.markdown) if path])
-    wanted = wanted_sections(settings, options)
-    names = [name for name in wanted if SECTIONS[name].planned(settings)]
-    check_peers(settings)
-    if settings.vectors or settings.queries:
-        data.check_yours(settings.vectors, settings.queries)
-    if (cpus := usable_cpus()) and settings.threads > len(cpus):
-        raise BenchError(f"--threads {settings.threads}: this process may use {len(cpus)} CPUs")
+    names, left_out = check(settings, options)
     if options.isa:
         ragfast.set_isa(options.isa)
     start = time.perf_counter()
     tasks: list[Task] = []
-    left_out = {name: f"not in a {settings.size} run" for name in wanted if name not in names}
-    interrupted = False
+    ended = 0
     with Progressing(console, sum(SECTIONS[name].planned(settings) for name in names)) as progress:
         progress.say("loading the peers")
         pinned = pin(settings.threads) if options.pinned else ()
@@ -124,25 +118,46 @@ def run_bench(settings: Settings, options: Options) -> int:
         progress.say("measuring what this machine can do")
         of_machine = machine.measure(settings.threads, pinned, settings.pick(1.0, 2.0, 4.0))
         console.print(table.machine_lines(of_machine))
+
+        def so_far() -> Run:
+            return Run(
+                date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                ragfast=ragfast.__version__,
+                command=options.command,
+                seconds=round(time.perf_counter() - start, 1),
+                machine=of_machine,
+                libraries=library_versions(),
+                tasks=tuple(tasks),
+                left_out=dict(left_out),
+            )
+
         try:
             for task in measured(names, settings, of_machine, progress, left_out):
                 tasks.append(task)
+                save(so_far(), options.json)
                 progress.finish(task)
         except KeyboardInterrupt:
-            interrupted = True
-            left_out["the rest"] = "the run was interrupted"
-    run = Run(
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        ragfast=ragfast.__version__,
-        command=options.command,
-        seconds=round(time.perf_counter() - start, 1),
-        machine=of_machine,
-        libraries=library_versions(),
-        tasks=tuple(tasks),
-        left_out=left_out,
-    )
+            left_out["the rest"], ended = "the run was interrupted", 130
+        except SystemExit:  # by which rich says that nobody reads what is printed
+            left_out["the rest"], ended, console = "nobody read what was printed", 1, Console(quiet=True)
+    if not tasks:
+        reasons = "; ".join(dict.fromkeys(left_out.values())) or "nothing was asked for"
+        raise BenchError(f"nothing was measured: {reasons}")
+    run = so_far()
+    save(run, options.json)
     show(run, options, console)
-    return 130 if interrupted else 0 if tasks else 2
+    wrong = any(result.ours and words.is_wrong(result) for task in tasks for result in task.results)
+    return ended or int(wrong)
+
+
+def show_again(source: Path, options: Options, console: Console) -> None:
+    run = load(source)
+    try:
+        for task in run.tasks:
+            console.print(table.task_table(task))
+        show(run, options, console)
+    except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:  # fields of other types than they have
+        raise BenchError(f"{source}: not a run as --json writes it ({type(error).__name__}: {error})") from error
 
 
 def measured(
@@ -157,7 +172,9 @@ def measured(
             for task in section.measure(settings, of_machine, progress.say, left_out.__setitem__):
                 done += 1
                 yield task
-        except (BenchError, MemoryError, RuntimeError, OSError) as error:
+        except BenchError as error:
+            left_out[f"the rest of section {name}"] = str(error)
+        except Exception as error:  # of whatever kind: the other sections must not pay for it
             left_out[f"the rest of section {name}"] = f"{type(error).__name__}: {error}"
         progress.total_of(done, sum(SECTIONS[other].planned(settings) for other in names[i + 1 :]))
 
@@ -169,12 +186,23 @@ def load_libraries() -> None:
             importlib.import_module(module)
 
 
-def wanted_sections(settings: Settings, options: Options) -> list[str]:
-    """In the order in which they are measured."""
+def check(settings: Settings, options: Options) -> tuple[list[str], dict[str, str]]:
+    """The sections to measure, in order, and why others are not. Raises BenchError for what cannot be done, before
+    minutes are spent."""
     if unknown := [name for name in options.sections if name not in SECTIONS]:
         raise BenchError(f"--sections: no {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    wanted = options.sections or (OF_VECTORS if settings.vectors else tuple(SECTIONS))
-    return [name for name in SECTIONS if name in wanted]
+    asked = options.sections or (OF_VECTORS if settings.vectors else tuple(SECTIONS))
+    wanted = [name for name in SECTIONS if name in asked]
+    check_peers(settings)
+    if (cpus := usable_cpus()) and settings.threads > len(cpus):
+        raise BenchError(f"--threads {settings.threads}: this process may use {len(cpus)} CPUs")
+    n, where = FEWEST, "the smallest data sets hold"
+    if settings.vectors or settings.queries:
+        n, where = data.check_yours(settings.vectors, settings.queries), f"{settings.vectors} holds"
+    if settings.k > n and {*OF_VECTORS, grid.NAME} & {*wanted}:
+        raise BenchError(f"--k {settings.k}: {where} {n:,} documents")
+    names = [name for name in wanted if SECTIONS[name].planned(settings)]
+    return names, {name: f"not in a {settings.size} run" for name in wanted if name not in names}
 
 
 def check_peers(settings: Settings) -> None:
@@ -185,21 +213,24 @@ def check_peers(settings: Settings) -> None:
             raise BenchError(f"--peers: {name!r} is none; their names begin with {', '.join(known)}")
 
 
-def writable(paths: Sequence[Path]) -> None:
-    """Raises BenchError before minutes are spent on results that could not be kept."""
-    for path in paths:
+def check_paths(options: Options) -> None:
+    written = [path for path in (None if options.source else options.json, options.page, options.markdown) if path]
+    for path in written:
         if path.is_dir() or not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
             raise BenchError(f"cannot write {path}: expected a file in a folder that exists and may be written")
+    all_paths = [path.resolve() for path in (*written, options.source) if path]
+    if len({*all_paths}) < len(all_paths):
+        raise BenchError("--json, --page, --markdown and --from: expected a file of its own for each")
 
 
 def show(run: Run, options: Options, console: Console) -> None:
     """The summary, and the files with their paths last."""
-    if options.source is None:
-        save(run, options.json)
-    options.page.write_text(page.page(run, TITLES), encoding="utf-8")
+    written = {} if options.source else {"results": options.json}
     if options.markdown:
-        options.markdown.write_text(report.markdown(run, TITLES), encoding="utf-8")
+        replace(options.markdown, report.markdown(run, TITLES))
+        written["report"] = options.markdown
+    replace(options.page, page.page(run, TITLES))
+    written["page"] = options.page
     console.print(table.summary(run, TITLES))
-    for what, path in (("results", options.json), ("report", options.markdown), ("page", options.page)):
-        if path and not (what == "results" and options.source):
-            console.print(f"{what}: {path.resolve()}", soft_wrap=True, markup=False)
+    for what, path in written.items():
+        console.print(f"{what}: {path.resolve()}", soft_wrap=True, markup=False)

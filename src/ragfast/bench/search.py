@@ -11,6 +11,7 @@ from typing import Any
 
 import ragfast
 from ragfast.bench import data, results, search_peers, sections, timing
+from ragfast.bench.machine import available_memory
 from ragfast.bench.search_oracle import Oracle
 from ragfast.bench.search_peers import PEERS, Documents, Matrix, Search
 
@@ -62,8 +63,9 @@ def measure(
         )
         names = [peer for peer in names if peer not in spared]
         ours = (OURS, FLOAT32, ONE_SHOT)
-        with Contest(NAME, chosen.name, docs, chosen.queries, ours, names, say, spared) as contest:
-            for b in sorted({min(b, len(chosen.queries)) for b in batches(settings)}):
+        queries = chosen.queries[: max(batches(settings))]
+        with Contest(NAME, chosen.name, docs, queries, ours, names, say, spared) as contest:
+            for b in sorted({min(b, len(queries)) for b in batches(settings)}):
                 say(f"{chosen.name}, {b} queries")
                 yield contest.task(b, machine, limits, f"{chosen.name}, B {b}")
         del chosen, docs, contest  # before the next data set is made
@@ -184,7 +186,8 @@ class Contest:
         if peer.bytes is not None and peer.arithmetic is not None:
             passes = 1 if peer.batches else b
             floor = scan_floor(machine, self.docs.vectors.shape, b, peer.bytes, peer.arithmetic, passes)
-        return results.Result(name, False, peer.exact, times, self.oracle.recall(found), floor=floor, note=peer.note)
+        note = self.oracle.verdict(found, peer.exact) + peer.note
+        return results.Result(name, False, peer.exact, times, self.oracle.recall(found), floor=floor, note=note)
 
 
 def timed(search: Search, queries: Matrix) -> tuple[float, Any]:
@@ -201,7 +204,7 @@ def build_ours(docs: Documents, names: tuple[str, ...]) -> tuple[dict[str, Searc
     for name in names:
         if name == ONE_SHOT:
             found[name] = partial(ragfast.search, vectors=docs.vectors, k=docs.k)
-        elif name != OURS and docs.vectors.nbytes + search_peers.SPARE > search_peers.available_memory():
+        elif name != OURS and docs.vectors.nbytes + search_peers.SPARE > available_memory():
             left_out[name] = f"would hold {docs.vectors.nbytes / 1e9:.1f} GB"
         else:
             scan = "float32" if name == FLOAT32 else "auto"

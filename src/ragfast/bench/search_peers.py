@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from ragfast.bench import results, store_peers
+from ragfast.bench.machine import available_memory
 
 Matrix = NDArray[np.float32]
 Search = Callable[[Matrix], Any]
@@ -342,11 +342,6 @@ def _library(name: str, package: str) -> results.Library:
         return results.Library(name, package, importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
         return results.Library(name, package, None, "not installed")
-
-
-def available_memory() -> float:
-    """Bytes."""
-    return float(psutil.virtual_memory().available)
 
 
 def build_peers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,13 @@ def floor(
 ) -> Floor | None:
     """Of reading and writing so many bytes and of so many operations.
 
-    held: bytes of the data that are gone through. Where the largest cache holds them they need not come from memory,
-    whose rate then bounds nothing. None where nothing bounds, or the machine's rate for that arithmetic is not known.
+    held: bytes of the data that are gone through. Where the largest cache holds them, or nobody knows of caches, they
+    need not come from memory, whose rate then bounds nothing. None where nothing bounds, or the machine's rate for
+    that arithmetic is not known.
     """
     if operations and arithmetic not in machine.peaks:
         return None
-    cached = held <= max(machine.caches.values(), default=0.0)
+    cached = held <= max(machine.caches.values(), default=math.inf)
     by_memory = 0.0 if cached else bytes / machine.read_rate
     by_arithmetic = operations / machine.peaks[arithmetic] if operations else 0.0
     if not by_memory and not by_arithmetic:

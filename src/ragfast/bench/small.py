@@ -13,7 +13,7 @@ from ragfast.bench import values
 from ragfast.bench.data import unit_vectors
 from ragfast.bench.results import Machine, Task
 from ragfast.bench.sections import LeaveOut, Say, Settings
-from ragfast.bench.values import Call, Contender, Question, array_of, lse, without_autograd
+from ragfast.bench.values import Call, Contender, Question, array_of, lse
 
 NAME = "small"
 TITLE = "Small calls"
@@ -159,7 +159,7 @@ def of_torch(formula: Callable[..., Any], *arrays: Any) -> Call:
     def call() -> Any:
         return formula(torch, *tensors)
 
-    return without_autograd(call)
+    return call
 
 
 def logsumexp_group() -> Group:

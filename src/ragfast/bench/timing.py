@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import threadpoolctl
 
 import ragfast
 from ragfast.bench.results import Spread
@@ -24,6 +25,9 @@ PATIENCE = 10.0
 SHORTEST = 50e-6
 """Seconds. Shorter calls are timed several at once, so that reading the clock costs them nothing."""
 MOST_CALLS = 2000
+WARMED = 5e-3
+"""Seconds. Before its turn a shorter call is made once untimed: else whether the one before it shared its data, as
+peers do that search one array, would decide what the caches hold."""
 
 
 def in_turns(
@@ -46,8 +50,11 @@ def in_turns(
     firsts = {name: (firsts or {}).get(name) or _first(call) for name, call in calls.items()}
     share = seconds / max(1, len(calls))
     inner = {name: max(1, int(SHORTEST / max(first, 1e-9))) for name, first in firsts.items()}
+    warmed = {name for name, first in firsts.items() if first < WARMED and not (touch and name in touch)}
     turns = {
-        name: 0 if first > PATIENCE else min(MOST_CALLS, max(least, int(share / (first * inner[name]))))
+        name: 0
+        if first > PATIENCE
+        else min(MOST_CALLS, max(least, int(share / (first * (inner[name] + (name in warmed))))))
         for name, first in firsts.items()
     }
     rounds = max(turns.values(), default=0)
@@ -58,6 +65,8 @@ def in_turns(
                 continue
             if touch and name in touch:
                 touch[name]()
+            elif name in warmed:
+                call()
             repeat = range(inner[name])
             start = time.perf_counter()
             for _ in repeat:
@@ -109,8 +118,8 @@ class OtherLoad:
 
 
 def _of_children() -> float:
-    """Seconds of the processors spent by processes that this one started and that still run."""
-    spent = 0.0
+    """Seconds of the processors spent by processes that this one started, those that have ended among them."""
+    spent = sum(os.times()[2:4])
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             spent += sum(child.cpu_times()[:2])
@@ -130,7 +139,8 @@ def pin(threads: int) -> tuple[int, ...]:
     cpus = usable_cpus()[-threads:]
     try:
         for thread in Path("/proc/self/task").iterdir():
-            os.sched_setaffinity(int(thread.name), cpus)
+            with contextlib.suppress(ProcessLookupError):  # one that has just ended
+                os.sched_setaffinity(int(thread.name), cpus)
     except OSError:
         return ()
     return cpus
@@ -138,8 +148,6 @@ def pin(threads: int) -> tuple[int, ...]:
 
 def limit_threads(threads: int) -> None:
     """ragfast, every BLAS and OpenMP in the process, and torch's own setting; other peers are told at each call."""
-    import threadpoolctl
-
     ragfast.set_num_threads(threads)
     for module, name in (("torch", "set_num_threads"), ("faiss", "omp_set_num_threads")):
         with contextlib.suppress(ImportError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ Array = NDArray[Any]
 
 NOT_INSTALLED = "not installed"
 WRONG = "WRONG"
+LONG = 0.1  # seconds of a call that is not repeated to learn how long it takes
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,12 @@ def built(contenders: Iterable[Contender], settings: Settings) -> tuple[dict[Con
         except Exception as error:  # a peer that is broken here costs only itself
             if contender.ours:
                 raise
-            left_out[contender.name] = f"failed: {(str(error).strip() or repr(error)).splitlines()[0]}"
+            left_out[contender.name] = failed(error)
     return calls, left_out
 
 
-class _FirstChecked:
-    """A call whose first value is looked at; the first is not timed, so looking costs nothing."""
-
-    def __init__(self, call: Call, error: Callable[[Any], float]) -> None:
-        self.call, self.check = call, error
-        self.error: float | None = None
-
-    def __call__(self) -> None:
-        found = self.call()
-        if self.error is None:
-            self.error = self.check(found)
+def failed(error: Exception) -> str:
+    return f"failed: {(str(error).strip() or repr(error)).splitlines()[0]}"
 
 
 def measured(
@@ -88,34 +81,40 @@ def measured(
     say: Say,
     seconds: float,
     least: int = 3,
-    long: bool = False,
 ) -> Task:
-    """long: calls of peers take long, so that the value of the first one in turn is checked, and none is made for that
-    alone; other calls are timed as they are."""
+    """Each contender's first value is checked; then they take turns."""
     say(question.name)
-    load = timing.OtherLoad()
     calls, left_out = built(contenders, settings)
-    checks = {who: _FirstChecked(call, who.error or question.error) for who, call in calls.items()}
-    timed: dict[str, Call] = {}
+    errors: dict[Contender, float] = {}
+    firsts: dict[str, float] = {}
     for who, call in calls.items():
-        if long and not who.ours:
-            timed[who.name] = checks[who]
-        else:
-            checks[who]()
-            timed[who.name] = call
-    times = timing.in_turns(timed, seconds, least)
+        try:
+            start = time.perf_counter()
+            value = call()
+            taken = time.perf_counter() - start
+        except Exception as error:  # a peer that is broken here costs only itself
+            if who.ours:
+                raise
+            left_out[who.name] = failed(error)
+            continue
+        errors[who] = (who.error or question.error)(value)
+        del value  # before the next contender's, which may be as large as memory bears
+        if taken > LONG:
+            firsts[who.name] = taken
+    load = timing.OtherLoad()
+    times = timing.in_turns({who.name: calls[who] for who in errors}, seconds, least, firsts=firsts)
     found = tuple(
         Result(
             contender=who.name,
             ours=who.ours,
             exact=who.exact,
             times=times[who.name],
-            recall=1 - check.error if question.ids and check.error is not None else None,
-            error=None if question.ids else check.error,
+            recall=1 - error if question.ids else None,
+            error=None if question.ids else error,
             floor=question.floor,
-            note=noted(who.note, check.error, question.tolerance),
+            note=noted(who.note, error, question.tolerance),
         )
-        for who, check in checks.items()
+        for who, error in errors.items()
     )
     return Task(
         section=question.section,
@@ -129,10 +128,9 @@ def measured(
     )
 
 
-def noted(note: str, error: float | None, tolerance: float) -> str:
+def noted(note: str, error: float, tolerance: float) -> str:
     """With the verdict, where it is a bad one; an error of NaN is."""
-    right = error is None or error <= tolerance
-    return note if right else "; ".join(filter(None, [WRONG, note]))
+    return note if error <= tolerance else "; ".join(filter(None, [WRONG, note]))
 
 
 def without_autograd(call: Call) -> Call:
