@@ -181,7 +181,7 @@ def _task(found: data.DataSet, settings: Settings, machine: Machine, say: Say) -
 
     others = OtherLoad()
     calls = {name: partial(build_and_close, BUILDERS[name].build) for name in held}
-    times = in_turns(calls, settings.pick(1.0, 3.0, 30.0), least=settings.pick(1, 2, 3))
+    times = in_turns(calls, settings.pick(1.0, 2.0, 30.0), least=settings.pick(1, 2, 3))
     n, dim = found.vectors.shape
     read = float(found.vectors.nbytes)
     results = tuple(

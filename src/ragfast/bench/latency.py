@@ -38,7 +38,7 @@ PEERS = ("FAISS default", "FAISS Panorama", "usearch exact", "NumPy", "torch", "
 NOT_QUICK = {"pgvector": "not in quick runs: its server takes seconds to start"}
 CHECKED = 16  # queries whose answers are checked
 TURNS = 4  # of each contender when it is measured how much it can serve
-SLICE = 1.25
+SLICE = 1.0
 """Seconds for which a contender serves before it is another's turn, and after which its queue is empty again."""
 SPIN = 1e-3
 """Seconds before a request is due from which on the server spins: a sleep ends late."""
@@ -197,7 +197,7 @@ def _tasks(
     rates = {f"80 % of what {OURS} can serve": 0.8 * can_serve[OURS]}
     if exact_peers:
         rates = {"half of what the fastest exact peer can serve": 0.5 * max(exact_peers), **rates}
-    seconds = settings.pick(1.0, 2.5, 20.0)
+    seconds = settings.pick(1.0, 2.0, 20.0)
     turns = max(1, round(seconds / SLICE))
     for busy in _states(settings):
         n_busy = other_cores() if busy else 0

@@ -33,9 +33,9 @@ PATIENCE = 300.0  # seconds for one process
 
 # Of the default size, RAG-Sequence alone.
 CHOSEN: dict[Asked, tuple[str, ...]] = {
-    "value": ("ragfast", "torch cross_entropy", "torch log_softmax in parts, one buffer", "Hugging Face get_nll"),
-    "gradient into a buffer": ("ragfast, in place",),
-    "value and gradient": ("torch cross_entropy, autograd",),
+    "value": ("ragfast", "torch cross_entropy", "torch log_softmax in parts, one buffer"),
+    "value and gradient": ("ragfast, new memory", "torch cross_entropy, autograd"),
+    "gradient into a buffer": ("ragfast, in place", "torch softmax in parts, into a buffer"),
 }
 OTHERS = "takes a process of its own: in the full size"
 
