@@ -20,6 +20,17 @@ MACHINE = Machine(
     read_rate=30.1e9,
     peaks={"float32": 118e9, "int8": 467e9},
 )
+TITLES = {
+    "search": "Searching",
+    "grid": "Searching at all sizes",
+    "latency": "Waiting",
+    "build": "Making an index",
+    "loss": "Losses",
+    "step": "Decoding",
+    "small": "Small calls",
+    "rag": "All of it",
+    "memory": "Memory of losses",
+}
 LIBRARIES = (
     Library("NumPy", "numpy", "2.4.6"),
     Library("FAISS", "faiss-cpu", "1.15.1"),
@@ -190,6 +201,31 @@ def calls() -> list[Task]:
     ]
 
 
+def odd() -> list[Task]:
+    """One that others beat by rounding, beside one that is as fast by rounding; and one that ours got WRONG."""
+    rounded = (
+        Result("ragfast", True, True, spread(1e-3), error=1e-7),
+        Result("NumPy", False, True, spread(3e-3), error=1e-7),
+        Result("torch rounded", False, False, spread(0.5e-3), error=0.01),
+        Result("torch rounded alike", False, False, spread(1e-3), error=0.02),
+    )
+    wrong = (
+        Result("ragfast", True, True, spread(1e-6), error=0.3, note="WRONG: error 0.3"),
+        Result("NumPy", False, True, spread(431e-6), error=1e-7),
+    )
+    return [Task("small", name, "", {"n": 5}, 1, of) for name, of in (("rounded sum", rounded), ("wrong sum", wrong))]
+
+
+def near_duplicates() -> Task:
+    """Where float32 cannot tell copies apart."""
+    results = (
+        Result("ragfast", True, True, spread(2e-3), 1.0),
+        Result("NumPy", False, True, spread(7e-3), 0.1),
+        Result("FAISS default", False, True, spread(3e-3), 0.009),
+    )
+    return Task("search", "near-duplicates, B 1", "near-duplicates", {"N": 10, "D": 4, "B": 1, "k": 2}, 1, results)
+
+
 def memory() -> list[Task]:
     rows = (("ragfast", True, 0.0), ("torch cross_entropy", False, 201e6), ("Hugging Face", False, 410e6))
     results = tuple(
@@ -206,7 +242,7 @@ def run(**changed: Any) -> Run:
         seconds=264.0,
         machine=MACHINE,
         libraries=LIBRARIES,
-        tasks=tuple(searches() + grid() + latency() + build() + losses() + calls() + memory()),
+        tasks=(*searches(), near_duplicates(), *grid(), *latency(), *build(), *losses(), *calls(), *odd(), *memory()),
         left_out={"wiki": "the embeddings are not made yet: ragfast bench --prepare"},
     )
     return Run(**vars(made) | changed)

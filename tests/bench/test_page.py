@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return page(sample.run())
+    return page(sample.run(), sample.TITLES)
 
 
 @pytest.fixture(scope="module")
@@ -108,19 +108,51 @@ def test_everything_is_there(parsed: Page) -> None:
     for library in run.libraries:
         assert library.name in parsed.text
         assert (library.version or library.reason) in parsed.text
+    assert "faiss-cpu 1.15.1" in parsed.text
     for what, reason in run.left_out.items():
         assert what in parsed.text
         assert reason in parsed.text
-    assert words.headline(run) in parsed.text
+    assert words.headline(run, sample.TITLES) in parsed.text
     assert run.machine.processor in parsed.text
 
 
 def test_losing_cells_are_collected(parsed: Page) -> None:
     after = parsed.text[parsed.text.index("Every comparison that ragfast lost") :]
+    after = after[: after.index("How it was measured")]
+    assert "wrong sum" in after
+    assert "ours is WRONG" in after
+    assert "rounded sum" not in after
     lost = [one for one in words.all_comparisons(sample.run()) if one.verdict == "lost"]
     assert len(lost) > 3
     for one in lost:
         assert one.name in after
+        assert sample.TITLES[one.task.section] in after
+
+
+def rows(html: str, name: str) -> list[str]:
+    return [line for line in html.splitlines() if line.startswith("<tr") and f">{name}</th>" in line]
+
+
+def test_verdicts_are_of_exact_peers_alone(html: str) -> None:
+    (rounded,), (alike,) = rows(html, "torch rounded"), rows(html, "torch rounded alike")
+    assert '<td class="inexact">0.50</td>' in rounded
+    assert '<td class="inexact">1.00</td>' in alike
+    (compared,) = rows(html, "rounded sum")
+    assert '<td class="won">3.0</td>' in compared
+    assert "torch rounded (error 1e-02)<" in compared
+    (broken, again) = rows(html, "wrong sum")
+    assert broken.count("ours is WRONG") == again.count("ours is WRONG") == 1
+
+
+def test_recall_of_a_peer_that_is_named_as_the_best(html: str) -> None:
+    assert all("FAISS default (recall 0.009)" in row for row in rows(html, "near-duplicates, B 1"))
+
+
+def test_memory_held_and_overloaded_are_told(html: str, parsed: Page) -> None:
+    (held,) = rows(html, "random, 100,000 of 768, memory held")
+    assert '<td class="won">3.9</td>' in held
+    assert "In 1 of these one was overloaded" in parsed.text
+    assert "&ldquo;Memory of losses&rdquo;" in html
 
 
 def test_plots_are_described(parsed: Page) -> None:
@@ -128,7 +160,7 @@ def test_plots_are_described(parsed: Page) -> None:
     assert len(plots) == len(parsed.all("svg")) > 10
     for plot in plots:
         assert len(plot["aria-label"] or "") > 40
-    for title in ("Roofline", "against the size of the batch", "against the number of documents", "times as fast"):
+    for title in ("Roofline", "against the size of the batch", "against the number of documents", "ratio to the best"):
         assert any(title in (plot["aria-label"] or "") for plot in plots), title
 
 
@@ -156,7 +188,7 @@ def test_size_and_colours(html: str) -> None:
 
 def test_same_run_same_page() -> None:
     run = sample.run(tasks=tuple(sample.searches()[:3] + sample.latency() + sample.memory()))
-    assert page(run) == page(run)
+    assert page(run, sample.TITLES) == page(run, sample.TITLES)
 
 
 def test_hostile_names_are_text() -> None:
@@ -167,7 +199,7 @@ def test_hostile_names_are_text() -> None:
 
     some = sample.searches()[:3] + sample.grid()[:8] + sample.latency() + sample.losses() + sample.memory()
     run = sample.run(tasks=tuple(map(named, some)), command=HOSTILE, left_out={HOSTILE: HOSTILE})
-    html = page(run)
+    html = page(run, sample.TITLES)
     parsed = Page(html)
     assert parsed.wrong == []
     assert parsed.all("img") == []
@@ -179,7 +211,7 @@ def test_hostile_names_are_text() -> None:
 
 @pytest.mark.parametrize("run", [sample.run(tasks=(), libraries=()), sample.without_peers()], ids=["empty", "alone"])
 def test_nothing_to_compare(run: Run) -> None:
-    parsed = Page(page(run))
+    parsed = Page(page(run, sample.TITLES))
     assert parsed.wrong == []
     assert "compares it with nothing" in parsed.text
     assert ("This run measured nothing" in parsed.text) == (not run.tasks)
@@ -194,7 +226,7 @@ def test_odd_tasks() -> None:
         Task("loss", "no floor", "", {}, 1, (Result("ragfast", True, True, sample.spread(0.1)),)),
         Task("grid", "half a shape", "", {"N": 3}, 1, (Result("ragfast", True, True, sample.spread(0.1)),)),
     )
-    parsed = Page(page(sample.run(tasks=tasks)))
+    parsed = Page(page(sample.run(tasks=tasks), sample.TITLES))
     assert parsed.wrong == []
     for task in tasks:
         assert task.name in parsed.text

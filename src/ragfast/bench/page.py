@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ragfast.bench import plots, words
 from ragfast.bench.results import Result, Run, Task
-from ragfast.bench.table import faster_inexact
+from ragfast.bench.timing import WARMED
 
 ABOUT = {
     "search": "Given B questions as vectors, which k of N document vectors have the largest inner products with each?",
@@ -58,7 +58,7 @@ class TaskTable:
     load: str
 
 
-def page(run: Run, titles: Mapping[str, str] = words.TITLES) -> str:
+def page(run: Run, titles: Mapping[str, str]) -> str:
     """HTML, self-contained: no script runs and nothing is loaded from anywhere."""
     environment = jinja2.Environment(
         autoescape=True,
@@ -69,11 +69,11 @@ def page(run: Run, titles: Mapping[str, str] = words.TITLES) -> str:
     template = environment.from_string(files("ragfast.bench").joinpath("page.html").read_text(encoding="utf-8"))
     names = words.sections(run, titles)
     drawn = plots.plots(run, titles)
-    found = words.all_comparisons(run)
+    found = words.all_comparisons(run, titles)
     text = json.dumps(dataclasses.asdict(run))
     html: str = template.render(
         run=run,
-        headline=words.headline(run),
+        headline=words.headline(run, titles),
         when=words.when(run),
         machine=words.describe(run.machine),
         sections=[
@@ -90,8 +90,17 @@ def page(run: Run, titles: Mapping[str, str] = words.TITLES) -> str:
             for name in names
         ],
         overview=[_marked(plot) for plot in drawn.get("", [])],
-        lost=[row for row in map(_comparison, found) if row["verdict"] in ("lost", "wrong")],
+        lost=[
+            row | {"section": titles.get(row["section"], row["section"])}
+            for row in map(_comparison, found)
+            if row["verdict"] in ("lost", "wrong")
+        ],
         left_out=_left_out(run),
+        titles={name: title for name, title in titles.items() if name in names},
+        least_recall=words.RECALL,
+        warmed=f"{1e3 * WARMED:g}",
+        without_ratio=words.without_ratio(found),
+        libraries=[(library, words.package(library)) for library in run.libraries],
         even=f"{100 * (words.EVEN - 1):.0f}",
         inputs=_encoded(text),
         # In a script only "</" could end it; JSON means the same with its slash escaped.
@@ -112,12 +121,12 @@ def _comparison(one: words.Comparison) -> dict[str, str]:
     return {
         "section": one.task.section,
         "name": one.name,
-        "ours": words.amount(one.task, one.ours),
-        "peer": words.amount(one.task, one.peer),
-        "who": one.peer.contender if one.peer else "none",
+        "ours": words.amount(one.task, one.ours, one.measure),
+        "peer": words.amount(one.task, one.peer, one.measure),
+        "who": words.named(one.peer),
         "ratio": "" if one.ratio is None else words.times(one.ratio),
         "verdict": one.verdict,
-        "inexact": faster_inexact(one),
+        "inexact": words.faster_inexact(one),
     }
 
 
@@ -156,7 +165,7 @@ def task_table(task: Task) -> TaskTable:
             for name in measures
         },
         "error" if of_value else "recall": [words.rightness(result) for result in task.results],
-        "times ours": [_ratio(task, result) for result in task.results],
+        "ratio": [_ratio(task, result) for result in task.results],
         "of floor": [words.percent(part) if (part := words.of_floor(r)) is not None else "" for r in task.results],
     }
     kept = {head: cells for head, cells in columns.items() if any(cells)}
@@ -164,7 +173,7 @@ def task_table(task: Task) -> TaskTable:
         Row(
             result.contender,
             result.ours,
-            _verdict(task, result),
+            words.verdict_on(task, result),
             tuple(cells[i] for cells in kept.values()),
             _note(result),
         )
@@ -176,15 +185,6 @@ def task_table(task: Task) -> TaskTable:
 def _ratio(task: Task, result: Result) -> str:
     ratio = words.ratio(task, result)
     return "" if ratio is None else words.times(ratio)
-
-
-def _verdict(task: Task, result: Result) -> str:
-    ratio = words.ratio(task, result)
-    if words.is_wrong(result):
-        return "wrong"
-    if ratio is None or result.ours:
-        return ""
-    return words.verdict_of(ratio) if result.exact else "inexact"
 
 
 def _note(result: Result) -> str:

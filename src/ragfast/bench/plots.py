@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +26,7 @@ from ragfast.bench.results import Result, Run, Task
 
 # Each colour stands for a variable of the page, which has one value for light and one for dark. The first is ours.
 INK, FAINT, WON, LOST, EVEN = "#010203", "#020304", "#030405", "#040506", "#050607"
-SERIES = ("#100001", "#100002", "#100003", "#100004", "#100005", "#100006", "#100007", "#100008")
+SERIES = tuple(f"#1000{i:02}" for i in range(11))
 VARIABLES = {
     INK: "--ink",
     FAINT: "--faint",
@@ -33,6 +35,9 @@ VARIABLES = {
     EVEN: "--even",
     **{colour: f"--s{i}" for i, colour in enumerate(SERIES)},
 }
+OTHERS = "others, in the tables"
+BEST_EXACT, BEST_INEXACT = 6, 2
+"""Peers that have a colour and a name in a plot of search; more lines than that nobody can tell apart."""
 STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
     "svg.hashsalt": "ragfast",  # the same run makes the same page
@@ -66,6 +71,7 @@ class Plot:
 def plots(run: Run, titles: Mapping[str, str]) -> dict[str, list[Plot]]:
     """By section, those that its tasks are enough for; "" has the one of the whole run."""
     number = count(1)
+    styles = _styles(run)
 
     def drawn(draw: Callable[[Figure], str], title: str, height: float) -> Plot:
         """draw() fills a figure and returns what it shows in words."""
@@ -75,38 +81,40 @@ def plots(run: Run, titles: Mapping[str, str]) -> dict[str, list[Plot]]:
             return Plot(title, alt, _svg(figure, next(number)))
 
     found: dict[str, list[Plot]] = defaultdict(list)
-    with_ratio = [c for c in words.all_comparisons(run) if c.ratio is not None and c.verdict != "wrong"]
+    every = words.all_comparisons(run, titles)
+    with_ratio = [c for c in every if c.ratio is not None and words.compared(c)]
+    without = words.without_ratio(every)
     if with_ratio:
         n = len({c.task.section for c in with_ratio})
         found[""].append(
-            drawn(lambda f: _overview(f, with_ratio, titles), "Every comparison of this run", 1.5 + 0.42 * n)
+            drawn(lambda f: _overview(f, with_ratio, without, titles), "Every comparison of this run", 1.7 + 0.5 * n)
         )
     for (data, shape), tasks in _lines(run.section("search"), "B").items():
         found["search"].append(
             drawn(
-                partial(_time_against, tasks=tasks, letter="B", label="queries in one call (B)"),
+                partial(_time_against, tasks=tasks, styles=styles, letter="B", label="queries in one call (B)"),
                 f"{data}, {shape}: time against the size of the batch",
-                _line_height(tasks),
+                4.8,
             )
         )
     with_floor = [task for name in ("search", "grid") for task in run.section(name) if _intensities(task)]
     if with_floor:
         found["search"].append(
-            drawn(lambda f: _roofline(f, run, with_floor), "Roofline: how near to the machine's limits", 5.4)
+            drawn(lambda f: _roofline(f, run, with_floor, styles), "Roofline: how near to the machine's limits", 6.0)
         )
     for (data, shape), tasks in _against_n(run.section("grid")).items():
         found["grid"].append(
             drawn(
-                partial(_time_against, tasks=tasks, letter="N", label="documents (N)"),
+                partial(_time_against, tasks=tasks, styles=styles, letter="N", label="documents (N)"),
                 f"{data}, {shape}: time against the number of documents",
-                _line_height(tasks),
+                4.8,
             )
         )
     for (data, dim), tasks in _grids(run.section("grid")).items():
         found["grid"].append(
             drawn(
                 partial(_heat_map, tasks=tasks),
-                f"{data}, D {dim}: times as fast as the best exact peer",
+                f"{data}, D {dim}: ratio to the best exact peer",
                 3.6,
             )
         )
@@ -187,15 +195,14 @@ def _grids(tasks: Iterable[Task]) -> dict[tuple[str, int], list[Task]]:
 # ---- the drawings
 
 
-def _line_height(tasks: Iterable[Task]) -> float:
-    """Inches that leave room for a name beside each line."""
-    return max(4.8, 1.2 + 0.21 * len({result.contender for task in tasks for result in task.results}))
-
-
 def _tidy(text: str, length: int = 36) -> str:
     """Of names that are the users' own: matplotlib would set what is between dollars as mathematics."""
     text = text if len(text) <= length else text[: length - 1] + "\u2026"
     return text.replace("$", r"\$")
+
+
+def _wrapped(title: str) -> str:
+    return textwrap.fill(title, 24).replace("$", r"\$")
 
 
 def _log_axis(axis: Any, written: Callable[[float], str]) -> None:
@@ -209,18 +216,39 @@ def _seconds(value: float) -> str:
     return f"{value * scale:g} {unit}"
 
 
-def _colours(names: Sequence[tuple[str, bool]]) -> dict[str, tuple[str, str]]:
-    """By contender a colour and a marker; ours, of which the first is the one people get, have the first colour."""
+Styles = Mapping[str, tuple[str, str]]
+
+
+def _best_peers(tasks: Iterable[Task]) -> list[str]:
+    """Those that a plot of these tasks names: the fastest exact ones and the fastest of the others, by the mean of how
+    they stand to the fastest of each task."""
+    behind: dict[tuple[bool, str], list[float]] = defaultdict(list)
+    for task in tasks:
+        timed = [result for result in task.results if result.times and not words.is_wrong(result)]
+        least = min((_median(result) for result in timed), default=1.0)
+        for result in timed:
+            if not result.ours:
+                behind[result.exact, result.contender].append(math.log(_median(result) / least))
+    order = sorted(behind, key=lambda key: sum(behind[key]) / len(behind[key]))
+    exact, inexact = ([name for is_exact, name in order if is_exact is wanted] for wanted in (True, False))
+    return exact[:BEST_EXACT] + inexact[:BEST_INEXACT]
+
+
+def _styles(run: Run) -> dict[str, tuple[str, str]]:
+    """By contender a colour and a marker, the same in every plot of the run; ours, of which the first is the one people
+    get, have the first colour. Those that search names come first: their colours differ most."""
+    tasks = [task for name in words.sections(run, ("search", "grid", "latency")) for task in run.section(name)]
     styles: dict[str, tuple[str, str]] = {}
-    peers = count()
-    for name, ours in dict(names).items():
-        i = next(peers) if not ours else -1
-        first = ours and not any(colour == SERIES[0] for colour, _ in styles.values())
-        styles[name] = (SERIES[0] if ours else SERIES[1 + i % 7], "o" if first else "s" if ours else MARKERS[i % 8])
+    for result in (result for task in tasks for result in task.results if result.ours):
+        styles.setdefault(result.contender, (SERIES[0], "s" if styles else "o"))
+    of_search = [task for task in tasks if task.section in ("search", "grid")]
+    names = [*_best_peers(of_search), *(r.contender for task in tasks for r in task.results if not r.ours)]
+    for i, name in enumerate(dict.fromkeys(names)):
+        styles.setdefault(name, (SERIES[1 + i % (len(SERIES) - 1)], MARKERS[i % 8]))
     return styles
 
 
-def _time_against(figure: Figure, tasks: Sequence[Task], letter: str, label: str) -> str:
+def _time_against(figure: Figure, tasks: Sequence[Task], styles: Styles, letter: str, label: str) -> str:
     axes = figure.add_subplot()
     results: dict[str, list[tuple[int, Result]]] = defaultdict(list)
     for task in tasks:
@@ -228,11 +256,16 @@ def _time_against(figure: Figure, tasks: Sequence[Task], letter: str, label: str
             if result.times and not words.is_wrong(result):
                 results[result.contender].append((task.shape[letter], result))
     default = next((name for name, found in results.items() if found[0][1].ours), None)
-    colours = _colours([(name, found[0][1].ours) for name, found in results.items()])
+    best = _best_peers(tasks)
     ends = {}
+    grey = []
     for name, found in results.items():
         x, y = [n for n, _ in found], [_median(result) for _, result in found]
-        colour, marker = colours[name]
+        if name not in best and not found[0][1].ours:
+            axes.plot(x, y, color=FAINT, linewidth=0.7, alpha=0.8, zorder=1)
+            grey.append((x[-1], y[-1]))
+            continue
+        colour, marker = styles[name]
         axes.plot(
             x,
             y,
@@ -253,21 +286,25 @@ def _time_against(figure: Figure, tasks: Sequence[Task], letter: str, label: str
     axes.grid(True)
     axes.set_xlabel(label)
     axes.set_ylabel("median of one call")
-    _label_ends(axes, ends, colours, default, {name for name, found in results.items() if not found[0][1].exact})
     last = min((t for t in ends.items() if t[0] != default), key=lambda end: end[1][1], default=None)
+    colours = {name: styles[name][0] for name in ends}
     said = f"Lines of {len(results)} contenders over {', '.join(f'{n:,}' for n in sizes)}; both axes are logarithmic."
     if default and last:
         said += (
-            f" At the right end {default} takes {words.duration(ends[default][1])}, {last[0]}, the fastest other, "
-            f"{words.duration(last[1][1])}."
+            f" At the right end {default} takes {words.duration(ends[default][1])}, {last[0]}, the fastest of the "
+            f"others that are named, {words.duration(last[1][1])}."
         )
+    if grey:
+        said += f" {len(grey)} slower ones are thin and grey."
+        ends[OTHERS], colours[OTHERS] = max(grey, key=lambda end: end[1]), EVEN
+    _label_ends(axes, ends, colours, default, {name for name, found in results.items() if not found[0][1].exact})
     return said
 
 
 def _label_ends(
     axes: Axes,
     ends: Mapping[str, tuple[float, float]],
-    colours: Mapping[str, tuple[str, str]],
+    colours: Mapping[str, str],
     default: str | None,
     inexact: set[str],
 ) -> None:
@@ -292,12 +329,12 @@ def _label_ends(
             xytext=(1.05, place),
             textcoords="axes fraction",
             va="center",
-            color=colours[name][0],
+            color=colours[name],
             fontsize=10,
             fontweight="bold" if name == default else "normal",
             arrowprops={
                 "arrowstyle": "-",
-                "color": colours[name][0],
+                "color": colours[name],
                 "alpha": 0.5,
                 "linewidth": 0.7,
                 "shrinkA": 1,
@@ -307,7 +344,8 @@ def _label_ends(
         )
 
 
-def _overview(figure: Figure, found: Sequence[words.Comparison], titles: Mapping[str, str]) -> str:
+def _overview(figure: Figure, found: Sequence[words.Comparison], without: int, titles: Mapping[str, str]) -> str:
+    """without: how many more comparisons have no ratio."""
     axes = figure.add_subplot()
     names = list(dict.fromkeys(c.task.section for c in found))
     for row, name in enumerate(names):
@@ -332,20 +370,23 @@ def _overview(figure: Figure, found: Sequence[words.Comparison], titles: Mapping
     axes.set_xscale("log")
     axes.set_xlim(min(0.25, 0.7 * max(0.01, min(ratios))), max(4.0, 1.4 * min(100, max(ratios))))
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)), [_tidy(titles.get(name, name), 38) for name in names])
-    axes.set_xticks(
-        [x for x in (0.01, 0.1, 0.25, 0.5, 1, 2, 5, 10, 100) if axes.get_xlim()[0] <= x <= axes.get_xlim()[1]]
-    )
+    axes.set_yticks(range(len(names)), [_wrapped(titles.get(name, name)) for name in names], fontsize=10)
+    axes.set_xticks([x for x in (0.01, 0.1, 0.3, 1, 3, 10, 30, 100) if axes.get_xlim()[0] <= x <= axes.get_xlim()[1]])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "100+" if x == 100 and max(ratios) > 100 else f"{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True, axis="x")
     axes.tick_params(axis="y", length=0)
-    figure.supxlabel("\u25c6 peer better | times as fast as the best peer | ragfast better \u25cf", fontsize=11)
+    label = "\u25c6 peer better | ratio to the best exact peer | ragfast better \u25cf"
+    if without:
+        label += f"\n{without} more without a ratio: one of the two was overloaded"
+    figure.supxlabel(label, fontsize=10)
     counts = words.count(found)
     return (
         "One dot a comparison, on a logarithmic axis of how many times as fast ragfast was: "
         f"{counts['won']} right of 1, where ragfast is better, {counts['lost']} left of it, where the peer is, and "
-        f"{counts['even']} at it. The tables below have them all."
+        f"{counts['even']} at it. "
+        + (f"{without} more have no ratio, since one was overloaded. " if without else "")
+        + "The tables below have them all."
     )
 
 
@@ -362,13 +403,15 @@ def _intensities(task: Task) -> list[tuple[Result, float, float]]:
     ]
 
 
-def _roofline(figure: Figure, run: Run, tasks: Sequence[Task]) -> str:
+def _roofline(figure: Figure, run: Run, tasks: Sequence[Task], styles: Styles) -> str:
     axes = figure.add_subplot()
     points = [point for task in tasks for point in _intensities(task)]
     machine = run.machine
-    # Ours and whoever was the fastest peer somewhere; a colour for each of twenty would tell nobody anything.
-    best_peers = {one.peer.contender for task in tasks for one in words.comparisons(task) if one.peer}
-    colours = _colours([(r.contender, r.ours) for r, _, _ in points if r.ours or r.contender in best_peers])
+    with_points = [
+        dataclasses.replace(task, results=tuple(result for result, _, _ in _intensities(task))) for task in tasks
+    ]
+    shown = {*_best_peers(with_points), *(result.contender for result, _, _ in points if result.ours)}
+    colours = {name: style for name, style in styles.items() if name in shown}
     low, high = min(x for _, x, _ in points) / 2, max(x for _, x, _ in points) * 3
     peaks = dict(machine.peaks) or {"": machine.read_rate * high}  # memory alone
     for i, (name, peak) in enumerate(sorted(peaks.items(), key=lambda item: item[1])):
@@ -395,7 +438,7 @@ def _roofline(figure: Figure, run: Run, tasks: Sequence[Task]) -> str:
         arrowprops={"arrowstyle": "-", "color": FAINT},
     )
     rest = [(x, y / 1e9) for result, x, y in points if result.contender not in colours]
-    axes.plot(*zip(*rest, strict=True), color=FAINT, marker=".", linestyle="", label="others") if rest else None
+    axes.plot(*zip(*rest, strict=True), color=FAINT, marker=".", linestyle="", label=OTHERS) if rest else None
     for name, (colour, marker) in colours.items():
         mine = [(result, x, y) for result, x, y in points if result.contender == name]
         axes.plot(
@@ -416,12 +459,15 @@ def _roofline(figure: Figure, run: Run, tasks: Sequence[Task]) -> str:
     axes.grid(True)
     axes.set_xlabel("operations for each byte that is read")
     axes.set_ylabel("GOP/s")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=10, handletextpad=0.3, columnspacing=1.0)
-    best = max((words.of_floor(result) or 0.0 for result, _, _ in points if result.ours), default=0.0)
+    lengths = [len(str(label)) for label in axes.get_legend_handles_labels()[1]]
+    half = (len(lengths) + 1) // 2
+    columns = 2 if max(lengths[:half]) + max(lengths[half:], default=0) <= 60 else 1  # what the figure has room for
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=10, handletextpad=0.3, columnspacing=1.0)
+    nearest = max((words.of_floor(result) or 0.0 for result, _, _ in points if result.ours), default=0.0)
     return (
         f"{len(points)} results as operations a second over operations a byte, under lines of what memory and "
         "arithmetic allow; above the line of memory are data that a cache holds. "
-        f"The nearest of ours reaches {words.percent(best)} of its limit."
+        f"The nearest of ours reaches {words.percent(nearest)} of its floor."
     )
 
 
@@ -470,7 +516,7 @@ def _latency(figure: Figure, task: Task) -> str:
     marks = {"p50": "o", "p99": "D", "p999": "|"}
     labels = []
     for row, result in enumerate(results):
-        colour = SERIES[0] if result.ours else SERIES[1]
+        colour = SERIES[0] if result.ours else EVEN
         overloaded = words.overloaded(result)
         x = {name: result.measures[name] for name in marks if name in result.measures}
         axes.plot(list(x.values()), [row] * len(x), color=colour, linewidth=1.5)
@@ -519,9 +565,7 @@ def _losses(figure: Figure, task: Task) -> str:
     floors = [result.floor for result in results if result.floor and result.exact]
     least = min(floors, key=lambda floor: floor.seconds, default=None)
     unit = least.seconds if least else 1e-3
-    label = (
-        f"times the floor of {words.duration(unit)}: {words.size(least.bytes)} read and written once" if least else "ms"
-    )
+    label = f"times the floor of {words.duration(unit)}: {words.size(least.bytes)} read or written" if least else "ms"
     lengths = [_median(result) / unit for result in results]
     _bars(figure, results, lengths, words.times if least else words.number, label)
     return "; ".join(f"{result.contender}: {words.duration(_median(result))}" for result in results)
@@ -539,7 +583,7 @@ def _bars(
 ) -> None:
     axes = figure.add_subplot()
     for row, (result, value) in enumerate(zip(results, values, strict=True)):
-        colour = SERIES[0] if result.ours else SERIES[1]
+        colour = SERIES[0] if result.ours else EVEN
         axes.barh(row, value, 0.68, color=colour if result.exact else "none", edgecolor=colour, linewidth=1.2)
         axes.annotate(
             written(value),

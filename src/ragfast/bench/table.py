@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +14,8 @@ from ragfast.bench.words import Comparison
 
 STYLES = {"won": "bold green", "lost": "bold magenta", "even": "", "inexact": "cyan", "wrong": "bold red", "alone": ""}
 """What ours wins and what it loses stand out alike."""
+NARROW = 70
+"""Columns. Narrower terminals get tables without the spread of times and the number of calls."""
 
 
 def task_table(task: Task) -> RenderableType:
@@ -24,11 +26,22 @@ def task_table(task: Task) -> RenderableType:
     below += [Text(f"Left out: {name} ({reason})") for name, reason in task.left_out.items()]
     if words.load(task):
         below.append(Text(words.load(task), style="yellow"))
-    body: RenderableType = _contenders(task) if task.results else Text("Nothing was measured.")
+    body: RenderableType = _Contenders(task) if task.results else Text("Nothing was measured.")
     return Group(title, body, *below, Text(""))
 
 
-def _contenders(task: Task) -> Table:
+class _Contenders:
+    """The table of a task, with what the terminal has room for."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield _contenders(self._task, narrow=options.max_width < NARROW)
+
+
+def _contenders(task: Task, narrow: bool) -> Table:
+    """narrow: without how times spread and how many there were."""
     # Where waiting is what is compared, times of the calls alone are for the page: here is no room for both.
     timed = [] if words.yardstick(task) else [result.times for result in task.results if result.times]
     measures = list(dict.fromkeys(name for result in task.results for name in result.measures if name != "requests"))
@@ -36,6 +49,7 @@ def _contenders(task: Task) -> Table:
     columns: dict[str, list[str | Text]] = {"contender": [_named(result) for result in task.results]}
     if timed:
         columns[f"median, {unit}"] = [words.number(r.times.median * scale) if r.times else "" for r in task.results]
+    if timed and not narrow:
         columns["q1-q3"] = [_quartiles(result, scale) for result in task.results]
         columns["calls"] = [f"{result.times.calls:,}" if result.times else "" for result in task.results]
     for name in measures:
@@ -44,9 +58,7 @@ def _contenders(task: Task) -> Table:
         ]
     is_value = any(result.error is not None for result in task.results)
     columns["error" if is_value else "recall"] = [words.rightness(result) for result in task.results]
-    columns["ours, times as fast" if words.yardstick(task) != words.MEMORY else "times ours"] = [
-        _ratio(task, result) for result in task.results
-    ]
+    columns["ratio"] = [_ratio(task, result) for result in task.results]
     columns["of floor"] = [_of_floor(result) for result in task.results]
     columns[""] = [_mark(result) for result in task.results]
 
@@ -55,7 +67,7 @@ def _contenders(task: Task) -> Table:
     for head in kept:
         left = head in ("contender", "")
         table.add_column(
-            head.replace(", ", ",\n", 1).replace("times as", "times\nas"),
+            head.replace(", ", ",\n", 1),
             justify="left" if left else "right",
             overflow="fold",  # where there is no room, figures are broken, never cut
             min_width=14 if head == "contender" else None,
@@ -87,11 +99,9 @@ def _ratio(task: Task, result: Result) -> Text:
     ratio = words.ratio(task, result)
     if ratio is None:
         return Text("")
-    if result.ours:
+    if result.ours and not words.is_wrong(result):
         return Text(words.times(ratio), style="dim")
-    if words.is_wrong(result) or not result.exact:
-        return Text(words.times(ratio), style=STYLES["inexact"])
-    return Text(words.times(ratio), style=STYLES[words.verdict_of(ratio)])
+    return Text(words.times(ratio), style=STYLES[words.verdict_on(task, result) or "even"])
 
 
 def _of_floor(result: Result) -> str:
@@ -108,7 +118,7 @@ def machine_lines(machine: Machine) -> RenderableType:
     return _pairs(words.describe(machine).items())
 
 
-def summary(run: Run, titles: Mapping[str, str] = words.TITLES) -> RenderableType:
+def summary(run: Run, titles: Mapping[str, str]) -> RenderableType:
     """The machine, one row a comparison, the counts, the libraries, and what was left out of the run."""
     parts: list[RenderableType] = [
         Text(f"ragfast {run.ragfast}, {run.command}, {words.when(run)}, {run.seconds:.0f} s", style="bold")
@@ -119,8 +129,8 @@ def summary(run: Run, titles: Mapping[str, str] = words.TITLES) -> RenderableTyp
         if found:
             parts += [Text(""), Text(titles.get(name, name), style="bold"), _comparisons(found)]
     counts = words.count(words.all_comparisons(run))
-    parts += [Text(""), Text(words.headline(run), style="bold"), _counts(counts)]
-    present = ", ".join(f"{library.name} {library.version}" for library in run.libraries if library.version)
+    parts += [Text(""), Text(words.headline(run, titles), style="bold"), _counts(counts)]
+    present = ", ".join(words.with_version(library) for library in run.libraries if library.version)
     absent = ", ".join(f"{library.name} ({library.reason})" for library in run.libraries if not library.version)
     lists = [("libraries", present or "none"), ("absent", absent or "none")]
     lists += [(f"left out: {what}", reason) for what, reason in run.left_out.items()]
@@ -159,27 +169,16 @@ def _comparisons(found: list[Comparison]) -> Table:
     table.add_column("", no_wrap=True)
     inexact = any(comparison.faster_inexact for comparison in found)
     if inexact:
-        table.add_column("faster, not exact", overflow="fold")
+        table.add_column("better, not exact", overflow="fold")
     for one in found:
         style = STYLES[one.verdict]
         row = [
             Text(one.name),
-            Text(words.amount(one.task, one.ours)),
-            Text(words.amount(one.task, one.peer)),
-            Text(one.peer.contender if one.peer else "none"),
+            Text(words.amount(one.task, one.ours, one.measure)),
+            Text(words.amount(one.task, one.peer, one.measure)),
+            Text(words.named(one.peer)),
             Text("" if one.ratio is None else words.times(one.ratio), style=style),
             Text("" if one.verdict == "alone" else one.verdict.replace("wrong", "WRONG"), style=style),
         ]
-        table.add_row(*row, *([Text(faster_inexact(one), style=STYLES["inexact"])] if inexact else []))
+        table.add_row(*row, *([Text(words.faster_inexact(one), style=STYLES["inexact"])] if inexact else []))
     return table
-
-
-def faster_inexact(comparison: Comparison) -> str:
-    """The fastest of them with its recall, and how many more there are."""
-    if not comparison.faster_inexact:
-        return ""
-    first, *others = comparison.faster_inexact
-    right = words.rightness(first)
-    kind = "recall" if first.recall is not None else "error"
-    said = f"{first.contender} ({kind} {right})" if right else first.contender
-    return said + (f" and {len(others)} more" if others else "")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ragfast.bench.results import Machine, Result, Run, Task
+from ragfast.bench.results import Library, Machine, Result, Run, Task
 
 Verdict = Literal["won", "even", "lost", "wrong", "alone"]
 EVEN = 1.05
@@ -20,30 +20,28 @@ OVERLOADED = 0.95
 PAGE = 4096.0
 """Bytes. Memory is counted in pages, so what is less cannot be told apart."""
 
-TITLES = {
-    "search": "Exact top-k search",
-    "grid": "Search over a grid of sizes",
-    "latency": "Latency of one question at a time",
-    "build": "Building an index",
-    "loss": "From logits to the loss",
-    "step": "A step of decoding",
-    "small": "Small calls",
-    "rag": "Retrieval and marginalization together",
-    "memory": "Memory",
-}
-"""By section, in the order in which they are shown."""
+RECALL = 0.9995
+"""An exact peer that found less of the true best k is shown with its recall wherever it is named."""
+REAL = ("wiki", "glosses", "yours")
+"""Data sets of text that people wrote; the others are made by a random generator."""
 
 MEMORY = "bytes beyond inputs and outputs"
-YARDSTICKS = {"latency": ("p99", "p50"), "memory": (MEMORY,)}
-"""By section, the measures that contenders are compared by, the first that there is, where it is not the median time of
-a call."""
+HELD = "bytes per vector"
+YARDSTICKS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "latency": (("p99", "p50"),),
+    "memory": ((MEMORY,),),
+    "build": (("",), (HELD,)),
+}
+"""By section, what contenders are compared by, where it is not the median time of a call alone: for each comparison the
+measures, of which the first that there is counts. "" is the median time."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours beside the fastest exact peer, at one task, and at one rate where questions came at several."""
+    """Ours beside the best exact peer, at one task by one measure, and at one rate where questions came at several."""
 
     task: Task
+    measure: str  # "" for the median time of a call
     rate: float | None  # questions a second
     verdict: Verdict  # alone: there was nobody to compare with; wrong: our own result was
     ours: Result | None
@@ -56,19 +54,30 @@ class Comparison:
         """Enough to know it by within its section."""
         data = f"{self.task.data}, " if self.task.data and self.task.data not in self.task.name else ""
         several = len({result.measures.get("rate") for result in self.task.results}) > 1
-        return data + self.task.name + (f", {short(self.rate)}/s" if several and self.rate is not None else "")
+        rate = f", {short(self.rate)}/s" if several and self.rate is not None else ""
+        return data + self.task.name + rate + (", memory held" if self.measure == HELD else "")
+
+
+def yardsticks(task: Task) -> list[str]:
+    """The measures by which contenders are compared, "" being the median time of a call. One at the least."""
+    known = {name for result in task.results for name in result.measures} | {""}
+    found = [
+        next((measure for measure in asked if measure in known), None) for asked in YARDSTICKS.get(task.section, ())
+    ]
+    return [measure for measure in found if measure is not None] or [""]
 
 
 def yardstick(task: Task) -> str:
-    """The measure by which contenders are compared, or "" for the median time of a call."""
-    known = {name for result in task.results for name in result.measures}
-    return next((measure for measure in YARDSTICKS.get(task.section, ()) if measure in known), "")
+    """The first of them, by which the ratios of a task's own table are."""
+    return yardsticks(task)[0]
 
 
-def value(task: Task, result: Result) -> float | None:
+def value(task: Task, result: Result, measure: str | None = None) -> float | None:
     """What is compared: seconds or bytes, of which less is better. None where it was not measured, infinite where a
-    contender could not keep up: what is left of its times says nothing."""
-    measure = yardstick(task)
+    contender could not keep up: what is left of its times says nothing.
+
+    measure: one of the task's yardsticks; None is the first."""
+    measure = yardstick(task) if measure is None else measure
     if not measure:
         return result.times.median if result.times else None
     if overloaded(result):
@@ -87,10 +96,11 @@ def overloaded(result: Result) -> bool:
     return slow or result.note.startswith("overloaded")
 
 
-def ratio(task: Task, result: Result) -> float | None:
+def ratio(task: Task, result: Result, measure: str | None = None) -> float | None:
     """How many times as much this contender takes as ours, which has none; below 1 it takes less."""
-    ours = _ours(task, result.measures.get("rate") if yardstick(task) else None)
-    mine, its = ours and value(task, ours), value(task, result)
+    measure = yardstick(task) if measure is None else measure
+    ours = _ours(task, measure, result.measures.get("rate") if measure else None)
+    mine, its = ours and value(task, ours, measure), value(task, result, measure)
     if ours is result or not mine or its is None or math.isinf(mine) or math.isinf(its):
         return None
     return its / mine
@@ -100,40 +110,51 @@ def verdict_of(ratio: float) -> Literal["won", "even", "lost"]:
     return "won" if ratio > EVEN else "lost" if ratio < 1 / EVEN else "even"
 
 
+def verdict_on(task: Task, result: Result) -> Verdict | Literal["inexact", ""]:
+    """How a row of a task's own table stands: wrong, inexact, or won, even or lost by ours against this exact peer. ""
+    where there is nothing to say, which is so for ours."""
+    found = ratio(task, result)
+    if is_wrong(result):
+        return "wrong"
+    if found is None or result.ours:
+        return ""
+    return verdict_of(found) if result.exact else "inexact"
+
+
 def comparisons(task: Task) -> list[Comparison]:
-    """One, or as many as there are rates; none where nothing was measured."""
-    if not any(value(task, result) is not None for result in task.results):
-        return []
-    if not yardstick(task):
-        return [_comparison(task, None)]
-    return [_comparison(task, rate) for rate in dict.fromkeys(result.measures.get("rate") for result in task.results)]
+    """One, or as many as there are yardsticks and rates; none where nothing was measured."""
+    found = []
+    for measure in yardsticks(task):
+        if any(value(task, result, measure) is not None for result in task.results):
+            rates = dict.fromkeys(result.measures.get("rate") for result in task.results) if measure else [None]
+            found += [_comparison(task, measure, rate) for rate in rates]
+    return found
 
 
-def all_comparisons(run: Run) -> list[Comparison]:
-    return [
-        comparison for section in sections(run) for task in run.section(section) for comparison in comparisons(task)
-    ]
+def all_comparisons(run: Run, order: Iterable[str] = ()) -> list[Comparison]:
+    """order: sections, as :func:`sections` takes them."""
+    return [one for section in sections(run, order) for task in run.section(section) for one in comparisons(task)]
 
 
-def _ours(task: Task, rate: float | None) -> Result | None:
-    return next((result for result in _measured(task, rate) if result.ours), None)
+def _ours(task: Task, measure: str, rate: float | None) -> Result | None:
+    return next((result for result in _measured(task, measure, rate) if result.ours), None)
 
 
-def _measured(task: Task, rate: float | None) -> Iterator[Result]:
+def _measured(task: Task, measure: str, rate: float | None) -> Iterator[Result]:
     return (
         result
         for result in task.results
-        if value(task, result) is not None and (rate is None or result.measures.get("rate") == rate)
+        if value(task, result, measure) is not None and (rate is None or result.measures.get("rate") == rate)
     )
 
 
-def _comparison(task: Task, rate: float | None) -> Comparison:
+def _comparison(task: Task, measure: str, rate: float | None) -> Comparison:
     def least(result: Result) -> float:
-        found = value(task, result)
+        found = value(task, result, measure)
         return math.inf if found is None else found
 
-    ours = _ours(task, rate)
-    peers = sorted((result for result in _measured(task, rate) if not result.ours), key=least)
+    ours = _ours(task, measure, rate)
+    peers = sorted((result for result in _measured(task, measure, rate) if not result.ours), key=least)
     peer = next((result for result in peers if result.exact and not is_wrong(result)), None)
     inexact = [result for result in peers if not result.exact or is_wrong(result)]
     faster = tuple(result for result in inexact if ours and least(result) < least(ours))
@@ -146,11 +167,12 @@ def _comparison(task: Task, rate: float | None) -> Comparison:
         verdict = "won" if least(ours) < least(peer) else "lost"  # the other could not keep up: no figure says how much
     if ours and is_wrong(ours):
         verdict = "wrong"
-    return Comparison(task, rate, verdict, ours, peer, times, faster)
+    return Comparison(task, measure, rate, verdict, ours, peer, times, faster)
 
 
-def sections(run: Run, titles: Mapping[str, str] = TITLES) -> list[str]:
+def sections(run: Run, titles: Iterable[str]) -> list[str]:
     """Those that have tasks, in the order of the titles; unknown ones come last."""
+    titles = list(titles)
     found = list(dict.fromkeys(task.section for task in run.tasks))
     return [name for name in titles if name in found] + [name for name in found if name not in titles]
 
@@ -162,10 +184,15 @@ def count(comparisons: Iterable[Comparison]) -> dict[Verdict, int]:
     return counts
 
 
-def headline(run: Run) -> str:
+def compared(one: Comparison) -> bool:
+    """Whether there were two to compare, and ours was right."""
+    return one.verdict in ("won", "even", "lost")
+
+
+def headline(run: Run, titles: Mapping[str, str]) -> str:
     """Who was faster how often: a few sentences, of what the run holds and nothing else."""
-    found = all_comparisons(run)
-    timed = [comparison for comparison in found if yardstick(comparison.task) != MEMORY]
+    found = all_comparisons(run, titles)
+    timed = [one for one in found if one.measure not in (MEMORY, HELD)]
     counts = count(timed)
     n = counts["won"] + counts["even"] + counts["lost"]
     parts = []
@@ -174,26 +201,49 @@ def headline(run: Run) -> str:
             f"In {n} {'comparison' if n == 1 else 'comparisons'} with the fastest exact peer, ragfast was faster in "
             f"{counts['won']}, even in {counts['even']} and slower in {counts['lost']}."
         )
-        known = {one.ratio: one for one in timed if one.ratio is not None and one.verdict != "wrong"}
+        parts.append(f"By section: {'; '.join(_by_group(filter(compared, timed), titles))}.")
+        known = sorted((one.ratio, i) for i, one in enumerate(timed) if one.ratio is not None and compared(one))
         if known:
-            ratios = sorted(known)
-            middle = times(float(statistics.median(one.ratio for one in timed if one.ratio and one.verdict != "wrong")))
+            worst = timed[known[0][1]]
+            where = titles.get(worst.task.section, worst.task.section)
             parts.append(
-                f"It was {middle} times as fast in the median, {times(ratios[-1])} at best and {times(ratios[0])} at "
-                f"worst ({known[ratios[0]].task.section}: {known[ratios[0]].name})."
+                f"It was {times(known[-1][0])} times as fast at best and {times(known[0][0])} at worst ({where}: "
+                f"{worst.name})."
             )
     else:
         parts.append("No exact peer was measured beside ragfast, so this run compares it with nothing.")
-    if counts["wrong"]:
-        parts.append(f"In {counts['wrong']} more, ragfast's own result was WRONG.")
-    inexact = sum(1 for comparison in timed if comparison.faster_inexact)
-    if inexact:
+    if wrong := sum(one.verdict == "wrong" for one in timed):
+        parts.append(f"In {wrong} more, ragfast's own result was WRONG.")
+    if inexact := sum(1 for one in timed if one.faster_inexact):
         parts.append(f"In {inexact}, a contender whose result is not exact was faster than ragfast.")
-    memory = count(comparison for comparison in found if yardstick(comparison.task) == MEMORY)
-    n = memory["won"] + memory["even"] + memory["lost"]
-    if n:
-        parts.append(f"It took less memory than the best exact peer in {memory['won']} of {n}.")
+    said = []
+    for measure, what in (
+        (MEMORY, "beyond inputs and outputs the losses took less memory in"),
+        (HELD, "an index holds less in"),
+    ):
+        of = count(one for one in found if one.measure == measure)
+        if n := of["won"] + of["even"] + of["lost"]:
+            said.append(f"{what} {of['won']} of {n}")
+    if said:
+        text = "; ".join(said)
+        parts.append(f"{text[0].upper()}{text[1:]}.")
     return " ".join(parts)
+
+
+def _by_group(found: Iterable[Comparison], titles: Mapping[str, str]) -> Iterator[str]:
+    """By section, and by real and made data under search, how many were won, even and lost, and the median ratio."""
+    groups: dict[str, list[Comparison]] = {}
+    for one in found:
+        name = titles.get(one.task.section, one.task.section)
+        if one.task.section == "search":
+            name += " on real data" if one.task.data in REAL else " on made data"
+        groups.setdefault(name, []).append(one)
+    for name, group in groups.items():
+        counts = count(group)
+        kinds = {"faster": counts["won"], "even": counts["even"], "slower": counts["lost"]}
+        said = ", ".join(f"{word} in {n}" for word, n in kinds.items() if n)
+        ratios = [one.ratio for one in group if one.ratio is not None]
+        yield f"{name}: {said}" + (f" (median ratio {times(statistics.median(ratios))})" if ratios else "")
 
 
 # ---- figures
@@ -256,18 +306,18 @@ def measured(name: str, value: float) -> str:
 
 def heading(measure: str) -> str:
     """What a column of that measure is called: units stand in its cells."""
-    short = {"rate": "asked", MEMORY: "memory", "bytes per vector": "a vector", "input bytes per second": "input"}
+    short = {"rate": "asked", MEMORY: "memory", HELD: "a vector", "input bytes per second": "input"}
     return short.get(measure, measure)
 
 
-def amount(task: Task, result: Result | None) -> str:
+def amount(task: Task, result: Result | None, measure: str | None = None) -> str:
     """What is compared, with its unit."""
-    found = None if result is None else value(task, result)
+    measure = yardstick(task) if measure is None else measure
+    found = None if result is None else value(task, result, measure)
     if found is None or result is None:
         return ""
     if math.isinf(found):
         return "overloaded"
-    measure = yardstick(task)
     return measured(measure, result.measures[measure]) if measure else duration(found)
 
 
@@ -280,6 +330,42 @@ def rightness(result: Result) -> str:
     if result.recall is not None:
         return f"{result.recall:.4f}" if 0.999 <= result.recall < 1 else f"{result.recall:.3f}"
     return "" if result.error is None else "0" if result.error == 0 else f"{result.error:.0e}"
+
+
+def named(result: Result | None) -> str:
+    """A contender, with its recall where that is below what exact peers reach by float32 on ordinary data."""
+    if result is None:
+        return "none"
+    low = result.exact and result.recall is not None and result.recall < RECALL
+    return result.contender + (f" (recall {rightness(result)})" if low else "")
+
+
+def faster_inexact(one: Comparison) -> str:
+    """The fastest of them with its recall or error, and how many more there are."""
+    if not one.faster_inexact:
+        return ""
+    first, *others = one.faster_inexact
+    right = rightness(first)
+    kind = "recall" if first.recall is not None else "error"
+    said = f"{first.contender} ({kind} {right})" if right else first.contender
+    return said + (f" and {len(others)} more" if others else "")
+
+
+def package(library: Library) -> str:
+    """The distribution that was installed, and its version."""
+    return f"{library.package} {library.version}" if library.version else library.package
+
+
+def with_version(library: Library) -> str:
+    """With its version, which is that of the package: where that has another name, it stands beside."""
+    if library.name.casefold() == library.package.casefold():
+        return f"{library.name} {library.version}"
+    return f"{library.name} ({package(library)})"
+
+
+def without_ratio(found: Iterable[Comparison]) -> int:
+    """How many have a winner, and no figure that says by how much: one of the two was overloaded."""
+    return sum(1 for one in found if one.ratio is None and compared(one))
 
 
 def marks(result: Result) -> list[str]:
