@@ -90,6 +90,7 @@ def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         threads=chosen.threads,
         k=chosen.k,
         peers=None if chosen.peers is None else frozenset(chosen.peers),
+        data=tuple(chosen.data or ()),
         vectors=chosen.vectors,
         queries=chosen.queries,
     )
@@ -193,6 +194,9 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         help="of search, grid, latency, build, loss, step, small, rag, memory (default: all)",
     )
     bench.add_argument("--peers", nargs="*", metavar="NAME", help='contenders beside ours, e.g. "FAISS tuned"')
+    bench.add_argument(
+        "--data", nargs="+", metavar="NAME", help='data sets, e.g. glosses "random 1M" (default: several)'
+    )
     bench.add_argument("--vectors", type=Path, metavar="V.npy", help="documents (N,D) of yours, in place of ours")
     bench.add_argument("--queries", type=Path, metavar="Q.npy", help="queries (B,D) for them")
     bench.add_argument("--k", type=_at_least_one, default=10, metavar="K", help="documents retrieved (default: 10)")

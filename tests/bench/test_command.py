@@ -155,10 +155,24 @@ def test_settings_arrive(sections: dict[str, Any], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(run, "pin", pinned)
     monkeypatch.setattr(run, "limit_threads", lambda threads: arrived.update(limit=threads))
     monkeypatch.setattr(run, "usable_cpus", lambda: (0, 1))
-    arguments = ["bench", "--threads", "2", "--isa", "scalar", "--k", "7", "--sections", "search", "--peers", "numpy"]
+    arguments = [
+        "bench",
+        "--threads",
+        "2",
+        "--isa",
+        "scalar",
+        "--k",
+        "7",
+        "--sections",
+        "search",
+        "--peers",
+        "numpy",
+        "--data",
+        "sparse",
+    ]
     command.main(arguments)
     assert arrived == {"pin": 2, "limit": 2}
-    assert seen == [(Settings("default", 2, 7, frozenset({"numpy"})), "scalar")]
+    assert seen == [(Settings("default", 2, 7, frozenset({"numpy"}), ("sparse",)), "scalar")]
     arrived.clear()
     command.main([*arguments, "--no-pin", "--quick"])
     assert arrived == {"limit": 2}
@@ -191,6 +205,7 @@ def test_shows_a_saved_run_again(sections: dict[str, Any], capsys: pytest.Captur
         (["--vectors", "v.npy", "--queries", "q.npy"], "cannot read v.npy"),
         (["--threads", "1000"], "may use"),
         (["--k", "1001"], "1,000 documents"),
+        (["--data", "glossaries"], "there are wiki, glosses"),
         (["--json", "one", "--page", "one"], "a file of its own"),
         (["--page", "no/such/folder.html"], "no/such/folder.html"),
         (["--from", "run.json", "--page", "run.json"], "a file of its own"),

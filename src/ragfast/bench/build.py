@@ -137,6 +137,8 @@ def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut)
 def _data_names(settings: Settings) -> list[str]:
     if settings.vectors:
         return ["yours"]
+    if settings.data:
+        return list(settings.data)
     return settings.pick(["random"], ["wiki", "glosses"], ["wiki", "glosses", "random"])
 
 

@@ -58,12 +58,19 @@ def names(settings: Settings) -> list[str]:
     """What a run of this size asks for, in the order of interest; of the user's own alone where there are any."""
     if settings.vectors:
         return ["yours"]
+    if settings.data:
+        return list(settings.data)
     if settings.size == "quick":  # no time to encode
         return ["wiki" if _wiki_is_cached() else "random"]
     made = ["clustered", "near-duplicates", "outlier dimension"]  # "random" is what the grid is made of
     if settings.size == "full":
         made = [*KINDS, "random 1M"]
     return ["wiki", "glosses", *made]
+
+
+def all_names() -> tuple[str, ...]:
+    """Those that --data may ask for."""
+    return ("wiki", "glosses", *KINDS, "random 1M")
 
 
 def load(name: str, settings: Settings, say: Say) -> DataSet:

@@ -194,6 +194,8 @@ def check(settings: Settings, options: Options) -> tuple[list[str], dict[str, st
     asked = options.sections or (OF_VECTORS if settings.vectors else tuple(SECTIONS))
     wanted = [name for name in SECTIONS if name in asked]
     check_peers(settings)
+    if unknown := [name for name in settings.data if name not in data.all_names()]:
+        raise BenchError(f"--data: no {', '.join(unknown)}; there are {', '.join(data.all_names())}")
     if (cpus := usable_cpus()) and settings.threads > len(cpus):
         raise BenchError(f"--threads {settings.threads}: this process may use {len(cpus)} CPUs")
     n, where = FEWEST, "the smallest data sets hold"

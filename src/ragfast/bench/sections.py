@@ -24,6 +24,7 @@ class Settings:
     threads: int = 1
     k: int = 10
     peers: frozenset[str] | None = None  # how the names of contenders begin that are kept beside ours; None: all
+    data: tuple[str, ...] = ()  # data sets of search, latency and build; empty: those of the size
     vectors: Path | None = None  # the user's own documents (N,D) and queries (B,D)
     queries: Path | None = None
 
