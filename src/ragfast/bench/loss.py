@@ -248,14 +248,11 @@ def of_dtype(dtype: Dtype, settings: Settings, machine: Machine, say: Say) -> It
                 floor=floor(machine, bytes=n_bytes if asked == "value" else 2 * n_bytes, held=n_bytes),
             )
             taking_part = contenders(answers, reference, by_token, asked, settings)
-            yield values.measured(
-                question, taking_part, settings, say, seconds_of(settings, asked), least_of(settings, asked)
-            )
+            yield values.measured(question, taking_part, settings, say, seconds_of(settings), least_of(settings, asked))
 
 
-def seconds_of(settings: Settings, asked: Asked) -> float:
-    default = {"value": 1.5, "value and gradient": 1.5, "gradient into a buffer": 1.0}[asked]
-    return settings.pick(0.25, default, 10.0)
+def seconds_of(settings: Settings) -> float:
+    return settings.pick(0.25, 1.0, 10.0)
 
 
 def least_of(settings: Settings, asked: Asked) -> int:

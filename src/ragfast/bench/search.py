@@ -57,7 +57,7 @@ def measure(
         if settings.size == "quick" or (settings.size == "default" and not real):
             spared = {peer: SPARED[settings.size] for peer in names if PEERS[peer].store}
         limits = Limits(
-            settings.pick(3.0, 5.0 if real else 2.5, 15.0),
+            settings.pick(3.0, 5.0 if real else 2.0, 15.0),
             least=settings.pick(2, 2, 3),
             patience=settings.pick(0.3, 1.0 if real else 0.5, 10.0),
         )
