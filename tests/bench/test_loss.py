@@ -138,7 +138,7 @@ def test_bfloat16_rounds_as_torch_does() -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QUICK", "WHOLE", "SMALLER"):
         monkeypatch.setattr(loss, name, SHAPE)
-    monkeypatch.setattr(loss, "seconds_of", lambda settings, asked: 0.01)
+    monkeypatch.setattr(loss, "seconds_of", lambda settings: 0.01)
 
 
 def run(section: Any, settings: Settings) -> Any:

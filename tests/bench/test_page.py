@@ -10,10 +10,6 @@ from html.parser import HTMLParser
 import pytest
 
 from bench import sample
-
-pytest.importorskip("matplotlib", reason="matplotlib is not installed: the bench extra has it")
-pytest.importorskip("jinja2", reason="jinja2 is not installed: the bench extra has it")
-
 from ragfast.bench import words
 from ragfast.bench.page import page
 from ragfast.bench.results import Result, Run, Task

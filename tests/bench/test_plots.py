@@ -5,17 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
-import pytest
-
-from bench import sample
-
-pytest.importorskip("matplotlib", reason="matplotlib is not installed: the bench extra has it")
-
 import matplotlib as mpl
+import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from bench import sample
 from ragfast.bench import plots, words
 from ragfast.bench.results import Result, Run, Task
 

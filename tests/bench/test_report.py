@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from bench import sample
-
-pytest.importorskip("matplotlib", reason="matplotlib is not installed: the bench extra has it")
-pytest.importorskip("jinja2", reason="jinja2 is not installed: the bench extra has it")
-pytest.importorskip("rich", reason="rich is not installed: the bench extra has it")
-
 from ragfast.bench import words
 from ragfast.bench.report import markdown
-from ragfast.bench.results import Result, Run, Task
+from ragfast.bench.results import Result, Run, Task, load
+from ragfast.bench.run import TITLES as SECTIONS_TITLES
 
 RUN = sample.run()
 TEXT = markdown(RUN, sample.TITLES)
@@ -157,3 +154,11 @@ def test_names_end_neither_cells_nor_lines() -> None:
     rows = [line for line in text.splitlines() if line.startswith("| a\\|b \\| c")]
     assert len({len(re.split(r"(?<!\\)\|", row)) for row in rows}) == 1
     assert len(rows) == 2
+
+
+def test_the_performance_page_is_the_run_beside_it() -> None:
+    """docs/performance.md is made, not written: by ragfast bench --from docs/performance.json --markdown."""
+    docs = Path(__file__).parents[2] / "docs"
+    assert (docs / "performance.md").read_text(encoding="utf-8") == markdown(
+        load(docs / "performance.json"), SECTIONS_TITLES
+    )

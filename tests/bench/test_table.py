@@ -5,13 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
-
-from bench import sample
-
-pytest.importorskip("rich", reason="rich is not installed: the bench extra has it")
-
 from rich.console import Console, RenderableType
 
+from bench import sample
 from ragfast.bench import table, words
 from ragfast.bench.results import Result, Run, Task
 

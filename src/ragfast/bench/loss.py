@@ -27,7 +27,7 @@ Asked = Literal["value", "value and gradient", "gradient into a buffer"]
 QUICK: Shape = (2, 5, 8, 50_265)
 WHOLE: Shape = (8, 5, 25, 50_265)  # of BART's vocabulary
 SMALLER: Shape = (2, 5, 25, 50_265)
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 COMPILING = "compiling takes long: in the full size"
 SLOW = "takes as long as others of its kind: in the full size"
