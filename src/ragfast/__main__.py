@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_bench(bench: argparse.ArgumentParser) -> None:
     size = bench.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const="quick", help="less of it: within a minute")
-    size.add_argument("--full", dest="size", action="store_const", const="full", help="more of it: about an hour")
+    size.add_argument("--full", dest="size", action="store_const", const="full", help="more of it: for an evening")
     bench.set_defaults(size="default")
     bench.add_argument(
         "--sections",

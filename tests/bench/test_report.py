@@ -32,7 +32,7 @@ def test_says_what_made_it() -> None:
         "30.1 GB/s",
     ):
         assert said in head
-    assert words.headline(RUN, sample.TITLES) in head
+    assert words.headline(RUN, sample.TITLES, by_section=True) in head
 
 
 def test_same_run_same_text() -> None:

@@ -107,7 +107,7 @@ def test_counts_and_headline_are_of_the_data() -> None:
 
     run = sample.run(tasks=(one(0, 8.0), one(1, 0.25), one(2, 1.0)))
     assert words.count(words.all_comparisons(run)) == {"won": 1, "even": 1, "lost": 1, "wrong": 0, "alone": 0}
-    said = words.headline(run, sample.TITLES)
+    said = words.headline(run, sample.TITLES, by_section=True)
     assert "3 comparisons" in said
     assert "faster in 1, even in 1 and slower in 1" in said
     assert "Searching on made data: faster in 1, even in 1, slower in 1 (median ratio 1.00)" in said
@@ -119,7 +119,7 @@ def test_the_headline_is_by_section_and_never_by_its_key() -> None:
         Task("search", "t", data, {}, 1, (timed("ours", 1.0), timed("peer", peer)))
         for data, peer in (("wiki", 3.0), ("random", 0.5))
     ]
-    said = words.headline(sample.run(tasks=(*made, *sample.build())), sample.TITLES)
+    said = words.headline(sample.run(tasks=(*made, *sample.build())), sample.TITLES, by_section=True)
     assert "Searching on real data: faster in 1 (median ratio 3.0)" in said
     assert "Searching on made data: slower in 1 (median ratio 0.50)" in said
     assert "Making an index: slower in 1 (median ratio 0.19)" in said
@@ -132,7 +132,7 @@ def test_the_headline_leaves_wrong_results_out_of_its_ratios() -> None:
         Task("loss", "right", "", {}, 1, (timed("ours", 1.0), timed("peer", 2.0))),
         Task("loss", "broken", "", {}, 1, (timed("ours", 1.0, note="WRONG"), timed("peer", 400.0))),
     )
-    said = words.headline(sample.run(tasks=made), sample.TITLES)
+    said = words.headline(sample.run(tasks=made), sample.TITLES, by_section=True)
     assert "In 1 comparison with" in said
     assert "Losses: faster in 1 (median ratio 2.0)" in said
     assert "2.0 times as fast at best" in said

@@ -189,8 +189,9 @@ def compared(one: Comparison) -> bool:
     return one.verdict in ("won", "even", "lost")
 
 
-def headline(run: Run, titles: Mapping[str, str]) -> str:
-    """Who was faster how often: a few sentences, of what the run holds and nothing else."""
+def headline(run: Run, titles: Mapping[str, str], by_section: bool = False) -> str:
+    """Who was faster how often: a few sentences, of what the run holds and nothing else. by_section: with the counts of
+    each, where no table of them stands beside."""
     found = all_comparisons(run, titles)
     timed = [one for one in found if one.measure not in (MEMORY, HELD)]
     counts = count(timed)
@@ -201,7 +202,8 @@ def headline(run: Run, titles: Mapping[str, str]) -> str:
             f"In {n} {'comparison' if n == 1 else 'comparisons'} with the fastest exact peer, ragfast was faster in "
             f"{counts['won']}, even in {counts['even']} and slower in {counts['lost']}."
         )
-        parts.append(f"By section: {'; '.join(_by_group(filter(compared, timed), titles))}.")
+        if by_section:
+            parts.append(f"By section: {'; '.join(_by_group(filter(compared, timed), titles))}.")
         known = sorted((one.ratio, i) for i, one in enumerate(timed) if one.ratio is not None and compared(one))
         if known:
             worst = timed[known[0][1]]
