@@ -198,7 +198,7 @@ def test_shows_a_saved_run_again(sections: dict[str, Any], capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--sections", "serach"], "there are search"),
+        (["--sections", "sewing"], "there are search"),
         (["--json", "no/such/folder.json"], "no/such/folder.json"),
         (["--from", "absent.json"], "absent.json"),
         (["--peers", "FIASS"], "FIASS"),
