@@ -195,6 +195,10 @@ def test_random_data_stand_in_for_what_is_missing(small: None, monkeypatch: pyte
     assert len(found) == 2  # each at one rate, as there is no peer
 
 
+def test_every_data_set_that_was_asked_for_is_measured() -> None:
+    assert latency._data_names(Settings(data=("wiki", "sparse", "random"))) == ["wiki", "sparse", "random"]
+
+
 def test_busy_cores_need_other_cores(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     busy: list[int] = []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -218,8 +217,7 @@ def test_step_contenders() -> None:
 
 
 def test_step_section(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: Callable[[int], Any] = lambda beams: step_of(beams, 4, 500)  # noqa: E731
     step_of = step.random_step
-    monkeypatch.setattr(step, "random_step", made)
+    monkeypatch.setattr(step, "random_step", lambda beams: step_of(beams, 4, 500))
     tasks = run(step, QUICK)
     assert all(task.left_out["torch.compile" + ", topk" * ("best" in task.name)] for task in tasks)

@@ -142,7 +142,7 @@ def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut)
 
 
 def _data_names(settings: Settings) -> list[str]:
-    return data.names(settings)[: settings.pick(1, 1, 2)]
+    return data.names(settings)[: None if settings.data else settings.pick(1, 1, 2)]
 
 
 def _data_sets(settings: Settings, say: Say, leave_out: LeaveOut) -> Iterator[data.DataSet]:

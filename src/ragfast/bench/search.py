@@ -19,7 +19,6 @@ NAME = "search"
 TITLE = "Exact top-k search"
 
 OURS, FLOAT32, ONE_SHOT = "ragfast", "ragfast, float32 scan", "ragfast.search, one shot"
-REAL = ("wiki", "glosses", "yours")  # data sets that get more time
 SPARED = {
     "quick": "to save time; a longer run has it",
     "default": "on real embeddings only, to save time; a full run has it on all data",
@@ -51,7 +50,7 @@ def measure(
             leave_out(name, str(error))
             continue
         docs = Documents(chosen.vectors, settings.k, settings.threads, chosen.unit)
-        real = name in REAL
+        real = name in sections.REAL  # which get more time
         names = [peer for peer in PEERS if settings.wants(peer)]
         spared = {}
         if settings.size == "quick" or (settings.size == "default" and not real):

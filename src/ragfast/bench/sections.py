@@ -17,6 +17,9 @@ Say = Callable[[str], None]
 LeaveOut = Callable[[str, str], None]
 """Names a data set, or another part of a section, that is not there, and the reason."""
 
+REAL = ("wiki", "glosses", "yours")
+"""Data sets of text that people wrote; the others are made by a random generator."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -103,7 +103,7 @@ class PgvectorSearch:
 
     def __init__(self, docs: Documents) -> None:
         import pgvector  # noqa: F401  # so that what is missing is known before anything starts
-        import psycopg  # noqa: F401
+        import psycopg  # noqa: F401  # the same
 
         self._k = docs.k
         self._stack = contextlib.ExitStack()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ragfast.bench.results import Library, Machine, Result, Run, Task
+from ragfast.bench.sections import REAL
 
 Verdict = Literal["won", "even", "lost", "wrong", "alone"]
 EVEN = 1.05
@@ -22,8 +23,6 @@ PAGE = 4096.0
 
 RECALL = 0.9995
 """An exact peer that found less of the true best k is shown with its recall wherever it is named."""
-REAL = ("wiki", "glosses", "yours")
-"""Data sets of text that people wrote; the others are made by a random generator."""
 
 MEMORY = "bytes beyond inputs and outputs"
 HELD = "bytes per vector"
