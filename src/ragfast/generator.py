@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -14,7 +14,7 @@ from ragfast import arrays, weights
 from ragfast.marginal import logsumexp
 from ragfast.threads import get_num_threads
 
-__all__ = ["Decoder", "DecodingGenerator", "Generator", "SimpleGenerator"]
+__all__ = ["BatchGenerator", "Decoder", "DecodingGenerator", "Generator", "GeneratorGrads", "SimpleGenerator"]
 
 
 @runtime_checkable
@@ -25,21 +25,51 @@ class Generator(Protocol):
         """l[z,t] = log p(y_t | x, z, y_<t), (K,T), of one target under K documents."""
 
 
-class Decoder(Protocol):
-    """One answer in the making, under K documents at once."""
+@runtime_checkable
+class BatchGenerator(Generator, Protocol):
+    """A generator that scores many questions and candidate answers at once."""
 
-    def step(self, token: int | None, /) -> NDArray[Any]:
-        """Appends token (None: the answer is still empty) and returns log p(v | x, z, y_<t), (K,V)."""
+    def batch_token_logprobs(
+        self,
+        query_tokens: Sequence[Any],
+        doc_tokens: Sequence[Sequence[Any]],
+        target_tokens: Sequence[Sequence[Any]],
+        /,
+    ) -> Sequence[Sequence[NDArray[Any]]]:
+        """For each of B questions with its K_b documents and C_b targets: C_b arrays of token_logprobs, (K_b,T)."""
+
+
+class Decoder(Protocol):
+    """Answers in the making, one a row. Each row has read its question and one document, and goes its own way."""
+
+    logits: NDArray[Any]
+    """(R,V): what the generator says of the next token of each row, not necessarily normalised; -inf bans a token."""
+
+    def step(self, rows: NDArray[np.int64], tokens: NDArray[np.int64], /) -> NDArray[Any]:
+        """Goes on to other rows: new row i is what the row rows[i] (R',) was, followed by tokens[i].
+
+        A row may go on several times, as beams do, or not at all, and is then gone. Returns the new logits (R',V).
+        """
 
 
 @runtime_checkable
 class DecodingGenerator(Generator, Protocol):
-    """What RAGToken.generate asks beyond that."""
+    """What decoding asks beyond that. A method ``text(tokens) -> str``, where there is one, spells answers out."""
 
-    eos_token: int
+    @property  # so that a tuple, or a property, will do
+    def stop_tokens(self) -> Sequence[int]:
+        """The tokens that end an answer."""
 
-    def open(self, query_tokens: Any, doc_tokens: Sequence[Any], /) -> Decoder:
-        """A decoder with an empty answer to query_tokens under these K documents."""
+    def open(self, query_tokens: Sequence[Any], doc_tokens: Sequence[Sequence[Any]], /) -> Decoder:
+        """A decoder with an empty answer for each of B questions under each of its K_b documents, in that order."""
+
+
+class GeneratorGrads(NamedTuple):
+    """The gradient of a loss with regard to each of a SimpleGenerator's weights, float64, of their shapes."""
+
+    encoder_W: NDArray[np.float64]
+    decoder_W: NDArray[np.float64]
+    output_W: NDArray[np.float64]
 
 
 # output_W is multiplied in panels of this many rows, each transposed to (H, PANEL). Products of at most SMALL_PRODUCT
@@ -162,16 +192,9 @@ class SimpleGenerator:
         inputs, n_docs = self._inputs(query_tokens, doc_tokens, target_tokens)
         if n_docs in (0, len(inputs)):
             return np.zeros((n_docs, len(inputs) - n_docs))
-        targets = inputs[n_docs:]
-        hidden = np.empty((len(inputs), self.hidden_dim))
+        hidden = self._hidden(inputs, n_docs)
         doc_hidden, target_hidden = hidden[:n_docs], hidden[n_docs:]
-        np.matmul(inputs[:n_docs], self._encoder_W.T, out=doc_hidden)
-        np.matmul(targets, self._decoder_W.T, out=target_hidden)
-        np.tanh(hidden, out=hidden)
-        words = targets.argmax(axis=1)
-        if self.embedding_dim > self.vocab_size and words.max() >= self.vocab_size:
-            raise ValueError(f"target_tokens: a token stands for word {words.max()}, with vocab_size {self.vocab_size}")
-        target_W = self._output_W[words]
+        target_W = self._output_W[self._words(inputs[n_docs:])]
         logprobs: NDArray[np.float64] = doc_hidden @ target_W.T
         logprobs += np.vecdot(target_hidden, target_W)
         logprobs -= self._log_normalisers(hidden, n_docs)
@@ -185,6 +208,57 @@ class SimpleGenerator:
     ) -> float:
         """log p(y|x,z), despite its name, which is the notebook's: one row of :meth:`token_logprobs`, summed."""
         return float(self.token_logprobs(query_tokens, [doc_tokens], target_tokens).sum())
+
+    def words(self, target_tokens: arrays.ArrayLike) -> NDArray[np.int64]:
+        """The words (T,) that target_tokens (T,D) stand for: the argmax of each. Errors as :meth:`token_logprobs`."""
+        inputs, _ = self._inputs(np.empty((0, self.embedding_dim)), [], target_tokens)
+        return self._words(inputs)
+
+    def logits(
+        self, query_tokens: arrays.ArrayLike, doc_tokens: Sequence[arrays.ArrayLike], target_tokens: arrays.ArrayLike
+    ) -> NDArray[np.float64]:
+        """What :meth:`token_logprobs` is the log-softmax of, at the words of the target: (K,T,V) float64, for training.
+
+        Arguments and errors are its own; eps has no part in them.
+        """
+        inputs, n_docs = self._inputs(query_tokens, doc_tokens, target_tokens)
+        by_input = self._hidden(inputs, n_docs) @ self._output_W.T
+        logits: NDArray[np.float64] = by_input[:n_docs, None] + by_input[n_docs:]
+        return logits
+
+    def logits_grad(
+        self,
+        grad: arrays.ArrayLike,
+        query_tokens: arrays.ArrayLike,
+        doc_tokens: Sequence[arrays.ArrayLike],
+        target_tokens: arrays.ArrayLike,
+    ) -> GeneratorGrads:
+        """The gradients with regard to the weights, from that of :meth:`logits`, grad (K,T,V), float32 or float64."""
+        inputs, n_docs = self._inputs(query_tokens, doc_tokens, target_tokens)
+        shape = (n_docs, len(inputs) - n_docs, self.vocab_size)
+        above, _ = arrays.shaped_doubles(grad, "grad", f"{shape}, that of the logits", shape)
+        hidden = self._hidden(inputs, n_docs)
+        # A document's logits are in all T cells of its row, a token's in all K of its column.
+        of_inputs = np.concatenate([above.sum(axis=1), above.sum(axis=0)])
+        before_tanh = (of_inputs @ self._output_W) * (1.0 - hidden**2)
+        return GeneratorGrads(
+            encoder_W=before_tanh[:n_docs].T @ inputs[:n_docs],
+            decoder_W=before_tanh[n_docs:].T @ inputs[n_docs:],
+            output_W=of_inputs.T @ hidden,
+        )
+
+    def _hidden(self, inputs: NDArray[np.float64], n_docs: int) -> NDArray[np.float64]:
+        """The hidden layer (K+T,H) of what _inputs gave."""
+        hidden = np.empty((len(inputs), self.hidden_dim))
+        np.matmul(inputs[:n_docs], self._encoder_W.T, out=hidden[:n_docs])
+        np.matmul(inputs[n_docs:], self._decoder_W.T, out=hidden[n_docs:])
+        return np.tanh(hidden, out=hidden)
+
+    def _words(self, targets: NDArray[np.float64]) -> NDArray[np.int64]:
+        words: NDArray[np.int64] = targets.argmax(axis=1)
+        if self.embedding_dim > self.vocab_size and len(words) and words.max() >= self.vocab_size:
+            raise ValueError(f"target_tokens: a token stands for word {words.max()}, with vocab_size {self.vocab_size}")
+        return words
 
     def _inputs(
         self, query_tokens: arrays.ArrayLike, doc_tokens: Sequence[arrays.ArrayLike], target_tokens: arrays.ArrayLike

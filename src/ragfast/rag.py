@@ -3,56 +3,69 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import arrays
-from ragfast.generator import DecodingGenerator, Generator
+from ragfast.generation import Decoding, Generation, Retrieved, Step, generate_sequence, generate_token, stream_token
+from ragfast.generator import BatchGenerator, DecodingGenerator, Generator
 from ragfast.index import Hits
-from ragfast.marginal import logsumexp, marginalize_sequence, marginalize_token
-from ragfast.retriever import Retriever
+from ragfast.marginal import log_softmax, marginalize_sequence, marginalize_token
+from ragfast.retriever import BatchRetriever, Retriever
 
-__all__ = ["Generation", "RAGSequence", "RAGToken", "Score"]
+__all__ = ["Documents", "RAGSequence", "RAGToken", "Score"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
-    """log p(y|x) of one answer and what it is made of.
+    """log p(y|x) of C candidate answers to one question, and what it is made of.
 
-    doc_ids (K,) best first; doc_logprobs (K,) = log p(z|x); token_logprobs (K,T) = log p(y_t | x, z, y_<t); posterior,
-    how much each document had to do with the answer, sums to 1 over documents: (K,) = p(z|x,y) for RAG-Sequence,
-    (K,T) = p(z_t | x, y_t, y_<t) for RAG-Token.
+    log_probs (C,) float64; doc_ids (K,) best first; doc_logprobs (K,) = log p(z|x); token_logprobs, for each candidate
+    (K,T) = log p(y_t | x, z, y_<t), T its own; posteriors, for each candidate how much each document had to do with it,
+    which sums to 1 over documents: (K,) = p(z|x,y) for RAG-Sequence, (K,T) = p(z_t | x, y_t, y_<t) for RAG-Token.
     """
 
-    log_prob: float
+    log_probs: NDArray[np.float64]
     doc_ids: NDArray[np.int64]
-    doc_logprobs: NDArray[Any]
-    token_logprobs: NDArray[Any]
-    posterior: NDArray[Any]
+    doc_logprobs: NDArray[np.float64]
+    token_logprobs: tuple[NDArray[Any], ...]
+    posteriors: tuple[NDArray[Any], ...]
+
+    @property
+    def best(self) -> int:
+        """The candidate of the largest log p(y|x), the first of equals."""
+        return int(self.log_probs.argmax())
+
+    @property
+    def candidate_logprobs(self) -> NDArray[np.float64]:
+        """log p(candidate | x, it is one of these) (C,): log-softmax of log_probs, as multiple choice wants it."""
+        return log_softmax(self.log_probs)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Generation:
-    """One generated answer.
+class Documents(NamedTuple):
+    """What a model retrieves from: embeddings (N,D) or a FlatIndex, and the tokens of each document by its id."""
 
-    tokens (T,) int64, with the eos token where there was one; log_prob = log p(tokens | x); doc_ids (K,), doc_logprobs
-    (K,) and posterior (K,T) as in Score.
-    """
-
-    tokens: NDArray[np.int64]
-    log_prob: float
-    doc_ids: NDArray[np.int64]
-    doc_logprobs: NDArray[Any]
-    posterior: NDArray[Any]
+    embeddings: Any
+    tokens: Any
 
 
 class _RAG:
-    """What both variants share: a retriever, a generator, eps, and one retrieval a question."""
+    """What both variants share: a retriever, a generator, eps, the documents, and one retrieval a question."""
 
-    def __init__(self, retriever: Retriever, generator: Generator, eps: float = 0.0) -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        generator: Generator,
+        eps: float = 0.0,
+        *,
+        document_embeddings: Any = None,
+        documents_tokens: Any = None,
+        k: int = 5,
+    ) -> None:
         if not isinstance(retriever, Retriever):
             raise TypeError(f"retriever: expected encode_query and search methods, got {type(retriever).__name__}")
         if not isinstance(generator, Generator):
@@ -60,6 +73,27 @@ class _RAG:
         self.retriever = retriever
         self.generator = generator
         self.eps = eps
+        # Replaced as one, so that a retrieval beside a refresh sees the old documents or the new, never some of each.
+        self.documents = Documents(document_embeddings, documents_tokens)
+        self.k = arrays.positive_int(k, "k")
+
+    @property
+    def document_embeddings(self) -> Any:
+        """Of ``documents``; assign to replace them alone."""
+        return self.documents.embeddings
+
+    @document_embeddings.setter
+    def document_embeddings(self, value: Any) -> None:
+        self.documents = self.documents._replace(embeddings=value)
+
+    @property
+    def documents_tokens(self) -> Any:
+        """Of ``documents``; assign to replace them alone."""
+        return self.documents.tokens
+
+    @documents_tokens.setter
+    def documents_tokens(self, value: Any) -> None:
+        self.documents = self.documents._replace(tokens=value)
 
     @property
     def eps(self) -> float:
@@ -70,38 +104,84 @@ class _RAG:
     def eps(self, value: float) -> None:
         self._eps = arrays.finite_float(value, "eps", above_zero=False)
 
+    def retrieve(self, questions: Sequence[Any], *, k: int | None = None) -> list[Retrieved]:
+        """The documents of each of B questions, each retrieved once: what score and generate do where ``retrieved`` is
+        not given. Share it between variants, or between scoring and decoding.
+
+        k (this object's by default) documents each, or as many as there are. ValueError where the model has no
+        documents, where documents_tokens lacks an id, and where a question found no document.
+        """
+        k = self.k if k is None else arrays.positive_int(k, "k")
+        questions = _several(questions, "questions")
+        document_embeddings, documents_tokens = self.documents
+        if document_embeddings is None or documents_tokens is None:
+            raise ValueError(
+                "document_embeddings, documents_tokens: expected both where the model is made, as "
+                f"{type(self).__name__}(retriever, generator, document_embeddings=..., documents_tokens=...)"
+            )
+        if not questions:
+            return []
+        if isinstance(self.retriever, BatchRetriever):
+            embeddings = self.retriever.encode_queries(questions)
+            found = self.retriever.search_queries(embeddings, document_embeddings, k=k)
+            rows = [Hits(*row) for row in zip(found.scores, found.ids, found.logprobs, strict=True)]
+            if len(rows) != len(questions):
+                raise ValueError(f"retriever: expected hits of {len(questions)} queries, got {len(rows)}")
+        else:
+            encode, search = self.retriever.encode_query, self.retriever.search
+            rows = [search(encode(question), document_embeddings, k=k) for question in questions]
+        return [_retrieved(hits, documents_tokens, f"questions[{b}]") for b, hits in enumerate(rows)]
+
     def _plus_eps(self, log_probs: Any) -> Any:
         """log(p + eps) of log p."""
         return np.logaddexp(log_probs, math.log(self._eps)) if self._eps else log_probs
-
-    def _retrieve(
-        self, query_tokens: Any, document_embeddings: Any, documents_tokens: Any, k: int
-    ) -> tuple[Hits, list[Any]]:
-        """The hits of one question and the tokens of those documents."""
-        k = arrays.positive_int(k, "k")
-        hits = self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k)
-        docs = []
-        for doc_id in hits.ids.tolist():
-            try:
-                if doc_id < 0:  # would silently be an entry counted from the end
-                    raise IndexError
-                docs.append(documents_tokens[doc_id])
-            except LookupError:
-                size = f" among {len(documents_tokens)}" if hasattr(documents_tokens, "__len__") else ""
-                raise ValueError(f"documents_tokens: no entry for document id {doc_id}{size}") from None
-        return hits, docs
 
     def _evaluate(
         self, query_tokens: Any, target_tokens: Any, document_embeddings: Any, documents_tokens: Any, k: int
     ) -> tuple[Hits, NDArray[Any]]:
         """The hits of one question and the target's token_logprobs (K,T) under them."""
-        hits, docs = self._retrieve(query_tokens, document_embeddings, documents_tokens, k)
-        token_logprobs = self.generator.token_logprobs(query_tokens, docs, target_tokens)
-        if token_logprobs.ndim != 2 or len(token_logprobs) != len(docs):
-            raise ValueError(
-                f"generator: expected token_logprobs of shape ({len(docs)}, T), got {token_logprobs.shape}"
+        k = arrays.positive_int(k, "k")
+        hits = self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k)
+        docs = [_tokens_of(doc_id, documents_tokens) for doc_id in hits.ids.tolist()]
+        return hits, _checked(self.generator.token_logprobs(query_tokens, docs, target_tokens), hits.ids, "")
+
+    def _all_logprobs(
+        self, questions: Sequence[Any], answers: Sequence[Sequence[Any]], retrieved: Sequence[Retrieved]
+    ) -> list[list[NDArray[Any]]]:
+        """For each question and each of its candidates the token_logprobs (K,T)."""
+        docs = [found.doc_tokens for found in retrieved]
+        if isinstance(self.generator, BatchGenerator):
+            given = self.generator.batch_token_logprobs(questions, docs, answers)
+        else:
+            one = self.generator.token_logprobs
+            given = [
+                [one(question, documents, answer) for answer in candidates]
+                for question, documents, candidates in zip(questions, docs, answers, strict=True)
+            ]
+        return [
+            [_checked(table, found.doc_ids, f" for answers[{b}][{c}]") for c, table in enumerate(tables)]
+            for b, (tables, found) in enumerate(zip(given, retrieved, strict=True))
+        ]
+
+    def _prepare(
+        self, questions: Sequence[Any], k: int | None, retrieved: Sequence[Retrieved] | None
+    ) -> tuple[list[Any], list[Retrieved]]:
+        """The questions and the documents of each."""
+        asked = _several(questions, "questions")
+        found = self.retrieve(asked, k=k) if retrieved is None else list(retrieved)
+        if len(found) != len(asked):
+            raise ValueError(f"retrieved: expected {len(asked)}, one a question, got {len(found)}")
+        for b, documents in enumerate(found):
+            if len(documents.doc_tokens) == 0:
+                raise ValueError(f"retrieved[{b}]: expected at least one document, got none")
+        return asked, found
+
+    def _decoding_generator(self, what: str) -> DecodingGenerator:
+        if not isinstance(self.generator, DecodingGenerator):
+            raise TypeError(
+                f"generator: {what} needs stop_tokens and an open method, which {type(self.generator).__name__} lacks"
             )
-        return hits, token_logprobs
+        return self.generator
 
 
 class RAGSequence(_RAG):
@@ -142,16 +222,56 @@ class RAGSequence(_RAG):
 
     def score(
         self,
-        query_tokens: Any,
-        target_tokens: Any,
-        document_embeddings: Any,
-        documents_tokens: Any,
-        k: int = 5,
-    ) -> Score:
-        """As :meth:`forward`, with the terms of the sum and p(z|x,y) (K,), which eps has no part in."""
-        hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
-        log_prob, posterior = marginalize_sequence(hits.logprobs, token_logprobs, return_posterior=True)
-        return Score(float(self._plus_eps(log_prob)), hits.ids, hits.logprobs, token_logprobs, posterior)
+        questions: Sequence[Any],
+        answers: Sequence[Any],
+        *,
+        k: int | None = None,
+        retrieved: Sequence[Retrieved] | None = None,
+    ) -> list[Score]:
+        """log p(y|x) of each answer, with the terms of its sum and p(z|x,y) (K,), which eps has no part in.
+
+        questions are B of what the retriever and the generator take. answers are B: a list or tuple is several
+        candidates for its question (multiple choice), anything else one answer. Each question retrieves once, k
+        documents or this object's; or takes those that ``retrieve`` gave.
+
+        ValueError for another number of answers or of ``retrieved``, a question without a candidate or a document, NaN
+        from the generator, and where ``retrieve`` raises it; otherwise what retriever and generator raise.
+        """
+        asked, found = self._prepare(questions, k, retrieved)
+        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found)
+        scores = []
+        for documents, candidates in zip(found, tables, strict=True):
+            results = [
+                marginalize_sequence(documents.doc_logprobs, table, return_posterior=True) for table in candidates
+            ]
+            log_probs = np.array([self._plus_eps(log_prob) for log_prob, _ in results], np.float64)
+            scores.append(_score(log_probs, documents, candidates, [posterior for _, posterior in results]))
+        return scores
+
+    def generate(
+        self,
+        questions: Sequence[Any],
+        *,
+        k: int | None = None,
+        retrieved: Sequence[Retrieved] | None = None,
+        mode: Literal["thorough", "fast"] = "thorough",
+        **options: Any,
+    ) -> list[list[Generation]]:
+        """The n_returned likeliest answers found for each of B questions, best first (Lewis et al. 2020, section 2.5).
+
+        Beam search under each document by itself, greedy with one beam, finds hypotheses; equal ones are merged; each
+        gets log p(y|x) = log sum_z p(z|x) p(y|x,z), by which they are ranked, then by their tokens. ``mode`` is which
+        p(y|x,z) count: "thorough", all, of which those that the beam of z had are known and all others are scored in
+        one pass; "fast", those that the beams had, so that log_prob is a lower bound and nothing more is computed. Of
+        the lists of :class:`Generation` each has n_returned or as many as there are hypotheses, at most K x n_beams.
+
+        questions, k, retrieved, options and errors as for :meth:`RAGToken.generate`, but sample is refused, and
+        n_returned may pass n_beams. length_penalty and early_stopping are of the search under each document.
+        ValueError also for another mode, and for NaN where hypotheses are scored.
+        """
+        asked, found = self._prepare(questions, k, retrieved)
+        generator = self._decoding_generator("generate")
+        return generate_sequence(generator, asked, found, Decoding.of(options), mode)
 
 
 class RAGToken(_RAG):
@@ -162,11 +282,14 @@ class RAGToken(_RAG):
 
     >>> import numpy as np, ragfast
     >>> rng = np.random.default_rng(0)
-    >>> rag = ragfast.RAGToken(ragfast.SimpleRetriever(4, rng=rng), ragfast.SimpleGenerator(10, 4, 8, rng=rng))
+    >>> retriever, generator = ragfast.SimpleRetriever(4, rng=rng), ragfast.SimpleGenerator(10, 4, 8, rng=rng)
     >>> docs = [rng.standard_normal((3, 4)) for _ in range(6)]
-    >>> score = rag.score(rng.standard_normal((2, 4)), np.eye(4), rng.standard_normal((6, 4)), docs, k=2)
-    >>> round(score.log_prob, 2), score.posterior.shape
-    (-9.21, (2, 4))
+    >>> rag = ragfast.RAGToken(
+    ...     retriever, generator, document_embeddings=rng.standard_normal((6, 4)), documents_tokens=docs, k=2
+    ... )
+    >>> score = rag.score([rng.standard_normal((2, 4))], [np.eye(4)])[0]
+    >>> score.log_probs.round(2).tolist(), score.posteriors[0].shape
+    ([-9.21], (2, 4))
     """
 
     def forward(
@@ -196,51 +319,140 @@ class RAGToken(_RAG):
 
     def score(
         self,
-        query_tokens: Any,
-        target_tokens: Any,
-        document_embeddings: Any,
-        documents_tokens: Any,
-        k: int = 5,
-    ) -> Score:
-        """As :meth:`forward`, with its terms and p(z_t | x, y_t, y_<t) (K,T), which eps has no part in."""
-        hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
-        log_probs, posterior = marginalize_token(hits.logprobs, token_logprobs, return_posterior=True)
-        log_prob = float(np.add.reduce(self._plus_eps(log_probs)))
-        return Score(log_prob, hits.ids, hits.logprobs, token_logprobs, posterior)
+        questions: Sequence[Any],
+        answers: Sequence[Any],
+        *,
+        k: int | None = None,
+        retrieved: Sequence[Retrieved] | None = None,
+    ) -> list[Score]:
+        """log p(y|x) of each answer, with its terms and p(z_t | x, y_t, y_<t) (K,T), which eps has no part in.
+
+        Arguments and errors as for :meth:`RAGSequence.score`.
+        """
+        asked, found = self._prepare(questions, k, retrieved)
+        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found)
+        scores = []
+        for documents, candidates in zip(found, tables, strict=True):
+            results = [marginalize_token(documents.doc_logprobs, table, return_posterior=True) for table in candidates]
+            log_probs = np.array([np.add.reduce(self._plus_eps(by_token)) for by_token, _ in results], np.float64)
+            scores.append(_score(log_probs, documents, candidates, [posterior for _, posterior in results]))
+        return scores
 
     def generate(
         self,
-        query_tokens: Any,
-        document_embeddings: Any,
-        documents_tokens: Any,
-        k: int = 5,
+        questions: Sequence[Any],
         *,
-        max_new_tokens: int = 32,
-    ) -> Generation:
-        """The greedy answer: at each step the v of the largest log p(v | x, y_<t), the lower id of equals.
+        k: int | None = None,
+        retrieved: Sequence[Retrieved] | None = None,
+        **options: Any,
+    ) -> list[list[Generation]]:
+        """The n_returned best answers to each of B questions, best first (Lewis et al. 2020, section 2.5).
 
-        Stops after the eos token or max_new_tokens. The documents are retrieved once; eps plays no part.
+        Each next token is chosen by log p(v | x, y_<t) = log sum_z p(z|x) p(v | x, z, y_<t), in which eps has no part:
+        the greatest, the lower of equals; or as options say, the keyword arguments of :class:`Decoding`. A question
+        retrieves once, k documents or this object's; or takes those of ``retrieved``, one a question, that ``retrieve``
+        gave. Questions are decoded together, each as it would be alone; documents of p(z|x) = 0 are not read, and
+        answers that have ended are no longer computed.
 
-        TypeError where the generator is no DecodingGenerator, ValueError where k or max_new_tokens is below 1.
+        log_prob is the model's own log p(y|x): what is not allowed or not drawn keeps its probability. Answers that
+        cannot go on, as all tokens have probability 0 or are stop tokens before their time, are dropped, so that there
+        may be fewer than n_returned.
+
+        TypeError for an unknown option; ValueError for options that do not go together, another number of
+        ``retrieved``, NaN or +inf from the generator, a question to which no answer is left, and where ``retrieve``
+        raises it.
+
+        >>> import numpy as np, ragfast
+        >>> class Coin:  # a document is p(heads); after it comes the end, token 2
+        ...     stop_tokens = (2,)
+        ...     def open(self, questions, docs):
+        ...         self.logits = np.log([[p, 1 - p, 1e-9] for several in docs for p in several])
+        ...         return self
+        ...     def step(self, rows, tokens):
+        ...         return np.log([[1e-9, 1e-9, 1.0]] * len(rows))
+        ...     def token_logprobs(self, question, docs, answer):
+        ...         return np.log([[p if answer[0] == 0 else 1 - p, 1.0] for p in docs])
+        >>> rag = ragfast.RAGToken(ragfast.SimpleRetriever(3), Coin())
+        >>> found = ragfast.Retrieved(np.arange(2), np.log([0.6, 0.4]), [0.9, 0.2])
+        >>> for answer in rag.generate(["?"], retrieved=[found], n_beams=2, n_returned=2)[0]:
+        ...     print(answer.tokens, round(float(np.exp(answer.log_prob)), 3), answer.posterior[:, 0].round(3))
+        [0 2] 0.62 [0.871 0.129]
+        [1 2] 0.38 [0.158 0.842]
         """
-        if not isinstance(self.generator, DecodingGenerator):
-            raise TypeError(
-                f"generator: generate needs eos_token and an open method, which {type(self.generator).__name__} lacks"
-            )
-        max_new_tokens = arrays.positive_int(max_new_tokens, "max_new_tokens")
-        hits, docs = self._retrieve(query_tokens, document_embeddings, documents_tokens, k)
-        decoder = self.generator.open(query_tokens, docs)
-        token: int | None = None
-        tokens: list[int] = []
-        log_probs: list[float] = []
-        joints: list[NDArray[Any]] = []
-        while len(tokens) < max_new_tokens and token != self.generator.eos_token:
-            step = decoder.step(token)
-            log_marginal = marginalize_token(hits.logprobs, step)  # over documents, for every v at once
-            token = int(log_marginal.argmax())
-            tokens.append(token)
-            log_probs.append(float(log_marginal[token]))
-            joints.append(hits.logprobs + step[:, token])
-        joint = np.stack(joints, axis=1)
-        posterior = np.exp(joint - logsumexp(joint, axis=0))
-        return Generation(np.array(tokens), math.fsum(log_probs), hits.ids, hits.logprobs, posterior)
+        asked, found = self._prepare(questions, k, retrieved)
+        generator = self._decoding_generator("generate")
+        return generate_token(generator, asked, found, Decoding.of(options))
+
+    def stream(
+        self, question: Any, *, k: int | None = None, retrieved: Retrieved | None = None, **options: Any
+    ) -> Iterator[Step]:
+        """The greedy or sampled answer to one question, a :class:`Step` for each token as soon as it is chosen.
+
+        Their tokens, and their texts together, are what ``generate`` gives. A text is "" while the character that it
+        is part of is not complete. Nothing is computed before the first is asked for, nor after the last that is: an
+        iterator may be dropped or closed at any time.
+
+        question is one of what ``generate`` takes, retrieved the one :class:`Retrieved` for it; k, options and errors
+        as there, at once or with the token at hand; n_beams and n_returned must be 1.
+        """
+        asked, found = self._prepare([question], k, None if retrieved is None else [retrieved])
+        generator = self._decoding_generator("stream")
+        return stream_token(generator, asked[0], found[0], Decoding.of(options))
+
+
+def _several(questions: Sequence[Any], name: str) -> list[Any]:
+    if isinstance(questions, (str, bytes)) or not hasattr(questions, "__iter__"):
+        raise TypeError(f"{name}: expected a sequence, such as a list of one, got {type(questions).__name__}")
+    return list(questions)
+
+
+def _candidates(answers: Sequence[Any], n_questions: int) -> list[list[Any]]:
+    """The candidates of each question."""
+    given = _several(answers, "answers")
+    if len(given) != n_questions:
+        raise ValueError(f"answers: expected {n_questions}, one or a list of several a question, got {len(given)}")
+    candidates = [list(answer) if isinstance(answer, (list, tuple)) else [answer] for answer in given]
+    for b, several in enumerate(candidates):
+        if not several:
+            raise ValueError(f"answers[{b}]: expected at least one candidate, got none")
+    return candidates
+
+
+def _tokens_of(doc_id: int, documents_tokens: Any) -> Any:
+    try:
+        if doc_id < 0:  # would silently be an entry counted from the end
+            raise IndexError
+        return documents_tokens[doc_id]
+    except LookupError:
+        size = f" among {len(documents_tokens)}" if hasattr(documents_tokens, "__len__") else ""
+        raise ValueError(f"documents_tokens: no entry for document id {doc_id}{size}") from None
+
+
+def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
+    """Without the padding with which a search fills up what it did not find."""
+    there = hits.ids >= 0
+    if not there.any():
+        raise ValueError(f"{name}: no document was found")
+    ids, logprobs = (hits.ids, hits.logprobs) if there.all() else (hits.ids[there], hits.logprobs[there])
+    docs = [_tokens_of(doc_id, documents_tokens) for doc_id in ids.tolist()]
+    return Retrieved(ids, np.asarray(logprobs, np.float64), docs)
+
+
+def _checked(token_logprobs: Any, doc_ids: NDArray[np.int64], where: str) -> NDArray[Any]:
+    """The generator's answer, of the right shape and without NaN."""
+    table = np.asarray(token_logprobs)
+    if table.ndim != 2 or len(table) != len(doc_ids):
+        raise ValueError(f"generator: expected token_logprobs of shape ({len(doc_ids)}, T){where}, got {table.shape}")
+    broken = np.isnan(table).any(axis=1)
+    if broken.any():
+        raise ValueError(f"generator: NaN in the token_logprobs{where} under document {doc_ids[broken.argmax()]}")
+    return table
+
+
+def _score(
+    log_probs: NDArray[np.float64],
+    documents: Retrieved,
+    token_logprobs: Sequence[NDArray[Any]],
+    posteriors: Sequence[NDArray[Any]],
+) -> Score:
+    return Score(log_probs, documents.doc_ids, documents.doc_logprobs, tuple(token_logprobs), tuple(posteriors))

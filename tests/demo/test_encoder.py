@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ragfast
-from ragfast.retriever import Retriever
+from ragfast.retriever import BatchRetriever
 
 if TYPE_CHECKING:
     from ragfast.demo.encoder import MiniLM
@@ -24,9 +24,11 @@ TEXTS = [
 
 def test_documents_are_the_same_in_any_batch_and_thread_count(encoder: MiniLM) -> None:
     import torch
+    from ragfast.models.prompts import TruncationWarning
 
     many = encoder.encode_documents(TEXTS * 10, threads=2, dtype=torch.float32)
-    alone = np.stack([encoder.encode_query(text) for text in TEXTS])
+    with pytest.warns(TruncationWarning, match="longer than 96 tokens"):  # of a query, whose end was meant to count
+        alone = np.stack([encoder.encode_query(text) for text in TEXTS])
     assert many.shape == (50, 384)
     assert many.dtype == alone.dtype == np.float32
     np.testing.assert_allclose(many, np.tile(alone, (10, 1)), atol=2e-6)
@@ -52,7 +54,7 @@ def test_bfloat16_is_near_float32(encoder: MiniLM) -> None:
 def test_the_notebooks_questions_find_their_documents(encoder: MiniLM, question: str, expected: int) -> None:
     import torch
 
-    assert isinstance(encoder, Retriever)
+    assert isinstance(encoder, BatchRetriever)
     embeddings = encoder.encode_documents(TEXTS, threads=1, dtype=torch.float32)
     query = encoder.encode_query(question)
     hits = encoder.search(query, ragfast.FlatIndex.from_vectors(embeddings), k=9)
@@ -61,3 +63,10 @@ def test_the_notebooks_questions_find_their_documents(encoder: MiniLM, question:
     logits = hits.scores / encoder.temperature
     np.testing.assert_allclose(hits.logprobs, logits - np.logaddexp.reduce(logits), atol=1e-6)
     np.testing.assert_allclose(hits.scores, np.sort(embeddings @ query)[::-1], atol=1e-6)
+
+
+def test_questions_at_once_are_each_alone(encoder: MiniLM) -> None:
+    questions = ["When was the Eiffel Tower built?", "Where is it?"]
+    alone = np.stack([encoder.encode_query(question) for question in questions])
+    np.testing.assert_allclose(encoder.encode_queries(questions), alone, atol=1e-6)
+    assert encoder.dim == 384

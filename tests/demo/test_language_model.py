@@ -1,4 +1,4 @@
-"""SmolLM2 as a generator: padding, positions, cache and token boundaries change nothing but the time taken."""
+"""SmolLM2 with its own tokenizer and chat template. tests/models has what any model is tested for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ragfast
-from ragfast.generator import DecodingGenerator
+from ragfast.generator import BatchGenerator, DecodingGenerator
 
 if TYPE_CHECKING:
     from ragfast.demo.language_model import LanguageModel
@@ -24,15 +24,7 @@ PASSAGES = [
 
 @pytest.fixture(scope="module")
 def batch(language_model: LanguageModel) -> Any:
-    return language_model.token_logprobs(QUESTION, PASSAGES, language_model.answer_tokens(ANSWER))
-
-
-def test_a_batch_equals_one_document_at_a_time(language_model: LanguageModel, batch: Any) -> None:
-    target = language_model.answer_tokens(ANSWER)
-    alone = np.concatenate([language_model.token_logprobs(QUESTION, [passage], target) for passage in PASSAGES])
-    assert batch.shape == (3, len(target))
-    assert target[-1] == language_model.eos_token
-    np.testing.assert_allclose(batch, alone, atol=1e-4)
+    return language_model.token_logprobs(QUESTION, PASSAGES, ANSWER)
 
 
 def test_scores_are_those_of_the_bare_model(
@@ -45,7 +37,7 @@ def test_scores_are_those_of_the_bare_model(
     tokenizer: Any = AutoTokenizer.from_pretrained(language_model_folder)
     model: Any = AutoModelForCausalLM.from_pretrained(language_model_folder, dtype=torch.float32)
     for passage, scores in zip(PASSAGES, batch, strict=True):
-        text = language_model.prompt(QUESTION, passage) + ANSWER + tokenizer.eos_token
+        text = language_model.template(QUESTION, passage) + ANSWER + tokenizer.eos_token
         tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         with torch.inference_mode():
             logprobs = model(tokens).logits[0, :-1].double().log_softmax(-1)
@@ -54,31 +46,21 @@ def test_scores_are_those_of_the_bare_model(
 
 
 def test_step_by_step_equals_all_at_once(language_model: LanguageModel, batch: Any) -> None:
-    target = language_model.answer_tokens(ANSWER).tolist()
-    decoder = language_model.open(QUESTION, PASSAGES)
-    steps = [decoder.step(token) for token in [None, *target[:-1]]]
+    target = language_model.answer_tokens(ANSWER)
+    decoder = language_model.open([QUESTION], [PASSAGES])
+    steps = [decoder.logits] + [decoder.step(np.arange(3), np.full(3, token)) for token in target[:-1]]
     assert all(step.shape == (3, 49_152) for step in steps)
-    np.testing.assert_allclose(np.logaddexp.reduce(np.stack(steps).astype(np.float64), axis=2), 0, atol=1e-5)
-    stepped = np.stack([step[:, token] for step, token in zip(steps, target, strict=True)], axis=1)
-    np.testing.assert_allclose(stepped, batch, atol=1e-4)
+    stepped = [ragfast.log_softmax(step)[:, token] for step, token in zip(steps, target, strict=True)]
+    np.testing.assert_allclose(np.stack(stepped, axis=1), batch, atol=1e-4)
 
 
-def test_decoders_of_one_question_do_not_disturb_each_other(language_model: LanguageModel) -> None:
-    target = language_model.answer_tokens(ANSWER).tolist()
-    first, second = language_model.open(QUESTION, PASSAGES), language_model.open(QUESTION, PASSAGES)
-    first.step(None), second.step(None)
-    for token in target[:3]:
-        ahead = first.step(token)
-    for token in target[:3]:
-        behind = second.step(token)
-    np.testing.assert_array_equal(ahead, behind)
+def test_the_prompt_is_a_chat(language_model: LanguageModel) -> None:
+    from ragfast.demo.language_model import INSTRUCTION
 
-
-def test_one_token_targets(language_model: LanguageModel) -> None:
-    one = language_model.token_logprobs(QUESTION, PASSAGES, language_model.answer_tokens(""))
-    np.testing.assert_array_equal(
-        one[:, 0], language_model.open(QUESTION, PASSAGES).step(None)[:, language_model.eos_token]
-    )
+    prompt = language_model.template("Why?", "Because.")
+    assert prompt.startswith(f"<|im_start|>system\n{INSTRUCTION}<|im_end|>\n<|im_start|>user\nPassage: Because.\n")
+    assert prompt.endswith("Question: Why?<|im_end|>\n<|im_start|>assistant\n")  # no token of an answer merges with it
+    assert "Passage" not in language_model.template("Why?", "")
 
 
 def test_text_and_tokens_are_each_others_inverse(language_model: LanguageModel) -> None:
@@ -86,13 +68,15 @@ def test_text_and_tokens_are_each_others_inverse(language_model: LanguageModel) 
     assert language_model.text(tokens) == "Brasília, 8,849 m"
     assert language_model.pieces(tokens)[-1] == "<|im_end|>"
     assert len(language_model.pieces(tokens)) == len(tokens)
+    assert tokens[-1] in language_model.stop_tokens
 
 
 def test_the_passage_with_the_answer_makes_it_likeliest(language_model: LanguageModel) -> None:
     """An invented fact, which the model cannot know from elsewhere."""
+    assert isinstance(language_model, BatchGenerator)
     assert isinstance(language_model, DecodingGenerator)
     passages = ["Oslo lies by a fjord.", "The Zanthor Bridge was opened in 1742.", "The Zanthor Bridge is long."]
-    target = language_model.answer_tokens("The Zanthor Bridge was opened in 1742.")
+    target = "The Zanthor Bridge was opened in 1742."
     logprobs = language_model.token_logprobs("When was the Zanthor Bridge opened?", passages, target).astype(np.float64)
     log_prob, posterior = ragfast.marginalize_sequence(np.log(np.full(3, 1 / 3)), logprobs, return_posterior=True)
     assert logprobs.sum(axis=1).argmax() == posterior.argmax() == 1

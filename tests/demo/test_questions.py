@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ragfast import evaluation
 from ragfast.demo.corpus import load_corpus
-from ragfast.demo.questions import contains_answer, load_questions
+from ragfast.demo.questions import contains_answer, load_questions, main
+from ragfast.demo.records import read_questions
 
 
 @pytest.mark.parametrize(
@@ -38,3 +42,15 @@ def test_fewer_documents_answer_fewer_questions(installed: None) -> None:
     assert {q.title for q in load_questions(part)} == {
         q.title for q in load_questions(whole) if q.title in set(part.titles)
     }
+
+
+def test_they_are_printed_as_an_evaluation_takes_them(
+    installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main() == 0
+    file = tmp_path / "questions.jsonl"
+    file.write_text(capsys.readouterr().out, encoding="utf-8")
+    lines, corpus = read_questions(file), load_corpus()
+    assert [(line.question, *line.answers, line.given["title"]) for line in lines] == load_questions(corpus)
+    text_of = dict(zip(corpus.titles, corpus.texts, strict=True))
+    assert all(evaluation.contains_answer(str(line.gold(text_of)), line.answers) for line in lines)

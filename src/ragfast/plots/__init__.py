@@ -1,0 +1,21 @@
+"""Pictures of RAG models and of what they did (extra ``plots``: matplotlib; imported by name alone).
+
+Every function returns a matplotlib Figure, made without pyplot: nothing opens, no global setting changes, and a server
+may draw too. ``figure.savefig`` writes it, :func:`save` the same bytes each time. Text is as it stands: no ``$`` starts
+a formula, spaces and line breaks of tokens are shown, and a character that no chosen font has is a box; with
+``matplotlib.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"]``, for instance, Japanese has its own.
+"""
+
+from __future__ import annotations
+
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError("ragfast.plots needs matplotlib: pip install 'ragfast-kernels[plots]'") from error
+
+from ragfast.plots.gaps import score_gap
+from ragfast.plots.models import architecture
+from ragfast.plots.posteriors import posterior_entropy, posterior_heatmap, token_entropy
+from ragfast.plots.style import save
+
+__all__ = ["architecture", "posterior_entropy", "posterior_heatmap", "save", "score_gap", "token_entropy"]

@@ -1,0 +1,48 @@
+"""The tool that `ragfast mcp` serves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ragfast.demo import parts
+
+
+def test_the_tool_searches_the_corpus(shared_cache: Path) -> None:
+    from ragfast.demo.corpus import load_corpus
+    from ragfast.demo.serve import search_tool
+
+    corpus = load_corpus(30)
+    tool = search_tool(k=3, temperature=0.05, threads=1, limit_documents=30)
+    assert "of 30 Wikipedia articles" in tool.schema["description"]
+    found = tool(query=f"What is {corpus.titles[7]}?")["results"]
+    assert len(found) == 3
+    assert (found[0]["id"], found[0]["title"], found[0]["text"]) == (7, corpus.titles[7], corpus.texts[7])
+    assert sum(result["probability"] for result in found) == pytest.approx(1)
+
+
+def test_nothing_goes_to_stdout_before_the_protocol(
+    shared_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mcp = pytest.importorskip(
+        "ragfast.mcp", reason="mcp is not installed: `make test-all` has it", exc_type=ImportError
+    )
+    from ragfast.demo.serve import run_mcp
+
+    served = []
+    monkeypatch.setattr(mcp, "serve", served.append)
+    run_mcp(k=3, temperature=0.05, threads=1, limit_documents=20)  # which are encoded, with a progress bar
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "serving" in err
+    assert [tool.k for tool in served] == [3]
+
+
+def test_without_the_package_says_how_to_get_it(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ragfast.demo.serve import run_mcp
+
+    monkeypatch.setitem(sys.modules, "ragfast.mcp", None)
+    with pytest.raises(parts.DemoError, match=r"pip install 'ragfast-kernels\[mcp\]'"):
+        run_mcp(k=3, temperature=0.05, threads=1, limit_documents=30)
