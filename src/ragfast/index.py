@@ -374,6 +374,11 @@ class FlatIndex:
         return self._dim
 
     @property
+    def scan(self) -> str:
+        """How documents are scanned: "auto", "float32" or "int8", as the index was made."""
+        return self._scan
+
+    @property
     def dtype(self) -> str:
         """What the vectors are stored as: "float32", "float16" or "bfloat16"."""
         return self._storage

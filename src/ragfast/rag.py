@@ -142,7 +142,7 @@ class _RAG:
         """The hits of one question and the target's token_logprobs (K,T) under them."""
         k = arrays.positive_int(k, "k")
         hits = self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k)
-        docs = [_tokens_of(doc_id, documents_tokens) for doc_id in hits.ids.tolist()]
+        docs = [tokens_of(doc_id, documents_tokens) for doc_id in hits.ids.tolist()]
         return hits, _checked(self.generator.token_logprobs(query_tokens, docs, target_tokens), hits.ids, "")
 
     def _all_logprobs(
@@ -418,14 +418,15 @@ def _candidates(answers: Sequence[Any], n_questions: int) -> list[list[Any]]:
     return candidates
 
 
-def _tokens_of(doc_id: int, documents_tokens: Any) -> Any:
+def tokens_of(doc_id: int, documents_tokens: Any, name: str = "documents_tokens") -> Any:
+    """A document's tokens by its id. ValueError, under that name, where there are none."""
     try:
         if doc_id < 0:  # would silently be an entry counted from the end
             raise IndexError
         return documents_tokens[doc_id]
     except LookupError:
         size = f" among {len(documents_tokens)}" if hasattr(documents_tokens, "__len__") else ""
-        raise ValueError(f"documents_tokens: no entry for document id {doc_id}{size}") from None
+        raise ValueError(f"{name}: no entry for document id {doc_id}{size}") from None
 
 
 def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
@@ -434,7 +435,7 @@ def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
     if not there.any():
         raise ValueError(f"{name}: no document was found")
     ids, logprobs = (hits.ids, hits.logprobs) if there.all() else (hits.ids[there], hits.logprobs[there])
-    docs = [_tokens_of(doc_id, documents_tokens) for doc_id in ids.tolist()]
+    docs = [tokens_of(doc_id, documents_tokens) for doc_id in ids.tolist()]
     return Retrieved(ids, np.asarray(logprobs, np.float64), docs)
 
 

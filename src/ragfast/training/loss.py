@@ -15,6 +15,7 @@ from torch import Tensor
 import ragfast.torch
 from ragfast import arrays
 from ragfast.index import FlatIndex
+from ragfast.rag import tokens_of
 
 __all__ = ["Monitor", "QueryEncoder", "RAGLoss", "TrainableGenerator", "TrainingStep"]
 
@@ -186,7 +187,7 @@ class RAGLoss:
             if doc_ids is None
             else arrays.integers(doc_ids, "doc_ids", f"({len(questions)}, K)", (len(questions), None))
         )
-        docs = [[self._document(doc_id) for doc_id in row] for row in ids.tolist()]
+        docs = [[tokens_of(doc_id, self.documents, "documents") for doc_id in row] for row in ids.tolist()]
         doc_scores = ragfast.torch.gather_scores(queries, self.index, ids, n_threads=self.n_threads)
         logits, targets = self._logits(questions, docs, answers)
         marginalize = ragfast.torch.rag_token_nll if self.variant == "token" else ragfast.torch.rag_sequence_nll
@@ -239,15 +240,6 @@ class RAGLoss:
         # The index searches by float32; scores for the gradient are of the queries as they are.
         hits = self.index.search(queries.detach().float(), min(self.k, n_docs), n_threads=self.n_threads)
         return hits.ids
-
-    def _document(self, doc_id: int) -> Any:
-        try:
-            if doc_id < 0:  # would silently be an entry counted from the end
-                raise IndexError
-            return self.documents[doc_id]
-        except LookupError:
-            size = f" among {len(self.documents)}" if hasattr(self.documents, "__len__") else ""
-            raise ValueError(f"documents: no entry for document id {doc_id}{size}") from None
 
     def _logits(self, questions: Sequence[Any], docs: list[list[Any]], answers: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """(B,K,T,V) and (B,T), in CPU memory."""

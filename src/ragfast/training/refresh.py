@@ -96,7 +96,7 @@ def refresh(
     kept = _ids(ids, old, len(texts))  # before the long work: what is wrong shows now, and none is added meanwhile
     vectors = _encoded(encode, texts, batch_size, None if old is None else _dim(old), progress)
     if isinstance(old, FlatIndex):
-        index = FlatIndex.from_vectors(vectors, kept, scan=old._scan, dtype=old.dtype)
+        index = FlatIndex.from_vectors(vectors, kept, scan=old.scan, dtype=old.dtype)
     else:
         index = FlatIndex.from_vectors(vectors, kept)
     after = Documents(index, before.tokens if documents_tokens is None else documents_tokens)
