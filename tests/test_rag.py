@@ -237,6 +237,17 @@ def test_retrieves_once() -> None:
     assert retriever.asked == []
 
 
+def test_a_function_as_generator() -> None:
+    generator = ragfast.CallableGenerator(TableGenerator().token_logprobs)
+    model = ragfast.RAGToken(FixedRetriever([0.75, 0.25]), generator, document_embeddings=0, documents_tokens=TABLES)
+    answer = [np.array([0, 1])]
+    assert model.score([""], answer)[0].log_probs.tolist() == by_hand().score([""], answer)[0].log_probs.tolist()
+    with pytest.raises(TypeError, match="generate needs stop_tokens and an open method, which CallableGenerator lacks"):
+        model.generate([""])
+    with pytest.raises(TypeError, match="logprobs: expected a function, got int"):
+        ragfast.CallableGenerator(3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("rag", [ragfast.RAGSequence, ragfast.RAGToken])
 class TestManyAtOnce:
     def test_candidates_and_questions_as_one_by_one(self, rag: Any) -> None:

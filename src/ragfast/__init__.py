@@ -6,7 +6,7 @@ from ragfast.decoding import marginalize_step
 from ragfast.divergence import kl_divergence
 from ragfast.gather import gather_scores, gather_scores_grad
 from ragfast.generation import Decoding, Generation, Retrieved, Step
-from ragfast.generator import BatchGenerator, Decoder, DecodingGenerator, Generator, SimpleGenerator
+from ragfast.generator import BatchGenerator, CallableGenerator, Decoder, DecodingGenerator, Generator, SimpleGenerator
 from ragfast.index import FlatIndex, Hits, SearchStats, search
 from ragfast.levels import available_isas, isa, set_isa
 from ragfast.marginal import keyed_logsumexp, log_softmax, logsumexp, marginalize_sequence, marginalize_token
@@ -29,6 +29,7 @@ __all__ = [
     "NLL",
     "BatchGenerator",
     "BatchRetriever",
+    "CallableGenerator",
     "Decoder",
     "Decoding",
     "DecodingGenerator",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,7 +14,15 @@ from ragfast import arrays, weights
 from ragfast.marginal import logsumexp
 from ragfast.threads import get_num_threads
 
-__all__ = ["BatchGenerator", "Decoder", "DecodingGenerator", "Generator", "GeneratorGrads", "SimpleGenerator"]
+__all__ = [
+    "BatchGenerator",
+    "CallableGenerator",
+    "Decoder",
+    "DecodingGenerator",
+    "Generator",
+    "GeneratorGrads",
+    "SimpleGenerator",
+]
 
 
 @runtime_checkable
@@ -70,6 +78,28 @@ class GeneratorGrads(NamedTuple):
     encoder_W: NDArray[np.float64]
     decoder_W: NDArray[np.float64]
     output_W: NDArray[np.float64]
+
+
+class CallableGenerator:
+    """A generator around a function of (question, documents, answer) that returns token_logprobs (K,T), for instance a
+    call of a service that gives the log-probabilities of a text. It scores; decoding needs a DecodingGenerator.
+
+    >>> import numpy as np, ragfast
+    >>> def spelled(question, docs, answer):  # a letter is likely where the document has it
+    ...     return np.log([[0.9 if letter in doc else 0.1 for letter in answer] for doc in docs])
+    >>> generator = ragfast.CallableGenerator(spelled)
+    >>> np.exp(generator.token_logprobs("who?", ["ada", "bob"], "abba")).round(1).tolist()
+    [[0.9, 0.1, 0.1, 0.9], [0.1, 0.9, 0.9, 0.1]]
+    """
+
+    def __init__(self, logprobs: Callable[[Any, Sequence[Any], Any], Any]) -> None:
+        if not callable(logprobs):
+            raise TypeError(f"logprobs: expected a function, got {type(logprobs).__name__}")
+        self._logprobs = logprobs
+
+    def token_logprobs(self, query_tokens: Any, doc_tokens: Sequence[Any], target_tokens: Any, /) -> NDArray[Any]:
+        """What the function returns, as an array."""
+        return np.asarray(self._logprobs(query_tokens, doc_tokens, target_tokens))
 
 
 # output_W is multiplied in panels of this many rows, each transposed to (H, PANEL). Products of at most SMALL_PRODUCT
