@@ -152,6 +152,9 @@ def test_questions_together_are_questions_alone(rag: Any, options: dict[str, Any
     same(found, alone)
     assert len({len(steps) for steps in rows}) > 1
     assert together == [sum(steps[t] for steps in rows if t < len(steps)) for t in range(max(map(len, rows)))]
+    generator.opened = 0
+    same(rag.generate(questions, retrieved=retrieved, max_new_tokens=9, batch_size=2, **options), alone)
+    assert generator.opened == 3
 
 
 @pytest.mark.parametrize("rag", RAGS)

@@ -300,6 +300,25 @@ class TestManyAtOnce:
         plain = by_hand(rag).score(["a", "b"], answers)
         assert [score.log_probs.tolist() for score in scores] == [score.log_probs.tolist() for score in plain]
 
+    def test_batches_change_nothing(self, rag: Any) -> None:
+        class Batch(TableGenerator):
+            def batch_token_logprobs(self, queries: Any, docs: Any, targets: Any, /) -> Any:
+                self.sizes = [*getattr(self, "sizes", []), len(queries)]
+                both = zip(queries, docs, targets, strict=True)
+                return [[self.token_logprobs(query, z, y) for y in ys] for query, z, ys in both]
+
+        generator = Batch()
+        model = rag(FixedRetriever([0.75, 0.25]), generator, document_embeddings=0, documents_tokens=TABLES)
+        answers = [[np.array([0, 1]), np.array([1])], np.array([0]), np.array([0, 1, 2])]
+        whole = model.score([""] * 3, answers)
+        parts = model.score([""] * 3, answers, batch_size=2)
+        assert generator.sizes == [3, 2, 1]
+        assert [score.log_probs.tolist() for score in parts] == [score.log_probs.tolist() for score in whole]
+        with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
+            model.score([""], [np.array([0])], batch_size=0)
+        with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
+            model.generate([""], batch_size=0)
+
     def test_no_question(self, rag: Any) -> None:
         assert by_hand(rag).score([], []) == []
 
@@ -406,6 +425,25 @@ class TestRefuses:
             model.score(["", ""], [np.array([0])] * 2, retrieved=model.retrieve([""]))
         with pytest.raises(ValueError, match=r"answers\[1\]: expected at least one candidate, got none"):
             model.score(["", ""], [np.array([0]), []])
+
+    def test_what_is_not_retrieved(self, rag: Any) -> None:
+        model = by_hand(rag)
+        (found,) = model.retrieve([""])
+        with pytest.raises(TypeError, match="retrieved: expected a sequence, such as a list of one, got Retrieved"):
+            model.score([""], [np.array([0])], retrieved=found)
+        with pytest.raises(TypeError, match=r"retrieved\[0\]: expected a Retrieved, got list"):
+            model.score([""], [np.array([0])], retrieved=[[found]])
+        with pytest.raises(ValueError, match="k, retrieved: expected one of them"):
+            model.score([""], [np.array([0])], k=1, retrieved=[found])
+
+    def test_a_batch_generator_that_leaves_an_answer_out(self, rag: Any) -> None:
+        class Short(TableGenerator):
+            def batch_token_logprobs(self, *arguments: Any) -> Any:
+                return [[np.zeros((2, 1))]]
+
+        model = rag(FixedRetriever([0.75, 0.25]), Short(), document_embeddings=0, documents_tokens=TABLES)
+        with pytest.raises(ValueError, match=r"expected token_logprobs of \[2\] answers to each question, got \[1\]"):
+            model.score([""], [[np.array([0]), np.array([1])]])
 
     def test_a_question_that_is_no_sequence_of_questions(self, rag: Any) -> None:
         with pytest.raises(TypeError, match="questions: expected a sequence, such as a list of one, got str"):

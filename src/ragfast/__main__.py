@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shlex
 import sys
 import time
@@ -29,16 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0, or 2 with one line on stderr that says what is wrong."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    if chosen.command is None:
-        parser.print_help()
-        return 0
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # titles and rules on a terminal that has ASCII alone
     try:
-        return {"bench": _bench, "eval": _eval}.get(chosen.command, _demo)(parser, chosen)
+        if chosen.command is None:
+            parser.print_help()
+            status = 0
+        else:
+            status = {"bench": _bench, "eval": _eval}.get(chosen.command, _demo)(parser, chosen)
+        sys.stdout.flush()  # here, where a reader that has gone is understood
+        return status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 141
 
 
 def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
@@ -47,6 +53,8 @@ def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     try:
         if chosen.command == "ask" and not chosen.question.strip():
             raise parts.DemoError('the question is empty; try: ragfast ask "Who invented the airplane?"')
+        if chosen.command == "ask" and not _encodable(chosen.question):
+            raise parts.DemoError("the question is not text in the terminal's encoding (UTF-8 is usual)")
         parts.require_all()
         start = time.perf_counter()
         try:
@@ -86,7 +94,10 @@ def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
 def _eval(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     if chosen.retrieval_only and chosen.variants:
         parser.error("--retrieval-only has no answers, so no --variants")
-    files = [path.resolve() for path in (chosen.file, chosen.json, chosen.records) if path is not None]
+    if chosen.json is not None and not chosen.json.name:
+        parser.error(f"--json: expected a file, got {chosen.json}")
+    records = chosen.records or (chosen.json and chosen.json.with_suffix(".records.jsonl"))
+    files = [path.resolve() for path in (chosen.file, chosen.json, records) if path is not None]
     if len(set(files)) < len(files):
         parser.error("the questions, --json and --records are to be different files")
     from ragfast.demo import parts
@@ -100,7 +111,7 @@ def _eval(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
                 evaluate.Options(
                     file=chosen.file,
                     json=chosen.json,
-                    records=chosen.records or (chosen.json and chosen.json.with_suffix(".records.jsonl")),
+                    records=records,
                     retrieval_only=chosen.retrieval_only,
                     variants=tuple(dict.fromkeys(chosen.variants or evaluate.VARIANTS)),
                     k=chosen.k,
@@ -309,6 +320,11 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--page", type=Path, default=Path("ragfast-bench.html"), metavar="OUT", help="(%(default)s)")
     bench.add_argument("--markdown", type=Path, metavar="OUT", help="the report as Markdown too")
     bench.add_argument("--from", dest="source", type=Path, metavar="RUN.json", help="show a saved run again")
+
+
+def _encodable(text: str) -> bool:
+    """Whether it is characters alone: bytes of a command line that are none come as halves of surrogate pairs."""
+    return text == text.encode(errors="ignore").decode()
 
 
 def _at_least_one(text: str) -> int:

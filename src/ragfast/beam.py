@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -66,8 +67,8 @@ class Decoding:
         if not 0 <= least <= self.max_new_tokens:
             raise ValueError(f"min_new_tokens: expected 0 to max_new_tokens, {self.max_new_tokens}, got {least}")
         penalty = self.length_penalty
-        if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not math.isfinite(penalty):
-            raise ValueError(f"length_penalty: expected a finite number, got {penalty!r}")
+        if isinstance(penalty, bool) or not isinstance(penalty, numbers.Real) or not -10 <= penalty <= 10:
+            raise ValueError(f"length_penalty: expected a number from -10 to 10, got {penalty!r}")
         for name in ("early_stopping", "sample"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")
@@ -213,6 +214,12 @@ def decode(
     ValueError where the decoder gives logits of another shape, NaN or +inf, and for a stop token of V or more.
     """
     rng = decoding.rng or np.random.default_rng()
+    room = getattr(decoder, "room", None)
+    if room is not None and room < decoding.max_new_tokens:  # at once, not when most of the work is done
+        raise ValueError(
+            f"max_new_tokens: {decoding.max_new_tokens}, where the prompts leave room for answers of {room} tokens; "
+            "expected no more, or a generator that cuts its prompts further (answer_room of ragfast.models)"
+        )
     logits = decoder.logits
     for length in range(1, decoding.max_new_tokens + 1):
         turn = _Turn(decoding, stop_tokens, length)

@@ -128,19 +128,22 @@ class _Documents:
 
 
 def generate_token(
-    generator: DecodingGenerator, questions: Sequence[Any], retrieved: Sequence[Retrieved], decoding: Decoding
+    generator: DecodingGenerator,
+    questions: Sequence[Any],
+    retrieved: Sequence[Retrieved],
+    decoding: Decoding,
+    batch_size: int,
 ) -> list[list[Generation]]:
-    """RAG-Token's n_returned best answers to each of B questions, which are decoded together, best first."""
+    """RAG-Token's n_returned best answers to each of B questions, batch_size of them decoded together, best first."""
     if decoding.n_returned > decoding.n_beams and not decoding.sample:
         raise ValueError(f"n_returned: expected at most n_beams, {decoding.n_beams}, got {decoding.n_returned}")
     stop_tokens = _stop_tokens(generator, decoding)
     documents = _documents(retrieved)
-    if not documents:
-        return []
     groups = [Group(docs.doc_logprobs, docs.doc_ids, f"questions[{b}]") for b, docs in enumerate(documents)]
-    decoder = generator.open(questions, [docs.tokens for docs in documents])
-    for _ in decode(decoder, groups, decoding, stop_tokens):
-        pass
+    for batch in _batches(len(documents), batch_size):
+        decoder = generator.open(questions[batch], [docs.tokens for docs in documents[batch]])
+        for _ in decode(decoder, groups[batch], decoding, stop_tokens):
+            pass
     generations = []
     for group, docs in zip(groups, documents, strict=True):
         _refuse_none(group.finished, group.name)
@@ -205,26 +208,28 @@ def generate_sequence(
     retrieved: Sequence[Retrieved],
     decoding: Decoding,
     mode: Literal["thorough", "fast"],
+    batch_size: int,
 ) -> list[list[Generation]]:
-    """RAG-Sequence's n_returned best answers to each of B questions, best first."""
+    """RAG-Sequence's n_returned best answers to each of B questions, batch_size of them together, best first."""
     arrays.one_of(mode, "mode", ("thorough", "fast"))
     if decoding.sample:
         raise ValueError("sample: RAG-Sequence is decoded by beams, greedily with n_beams=1; expected sample=False")
     stop_tokens = _stop_tokens(generator, decoding)
     documents = _documents(retrieved)
-    if not documents:
-        return []
     certain = np.zeros(1)  # a document by itself
     groups = [
         [Group(certain, docs.doc_ids[z : z + 1], f"questions[{b}]") for z in range(len(docs.tokens))]
         for b, docs in enumerate(documents)
     ]
-    decoder = generator.open(questions, [docs.tokens for docs in documents])
-    for _ in decode(decoder, [group for several in groups for group in several], decoding, stop_tokens):
-        pass
-    hypotheses = [_merged(several, f"questions[{b}]") for b, several in enumerate(groups)]
-    if mode == "thorough":
-        _score_missing(generator, questions, documents, hypotheses)
+    hypotheses: list[_Hypotheses] = []
+    for batch in _batches(len(documents), batch_size):
+        decoder = generator.open(questions[batch], [docs.tokens for docs in documents[batch]])
+        for _ in decode(decoder, [group for several in groups[batch] for group in several], decoding, stop_tokens):
+            pass
+        found = [_merged(several, several[0].name) for several in groups[batch]]
+        if mode == "thorough":  # now, while the generator still has what it read
+            _score_missing(generator, questions[batch], documents[batch], found)
+        hypotheses += found
     return [
         _of_sequence(generator, found, docs, decoding, stop_tokens)
         for found, docs in zip(hypotheses, documents, strict=True)
@@ -317,6 +322,10 @@ def _of_sequence(
             )
         )
     return generations
+
+
+def _batches(n_questions: int, batch_size: int) -> list[slice]:
+    return [slice(first, first + batch_size) for first in range(0, n_questions, batch_size)]
 
 
 def _documents(retrieved: Sequence[Retrieved]) -> list[_Documents]:

@@ -57,6 +57,8 @@ class Decoder(Protocol):
         """Goes on to other rows: new row i is what the row rows[i] (R',) was, followed by tokens[i].
 
         A row may go on several times, as beams do, or not at all, and is then gone. Returns the new logits (R',V).
+
+        A decoder may have a ``room``: the most tokens that an answer may have.
         """
 
 

@@ -17,6 +17,9 @@ from ragfast.index import Hits
 from ragfast.marginal import log_softmax, marginalize_sequence, marginalize_token
 from ragfast.retriever import BatchRetriever, Retriever
 
+BATCH_SIZE = 8
+"""Questions that a generator reads and decodes together, if not told otherwise."""
+
 __all__ = ["Documents", "RAGSequence", "RAGToken", "Score"]
 
 
@@ -67,7 +70,10 @@ class _RAG:
         k: int = 5,
     ) -> None:
         if not isinstance(retriever, Retriever):
-            raise TypeError(f"retriever: expected encode_query and search methods, got {type(retriever).__name__}")
+            hint = "; ragfast.DenseRetriever(encode) is one around a callable" if callable(retriever) else ""
+            raise TypeError(
+                f"retriever: expected encode_query and search methods, got {type(retriever).__name__}{hint}"
+            )
         if not isinstance(generator, Generator):
             raise TypeError(f"generator: expected a token_logprobs method, got {type(generator).__name__}")
         self.retriever = retriever
@@ -146,18 +152,25 @@ class _RAG:
         return hits, _checked(self.generator.token_logprobs(query_tokens, docs, target_tokens), hits.ids, "")
 
     def _all_logprobs(
-        self, questions: Sequence[Any], answers: Sequence[Sequence[Any]], retrieved: Sequence[Retrieved]
+        self, questions: Sequence[Any], answers: Sequence[Any], retrieved: Sequence[Retrieved], batch_size: int
     ) -> list[list[NDArray[Any]]]:
         """For each question and each of its candidates the token_logprobs (K,T)."""
+        batch_size = arrays.positive_int(batch_size, "batch_size")
         docs = [found.doc_tokens for found in retrieved]
         if isinstance(self.generator, BatchGenerator):
-            given = self.generator.batch_token_logprobs(questions, docs, answers)
+            given: list[Sequence[Any]] = []
+            for first in range(0, len(questions), batch_size):
+                batch = slice(first, first + batch_size)
+                given += self.generator.batch_token_logprobs(questions[batch], docs[batch], answers[batch])
         else:
             one = self.generator.token_logprobs
             given = [
                 [one(question, documents, answer) for answer in candidates]
                 for question, documents, candidates in zip(questions, docs, answers, strict=True)
             ]
+        counts, expected = [len(tables) for tables in given], [len(candidates) for candidates in answers]
+        if counts != expected:
+            raise ValueError(f"generator: expected token_logprobs of {expected} answers to each question, got {counts}")
         return [
             [_checked(table, found.doc_ids, f" for answers[{b}][{c}]") for c, table in enumerate(tables)]
             for b, (tables, found) in enumerate(zip(given, retrieved, strict=True))
@@ -168,10 +181,17 @@ class _RAG:
     ) -> tuple[list[Any], list[Retrieved]]:
         """The questions and the documents of each."""
         asked = _several(questions, "questions")
-        found = self.retrieve(asked, k=k) if retrieved is None else list(retrieved)
+        if retrieved is None:
+            found = self.retrieve(asked, k=k)
+        else:
+            if k is not None:
+                raise ValueError("k, retrieved: expected one of them, as what is retrieved has its number of documents")
+            found = _several(retrieved, "retrieved")
         if len(found) != len(asked):
             raise ValueError(f"retrieved: expected {len(asked)}, one a question, got {len(found)}")
         for b, documents in enumerate(found):
+            if not isinstance(documents, Retrieved):
+                raise TypeError(f"retrieved[{b}]: expected a Retrieved, got {type(documents).__name__}")
             if len(documents.doc_tokens) == 0:
                 raise ValueError(f"retrieved[{b}]: expected at least one document, got none")
         return asked, found
@@ -227,18 +247,20 @@ class RAGSequence(_RAG):
         *,
         k: int | None = None,
         retrieved: Sequence[Retrieved] | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> list[Score]:
         """log p(y|x) of each answer, with the terms of its sum and p(z|x,y) (K,), which eps has no part in.
 
         questions are B of what the retriever and the generator take. answers are B: a list or tuple is several
         candidates for its question (multiple choice), anything else one answer. Each question retrieves once, k
-        documents or this object's; or takes those that ``retrieve`` gave.
+        documents or this object's; or takes those that ``retrieve`` gave. A generator that scores several questions at
+        once gets batch_size of them: memory grows with it, and results do not depend on it.
 
         ValueError for another number of answers or of ``retrieved``, a question without a candidate or a document, NaN
         from the generator, and where ``retrieve`` raises it; otherwise what retriever and generator raise.
         """
         asked, found = self._prepare(questions, k, retrieved)
-        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found)
+        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
         scores = []
         for documents, candidates in zip(found, tables, strict=True):
             results = [
@@ -255,6 +277,7 @@ class RAGSequence(_RAG):
         k: int | None = None,
         retrieved: Sequence[Retrieved] | None = None,
         mode: Literal["thorough", "fast"] = "thorough",
+        batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> list[list[Generation]]:
         """The n_returned likeliest answers found for each of B questions, best first (Lewis et al. 2020, section 2.5).
@@ -265,13 +288,14 @@ class RAGSequence(_RAG):
         one pass; "fast", those that the beams had, so that log_prob is a lower bound and nothing more is computed. Of
         the lists of :class:`Generation` each has n_returned or as many as there are hypotheses, at most K x n_beams.
 
-        questions, k, retrieved, options and errors as for :meth:`RAGToken.generate`, but sample is refused, and
-        n_returned may pass n_beams. length_penalty and early_stopping are of the search under each document.
+        questions, k, retrieved, batch_size, options and errors as for :meth:`RAGToken.generate`, but sample is refused,
+        and n_returned may pass n_beams. length_penalty and early_stopping are of the search under each document.
         ValueError also for another mode, and for NaN where hypotheses are scored.
         """
         asked, found = self._prepare(questions, k, retrieved)
         generator = self._decoding_generator("generate")
-        return generate_sequence(generator, asked, found, Decoding.of(options), mode)
+        batch_size = arrays.positive_int(batch_size, "batch_size")
+        return generate_sequence(generator, asked, found, Decoding.of(options), mode, batch_size)
 
 
 class RAGToken(_RAG):
@@ -324,13 +348,14 @@ class RAGToken(_RAG):
         *,
         k: int | None = None,
         retrieved: Sequence[Retrieved] | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> list[Score]:
         """log p(y|x) of each answer, with its terms and p(z_t | x, y_t, y_<t) (K,T), which eps has no part in.
 
         Arguments and errors as for :meth:`RAGSequence.score`.
         """
         asked, found = self._prepare(questions, k, retrieved)
-        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found)
+        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
         scores = []
         for documents, candidates in zip(found, tables, strict=True):
             results = [marginalize_token(documents.doc_logprobs, table, return_posterior=True) for table in candidates]
@@ -344,6 +369,7 @@ class RAGToken(_RAG):
         *,
         k: int | None = None,
         retrieved: Sequence[Retrieved] | None = None,
+        batch_size: int = BATCH_SIZE,
         **options: Any,
     ) -> list[list[Generation]]:
         """The n_returned best answers to each of B questions, best first (Lewis et al. 2020, section 2.5).
@@ -351,7 +377,8 @@ class RAGToken(_RAG):
         Each next token is chosen by log p(v | x, y_<t) = log sum_z p(z|x) p(v | x, z, y_<t), in which eps has no part:
         the greatest, the lower of equals; or as options say, the keyword arguments of :class:`Decoding`. A question
         retrieves once, k documents or this object's; or takes those of ``retrieved``, one a question, that ``retrieve``
-        gave. Questions are decoded together, each as it would be alone; documents of p(z|x) = 0 are not read, and
+        gave. batch_size questions are decoded together (memory grows with batch_size x k x n_beams), each as it would
+        be alone; documents of p(z|x) = 0 are not read, and
         answers that have ended are no longer computed.
 
         log_prob is the model's own log p(y|x): what is not allowed or not drawn keeps its probability. Answers that
@@ -381,7 +408,8 @@ class RAGToken(_RAG):
         """
         asked, found = self._prepare(questions, k, retrieved)
         generator = self._decoding_generator("generate")
-        return generate_token(generator, asked, found, Decoding.of(options))
+        batch_size = arrays.positive_int(batch_size, "batch_size")
+        return generate_token(generator, asked, found, Decoding.of(options), batch_size)
 
     def stream(
         self, question: Any, *, k: int | None = None, retrieved: Retrieved | None = None, **options: Any

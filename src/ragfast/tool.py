@@ -54,7 +54,10 @@ class SearchTool:
         titles: Sequence[str] | Mapping[int, str] | None = None,
     ) -> None:
         if not isinstance(retriever, Retriever):
-            raise TypeError(f"retriever: expected encode_query and search methods, got {type(retriever).__name__}")
+            hint = "; ragfast.DenseRetriever(encode) is one around a callable" if callable(retriever) else ""
+            raise TypeError(
+                f"retriever: expected encode_query and search methods, got {type(retriever).__name__}{hint}"
+            )
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # what every interface of function calling allows
             raise ValueError(f"name: expected up to 64 letters, digits, _ or -, got {name!r}")
         self.retriever = retriever
@@ -120,11 +123,15 @@ class SearchTool:
         """The k documents found, best first: {"results": [{"id", "score", "probability", "title", "text"}, ...]}.
 
         score is q . d and probability p(z|x) among these documents; there is a title where the tool was given titles.
-        ValueError for a query that is no string or has nothing but spaces, and for k that is no integer from 1 to
-        max_k; otherwise what the retriever raises.
+        ValueError for a query that is no string, has nothing but spaces or half a surrogate pair, and for k that is no
+        integer from 1 to max_k; otherwise what the retriever raises.
         """
         if not isinstance(query, str) or not query.strip():
             raise ValueError(f"query: expected a string that is not empty, got {_shown(query)}")
+        if re.search(
+            "[\ud800-\udfff]", query
+        ):  # JSON may have it, where a model was cut off; tokenizers raise TypeError
+            raise ValueError(f"query: expected characters, got half of one (a lone surrogate) in {_shown(query)}")
         wanted = self._wanted(k)
         hits = self.retriever.search(self.retriever.encode_query(query), self.document_embeddings, k=wanted)
         # What a search fills up with where it found fewer has id -1.
@@ -159,7 +166,7 @@ class SearchTool:
         That is the form of Toolformer (Schick et al. 2023, section 2); the tool's name may be in any case, and calls
         that have a result are left alone. A result is the texts of the k best documents, each in one line and cut to
         max_chars. Brackets in it become parentheses, so that no document can end or make a call. The result of a call
-        with an empty query is the message that says so.
+        that the tool refuses, of an empty query say, is the message that says so.
         """
         arrays.positive_int(max_chars, "max_chars")
         self._wanted(k)  # the caller's, not the model's
@@ -227,4 +234,5 @@ def _shown(value: object) -> str:
         written = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         written = repr(value)
+    written = written.encode(errors="backslashreplace").decode()
     return written if len(written) <= 80 else written[:80] + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -89,6 +90,24 @@ def test_an_empty_question(question: str, capsys: pytest.CaptureFixture[str]) ->
     assert "the question is empty" in capsys.readouterr().err
 
 
+def test_a_question_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", b"na\xefve".decode(errors="surrogateescape")]) == 2  # so Python gives such bytes
+    err = capsys.readouterr().err
+    assert "not text" in err
+    assert err.count("\n") == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "ragfast"]
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # long before the help is printed
+        assert process.stderr.read() == b""
+    assert process.returncode == 141  # 128 + SIGPIPE, as shells have it
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -100,6 +119,8 @@ def test_an_empty_question(question: str, capsys: pytest.CaptureFixture[str]) ->
         ["demo", "--temperature", "inf"],
         ["ask", "Why?", "--max-new-tokens", "x"],
         ["eval"],
+        ["eval", "questions.jsonl", "--json", "."],
+        ["eval", "out.records.jsonl", "--json", "out.json"],
         ["eval", "q.jsonl", "--variants", "guess"],
         ["eval", "q.jsonl", "--retrieval-only", "--variants", "token"],
         ["eval", "q.jsonl", "--limit", "0"],

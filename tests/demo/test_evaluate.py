@@ -293,6 +293,33 @@ def test_retrieval_only_never_loads_the_language_model(
     ]
 
 
+def test_the_results_are_written_though_nobody_reads_the_table(
+    shared_cache: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(evaluate, "table", gone)
+    out = questions.parent / "unread.json"
+    options = evaluate.Options(
+        file=questions,
+        json=out,
+        records=None,
+        retrieval_only=True,
+        variants=(),
+        k=5,
+        temperature=0.05,
+        max_new_tokens=1,
+        batch_size=1,
+        threads=1,
+        limit=None,
+        limit_documents=30,
+    )
+    with pytest.raises(BrokenPipeError):
+        evaluate.run_eval(options)
+    assert json.loads(out.read_text())["n"] == 3
+
+
 def test_fewer_than_20_documents(shared_cache: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = questions.parent / "few.json"
     arguments = ["eval", str(questions), "--json", str(out), "--retrieval-only", "--threads", "1"]

@@ -140,6 +140,26 @@ def test_records_of_other_settings_are_put_aside(tmp_path: Path) -> None:
     assert now.take(line("Where?", "Paris")) is None
     assert (tmp_path / "records.jsonl.old").read_bytes() == before
     assert path.read_bytes() == b""
+    now.add(line("Where?", "Paris"), MEASURED)
+    again = records.Records(path, "before")  # as after a wrong command: neither of the two may be lost
+    assert "records.jsonl.old2" in again.note
+    assert (tmp_path / "records.jsonl.old").read_bytes() == before
+    assert [record["settings"] for record in read(tmp_path / "records.jsonl.old2")] == ["now"]
+
+
+def test_a_full_disk_is_told_and_can_be_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "records.jsonl"
+    kept = records.Records(path, "now")
+    kept.add(line("Where?", "Paris"), MEASURED)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(parts.DemoError, match=r"cannot write the records .*No space left.*goes on"):
+            kept.add(line("What?", "Lyon"), MEASURED)
+    assert records.Records(path, "now").take(line("Where?", "Paris")) is not None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -32,12 +33,14 @@ def test_nothing_goes_to_stdout_before_the_protocol(
     from ragfast.demo.serve import run_mcp
 
     served = []
-    monkeypatch.setattr(mcp, "serve", served.append)
+    monkeypatch.setattr(mcp, "serve", lambda tool: served.append((tool.k, signal.getsignal(signal.SIGINT))))
+    before = signal.getsignal(signal.SIGINT)
     run_mcp(k=3, temperature=0.05, threads=1, limit_documents=20)  # which are encoded, with a progress bar
     out, err = capfd.readouterr()
     assert out == ""
     assert "serving" in err
-    assert [tool.k for tool in served] == [3]
+    assert served == [(3, signal.SIG_DFL)]  # Ctrl-C ends it at once, though a thread waits for stdin
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_without_the_package_says_how_to_get_it(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:

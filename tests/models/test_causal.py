@@ -5,6 +5,7 @@ What causal models and encoder-decoders have in common is tested here for both; 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -336,8 +337,11 @@ def test_passages_that_are_too_long_are_cut_at_their_end(kind: str, make_generat
         got = generator.token_logprobs("Where?", ["short", long], "yes")
     assert len(told) == 1
     np.testing.assert_array_equal(got, generator.token_logprobs("Where?", ["short", long[:room]], "yes"))
-    if kind == "gpt2":  # a longer answer leaves less
-        with pytest.warns(TruncationWarning, match=f"to {room - 5} tokens"):
+    if kind == "gpt2":  # a longer answer would need another prompt than decoding and the shorter ones have
+        with (
+            pytest.warns(TruncationWarning),
+            pytest.raises(ValueError, match=r"an answer of 15 tokens: there is room for 10 .* answer_room=10"),
+        ):
             generator.token_logprobs("Where?", [long], "x" * 14)
     with pytest.warns(TruncationWarning):
         generator.logits(["Where?"], [[long]], ["yes"])
@@ -351,11 +355,50 @@ def test_an_answer_that_outgrows_the_context(kind: str, make_generator: Any) -> 
         kind, template=lambda question, passage: question + passage, max_length=12, answer_room=4
     )
     decoder = generator.open(["ab"], [["cdef"]])
-    room = 12 - 6 if kind == "gpt2" else 11
-    for _ in range(room):
+    assert decoder.room == (12 - 6 if kind == "gpt2" else 12)
+    for _ in range(decoder.room - 1):
         decoder.step(np.array([0]), np.array([65]))
-    with pytest.raises(ValueError, match="no longer fits the context of 12"):
+    with pytest.raises(ValueError, match=f"the context of 12 has room for {decoder.room} beside the prompt"):
         decoder.step(np.array([0]), np.array([65]))
+
+
+def test_room_for_an_answer_is_asked_before_decoding(make_generator: Any) -> None:
+    generator = make_generator("gpt2", max_length=60, answer_room=8)
+    rag = ragfast.RAGToken(ragfast.SimpleRetriever(2), generator)
+    found = [ragfast.Retrieved(np.arange(1), np.zeros(1), ["a passage"])]
+    with pytest.raises(ValueError, match=r"max_new_tokens: 32, where the prompts leave room for answers of \d+ tokens"):
+        rag.generate(["Where?"], retrieved=found)
+    assert len(rag.generate(["Where?"], retrieved=found, max_new_tokens=8)[0][0].tokens) <= 8
+
+
+def test_a_decoders_logits_are_its_own(make_generator: Any) -> None:
+    """The reading is shared with later decoders."""
+    generator = make_generator("gpt2")
+    first = generator.open(["Who?"], [["a passage"]])
+    kept = first.logits.copy()
+    first.logits[:] = -np.inf
+    np.testing.assert_array_equal(generator.open(["Who?"], [["a passage"]]).logits, kept)
+
+
+def test_threads_share_a_generator(make_generator: Any) -> None:
+    """In train mode too: dropout stays off until the last of them is done."""
+    generator = make_generator("gpt2")
+    generator.model.train()
+    questions = [f"Who is {name}?" for name in ("Ada", "Bob", "Cleo", "Dan")]
+    expected = [generator.token_logprobs(question, ["a passage"], "yes") for question in questions]
+
+    def ask(i: int) -> bool:
+        return np.array_equal(generator.token_logprobs(questions[i % 4], ["a passage"], "yes"), expected[i % 4])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(24)))
+    assert generator.model.training
+
+
+def test_a_prompt_without_tokens_is_refused(make_generator: Any) -> None:
+    generator = make_generator("gpt2", template=lambda question, passage: "")
+    with pytest.raises(ValueError, match="template: no token in the prompt for question 'Who"):
+        generator.open(["Who?"], [["a passage"]])
 
 
 def test_the_context_is_the_models(make_generator: Any) -> None:

@@ -265,16 +265,19 @@ def run_eval(options: Options) -> None:
         _say(f"{lacking} of {len(lines)} questions name no gold passage, nor the title of a document")
     seconds = {key: round(value, 2) for key, value in parts.seconds.items()}
     seconds["all"] = round(time.perf_counter() - start, 2)
-    print(
-        f"{len(lines)} questions of {options.file}, {len(corpus):,} documents ({identity(WIKIPEDIA)}), all-MiniLM-L6-v2"
-    )
-    if not options.retrieval_only:
-        size = f"{GENERATOR['parameters'] / 1e6:.1f} M parameters, weights {GENERATOR['weights']}"
-        print(f"{GENERATOR['name']} ({size}), K {options.k}, temperature {options.temperature:g}")
-    print(table(found, seconds))
-    if options.json is not None:
-        run = {"file": str(options.file), "command": shlex.join(["ragfast", *sys.argv[1:]]), "seconds": seconds}
-        write_json(options.json, {**found, "settings": settings, "run": run})
+    try:  # OUT first, which a reader of stdout that goes away is not to cost; the table even where there is no OUT
+        if options.json is not None:
+            run = {"file": str(options.file), "command": shlex.join(["ragfast", *sys.argv[1:]]), "seconds": seconds}
+            write_json(options.json, {**found, "settings": settings, "run": run})
+    finally:
+        print(
+            f"{len(lines)} questions of {options.file}, {len(corpus):,} documents ({identity(WIKIPEDIA)}), "
+            "all-MiniLM-L6-v2"
+        )
+        if not options.retrieval_only:
+            size = f"{GENERATOR['parameters'] / 1e6:.1f} M parameters, weights {GENERATOR['weights']}"
+            print(f"{GENERATOR['name']} ({size}), K {options.k}, temperature {options.temperature:g}")
+        print(table(found, seconds))
 
 
 class _Parts:

@@ -9,6 +9,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ class Records:
     """What is known of each question, in a file that grows by whole lines, or in memory alone where path is None.
 
     A file that is there already is gone on with: :meth:`take` gives its records to equal questions. Records of other
-    settings are of no use: their file is put aside, with `.old` after its name, and `note` says so. A last line
-    without its end was being written when a run was interrupted, and goes.
+    settings are of no use: their file is put aside, with `.old`, or `.old2` and so on, after its name, and `note` says
+    so. A last line without its end was being written when a run was interrupted, and goes.
 
     DemoError where the file cannot be written, and where it is something else than records, which stays as it is.
     """
@@ -103,7 +104,7 @@ class Records:
         if not (half.startswith(MARK) or MARK.startswith(half)):
             raise _no_record(path, len(whole) + 1)
         if any(record["settings"] != self._settings for record in records):
-            old = path.with_name(path.name + ".old")
+            old = _free(path.with_name(path.name + ".old"))
             os.replace(path, old)
             self.note = f"{path} is of other settings: starting anew, and keeping it as {old.name}"
             return
@@ -120,7 +121,7 @@ class Records:
         return kept.pop(0) if kept else None
 
     def add(self, line: Line, measured: Mapping[str, Any]) -> dict[str, Any]:
-        """Makes and writes the record of a line."""
+        """Makes and writes the record of a line. DemoError where it cannot be written: on a full disk, say."""
         record = {
             "settings": self._settings,
             "question": line.question,
@@ -129,8 +130,14 @@ class Records:
             **measured,
         }
         if self._path is not None:
-            with self._path.open("ab") as file:
-                file.write(json.dumps(record).encode() + b"\n")
+            try:
+                with self._path.open("ab") as file:
+                    file.write(json.dumps(record).encode() + b"\n")
+            except OSError as error:
+                raise DemoError(
+                    f"cannot write the records {self._path} ({error.strerror or error}); "
+                    "once that is put right, the same command goes on from them"
+                ) from error
         return record
 
 
@@ -213,6 +220,12 @@ def _parse_record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 def _no_record(path: Path, number: int) -> DemoError:
     return DemoError(f"{path}: line {number} is no record of `ragfast eval`; remove the file, or name another")
+
+
+def _free(path: Path) -> Path:
+    """path, or where something is there already path2, path3 ...: answers took hours, and none are overwritten."""
+    names = (path.with_name(f"{path.name}{number}") for number in count(2))
+    return next(name for name in chain([path], names) if not name.exists())
 
 
 def _key(question: str, answers: Iterable[str], given: Mapping[str, Any]) -> str:

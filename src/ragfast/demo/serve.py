@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 
 from ragfast.demo.corpus import load_corpus
@@ -33,7 +34,7 @@ def search_tool(*, k: int, temperature: float, threads: int, limit_documents: in
 
 
 def run_mcp(*, k: int, temperature: float, threads: int, limit_documents: int | None = None) -> None:
-    """Serves the tool over stdin and stdout until stdin ends. DemoError where the mcp package is missing."""
+    """Serves the tool over stdin and stdout until stdin ends or Ctrl-C. DemoError where the mcp package is missing."""
     try:
         from ragfast.mcp import serve
     except ImportError as error:
@@ -41,4 +42,9 @@ def run_mcp(*, k: int, temperature: float, threads: int, limit_documents: int | 
     with contextlib.redirect_stdout(sys.stderr):  # stdout is the protocol's, from the start
         tool = search_tool(k=k, temperature=temperature, threads=threads, limit_documents=limit_documents)
         print("ragfast: serving the Model Context Protocol on stdin and stdout", file=sys.stderr)
-    serve(tool)
+    # Python's own handler would wait for the thread that reads stdin, which has no end while a terminal is open.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        serve(tool)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -28,15 +28,18 @@ class CausalLM(RowGenerator):
     template(question, passage) is the prompt, by default ``plain_template()``; ``chat_template(tokenizer, ...)`` for a
     model that was trained to chat. It should end in a line break or a special token: the answer's tokens are appended
     to the prompt's. max_length is how many tokens prompt and answer may have, by default what the model's configuration
-    says. A prompt may have all but answer_room of them, or all but the longest target's; where it is longer its passage
-    is cut at the end, with a TruncationWarning. batch_tokens is the tokens in one forward pass, with the padding.
-    stop_tokens are by default the tokenizer's eos_token and those of the model's generation_config; the first is what
-    is appended to texts.
+    says. A prompt may have all but answer_room of them; where it is longer its passage is cut at the end, with a
+    TruncationWarning. An answer may have what the prompt leaves, answer_room at least: raise it for longer ones.
+    batch_tokens is the tokens in one forward pass over prompts, with the padding; decoding has a row for each question,
+    document and beam. stop_tokens are by default the tokenizer's eos_token and those of the model's generation_config;
+    the first is what is appended to texts.
 
     Every (question, document) is read once, and the model's cache of it serves all candidates and beams. What was read
     last is kept: scoring and decoding of the same questions, or some of them, read nothing again. It is dropped when
-    parameters of the model change; call ``forget()`` after any other change, such as switching an adapter off, or to
-    have its memory back.
+    parameters of the model change; call ``forget()`` after any other change, such as switching an adapter off or
+    writing to ``parameter.data``, or to have its memory back. Threads may share a generator; they take turns.
+
+    A text is tokenized as the tokenizer does it: one that spells a special token out, such as "</s>", may get it.
 
     The model computes on the device and in the dtype that it has. Scoring and decoding put it in eval mode and leave it
     as it was; ``logits``, for training, does not. ValueError where neither tokenizer nor model has a stop token.
@@ -84,8 +87,11 @@ class CausalLM(RowGenerator):
         bos = self.tokenizer.bos_token_id
         return [[bos, *row] if row[:1] != [bos] else row for row in rows] if self._begins_with_bos else rows
 
-    def _prompt_limit(self, n_answer: int) -> int | None:
-        return None if self.max_length is None else self.max_length - n_answer
+    def _prompt_limit(self) -> int | None:
+        return None if self.max_length is None else self.max_length - self.answer_room
+
+    def _room(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
+        return None if self.max_length is None else self.max_length - max(len(prompt) for prompt in prompts)
 
     def _read(self, tokens: Tensor, mask: Tensor) -> tuple[caches.Cache, Tensor | None, Tensor]:
         output = self.model(
@@ -101,7 +107,6 @@ class CausalLM(RowGenerator):
     ) -> Tensor:
         n_rows, n_tokens = tokens.shape
         positions = mask.sum(1, keepdim=True) + torch.arange(n_before, n_before + n_tokens, device=mask.device)
-        self._refuse_beyond(int(positions.max()))
         logits: Tensor = self.model(
             input_ids=tokens,
             attention_mask=torch.cat([mask, mask.new_ones((n_rows, n_before + n_tokens))], dim=1),

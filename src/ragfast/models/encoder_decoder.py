@@ -78,8 +78,11 @@ class EncoderDecoder(RowGenerator):
         rows: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
         return rows
 
-    def _prompt_limit(self, n_answer: int) -> int | None:
+    def _prompt_limit(self) -> int | None:
         return self.max_length  # prompt and answer have a context each
+
+    def _room(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
+        return self.max_length
 
     def _read(self, tokens: Tensor, mask: Tensor) -> tuple[caches.Cache, Tensor | None, Tensor]:
         """The prompts by the encoder, the start token by the decoder: that fills the cache of cross-attention."""
@@ -94,7 +97,6 @@ class EncoderDecoder(RowGenerator):
     def _extend(
         self, cache: caches.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
     ) -> Tensor:
-        self._refuse_beyond(n_before + tokens.shape[1])
         logits: Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class RowGenerator(abc.ABC):
         pads = (tokenizer.pad_token_id, model.config.get_text_config(decoder=True).pad_token_id, 0)
         self._pad = next(pad for pad in pads if pad is not None and 0 <= pad < self.vocab_size)
         self._last: tuple[Any, Reading] | None = None
+        self._lock = threading.RLock()
 
     # ---- text and tokens
 
@@ -84,14 +86,17 @@ class RowGenerator(abc.ABC):
 
     def text(self, tokens: Any) -> str:
         """The text of tokens (T,), without special tokens and without space around it."""
-        return str(self.tokenizer.decode(np.asarray(tokens).tolist(), skip_special_tokens=True)).strip()
+        # Cleaning up spaces would change, with a later token, what has been streamed.
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(np.asarray(tokens).tolist(), **options)).strip()
 
     def pieces(self, tokens: Any) -> list[str]:
         """The text of each of tokens (T,) by itself, special tokens by their names."""
         return [str(self.tokenizer.decode([token])) for token in np.asarray(tokens).tolist()]
 
     def forget(self) -> None:
-        """Drops what was read last. Needed only where the model changed otherwise than in its parameters."""
+        """Drops what was read last. Needed only where the model changed unnoticed: otherwise than in its parameters, or
+        in them by way of ``.data``."""
         self._last = None
 
     # ---- the protocols
@@ -112,7 +117,8 @@ class RowGenerator(abc.ABC):
         A target is a text, or an array of tokens (T,), T >= 0. What was read last is not read again.
 
         ValueError for a question without documents, a target that is not one-dimensional or has a token outside the
-        vocabulary, and a question that does not fit the context; TypeError for a target that is not of integers.
+        vocabulary, a question that does not fit the context, and a target for which the prompt leaves no room (see
+        answer_room); TypeError for a target that is not of integers.
         """
         pairs = self._pairs(query_tokens, doc_tokens)
         targets = [
@@ -129,7 +135,8 @@ class RowGenerator(abc.ABC):
         ]
         if longest == 0:
             return results
-        prompts = self._prompts(pairs, longest)
+        prompts = self._prompts(pairs)
+        self._refuse_beyond(prompts, longest)
         with self._evaluating():
             reading = self._read_once(prompts)
             todo, first = [], 0
@@ -144,13 +151,13 @@ class RowGenerator(abc.ABC):
 
     def open(self, query_tokens: Sequence[str], doc_tokens: Sequence[Sequence[str]], /) -> RowDecoder:
         """A decoder with an empty answer for each of B questions under each of its K_b documents, in that order."""
-        prompts = self._prompts(self._pairs(query_tokens, doc_tokens), 0)
+        prompts = self._prompts(self._pairs(query_tokens, doc_tokens))
         with self._evaluating():
             reading = self._read_once(prompts)
             rows = [reading.rows[prompt] for prompt in prompts]
             if rows != list(range(len(reading.mask))):
                 reading = reading.select(torch.tensor(rows, device=self.model.device))
-        return RowDecoder(self, reading, np.array(rows))
+        return RowDecoder(self, reading, np.array(rows), self._room(prompts))
 
     # ---- reading
 
@@ -159,8 +166,12 @@ class RowGenerator(abc.ABC):
         """As the model reads prompts."""
 
     @abc.abstractmethod
-    def _prompt_limit(self, n_answer: int) -> int | None:
+    def _prompt_limit(self) -> int | None:
         """How many tokens a prompt may have."""
+
+    @abc.abstractmethod
+    def _room(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
+        """How many tokens an answer after any of these prompts may have."""
 
     @abc.abstractmethod
     def _read(self, tokens: Tensor, mask: Tensor) -> tuple[caches.Cache, Tensor | None, Tensor]:
@@ -200,9 +211,22 @@ class RowGenerator(abc.ABC):
             raise ValueError(f"{name}: token {wrong} is not in the vocabulary, 0 to {self.vocab_size - 1}")
         return tokens.astype(np.int64, copy=False)
 
-    def _prompts(self, pairs: Sequence[tuple[str, str]], n_answer: int) -> list[tuple[int, ...]]:
-        limit = self._prompt_limit(max(n_answer, self.answer_room))
-        return [tuple(p) for p in fitted(pairs, self.template, self.tokenizer, self._tokenize, limit)]
+    def _prompts(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, ...]]:
+        """The same whatever is then asked of them, so that decoding and scoring see the same passages."""
+        limit = self._prompt_limit()
+        prompts = [tuple(p) for p in fitted(pairs, self.template, self.tokenizer, self._tokenize, limit)]
+        if () in prompts:
+            question = pairs[prompts.index(())][0]
+            raise ValueError(f"template: no token in the prompt for question {question[:60]!r}; expected one at least")
+        return prompts
+
+    def _refuse_beyond(self, prompts: Sequence[tuple[int, ...]], n_answer: int) -> None:
+        room = self._room(prompts)
+        if room is not None and n_answer > room:
+            raise ValueError(
+                f"an answer of {n_answer} tokens: there is room for {room} beside the prompt in the context of "
+                f"{self.max_length}; passages are cut so that answer_room={self.answer_room} tokens remain"
+            )
 
     def _padded(
         self, rows: Sequence[Sequence[int] | NDArray[np.int64]], *, on_the_left: bool = False
@@ -222,7 +246,7 @@ class RowGenerator(abc.ABC):
         if self._last is None or self._last[0] != state or not all(p in self._last[1].rows for p in prompts):
             self._last = None  # its memory is not needed beside that of the next
             self._last = state, self._read_all(list(dict.fromkeys(prompts)))
-        return self._last[1]
+        return self._last[1]  # nobody else is here: _evaluating
 
     def _read_all(self, prompts: Sequence[tuple[int, ...]]) -> Reading:
         batches = _batches([len(prompt) for prompt in prompts], self.batch_tokens)
@@ -294,7 +318,8 @@ class RowGenerator(abc.ABC):
         longest = max(len(target) for target in targets)
         if longest == 0:
             raise ValueError("answers: expected a token in one of them at least, got none")
-        prompts = self._prompts(pairs, longest)
+        prompts = self._prompts(pairs)
+        self._refuse_beyond(prompts, longest)
         k = n_docs.pop()
         padded = [np.append(target, np.full(longest - len(target), self._pad)) for target in targets]
         logits = self._answer_logits(prompts, [target for target in padded for _ in range(k)])
@@ -308,40 +333,39 @@ class RowGenerator(abc.ABC):
 
     # ---- the model
 
-    def _refuse_beyond(self, position: int) -> None:
-        if self.max_length is not None and position >= self.max_length:
-            raise ValueError(f"the answer no longer fits the context of {self.max_length} tokens; see max_length")
-
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Without dropout and gradients; the model is left as it was."""
-        training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        """Without dropout and gradients, one thread at a time; the model is left as it was."""
+        with self._lock:
+            training = [module for module in self.model.modules() if module.training]
+            self.model.eval()
+            try:
+                with torch.inference_mode():
+                    yield
+            finally:
+                for module in training:
+                    module.training = True
 
 
 class RowDecoder:
     """A ``ragfast.generator.Decoder``: R answers growing, each under one document.
 
-    logits (R,V) are float32 (float64 of a float64 model), and not normalised.
+    logits (R,V) are float32 (float64 of a float64 model), and not normalised; room is how many tokens an answer may
+    have, None without a limit.
     """
 
-    def __init__(self, generator: RowGenerator, reading: Reading, sources: NDArray[np.int64]) -> None:
+    def __init__(self, generator: RowGenerator, reading: Reading, sources: NDArray[np.int64], room: int | None) -> None:
         self._generator = generator
         self._cache, self._mask, self._states = caches.fork(reading.cache), reading.mask, reading.states
         self._sources = sources  # whose prompt each row has read
         self._n_answer = 0
-        self.logits: NDArray[Any] = _array(reading.next_logits)
+        self.room = room
+        self.logits: NDArray[Any] = _array(reading.next_logits).copy()  # the reading is shared
 
     def step(self, rows: NDArray[np.int64], tokens: NDArray[np.int64], /) -> NDArray[Any]:
         """Goes on to other rows: new row i is what row rows[i] (R',) was, followed by tokens[i]; their logits (R',V).
 
-        ValueError for no rows, a row or a token that there is not, and where the answer no longer fits the context.
+        ValueError for no rows, a row or a token that there is not, and where there is no room for what would follow.
         """
         rows, tokens = np.asarray(rows), np.asarray(tokens)
         n_rows, generator = len(self._sources), self._generator
@@ -351,6 +375,11 @@ class RowDecoder:
             raise ValueError(f"rows: expected 0 to {n_rows - 1}, got {rows.min()} to {rows.max()}")
         if tokens.min() < 0 or tokens.max() >= generator.vocab_size:
             raise ValueError(f"tokens: expected 0 to {generator.vocab_size - 1}, got {tokens.min()} to {tokens.max()}")
+        if self.room is not None and self._n_answer + 1 >= self.room:
+            raise ValueError(
+                f"rows: the answers have {self._n_answer} tokens, and the context of {generator.max_length} has room "
+                f"for {self.room} beside the prompt; answer_room of {generator.answer_room} is kept free of passages"
+            )
         with generator._evaluating():
             self._select(rows)
             column = torch.from_numpy(tokens.astype(np.int64)).to(self._mask.device)[:, None]
