@@ -82,6 +82,20 @@ def test_only_the_window_counts() -> None:
     assert by_batches.n_questions == 50
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_two_lists_whatever_the_question_are_a_collapse(weighted: bool) -> None:
+    ids = np.tile(np.arange(2 * K).reshape(2, K), (128, 1))
+    logprobs = np.log(np.tile([0.6, 0.1, 0.1, 0.1, 0.1], (256, 1))) if weighted else None
+    with pytest.warns(CollapseWarning, match=r"which is 2\.0 lists"):
+        found = CollapseMonitor(N_DOCS).update(ids, logprobs)
+    assert found.overlap < 0.5
+    assert found.effective_lists == pytest.approx(2)
+    quietly(CollapseMonitor(N_DOCS, threshold=0.7), ids, logprobs)
+    quietly(CollapseMonitor(9 * K), ids)  # of few documents, so that there are few lists
+    three = np.tile(np.arange(3 * K).reshape(3, K), (85, 1))
+    assert quietly(CollapseMonitor(N_DOCS), three).effective_lists == pytest.approx(3)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 1.5])
 @pytest.mark.parametrize("seed", range(5))
 def test_popular_topics_are_no_collapse(exponent: float, seed: int) -> None:
@@ -143,7 +157,8 @@ def test_an_episode_is_over_only_well_below_the_threshold() -> None:
 
 def test_the_warning_says_what_was_seen_and_what_to_do() -> None:
     message = (
-        r"last 40 questions share 100% .*\(3 distinct documents, 3\.0 in effect; document 7 for 100% of .*learning rate"
+        r"last 40 questions share 100% .*\(3 distinct documents, 3\.0 in effect, which is 1\.0 lists; "
+        r"document 7 for 100% of .*learning rate"
     )
     with pytest.warns(CollapseWarning, match=message) as caught:
         CollapseMonitor(N_DOCS).update([[9, 7, 8]] * 40)
@@ -186,6 +201,11 @@ def test_probabilities_see_one_document_that_takes_all() -> None:
     assert quietly(CollapseMonitor(5), every, peaked[rng.integers(0, 5, 200)]).overlap < 0.1
     with pytest.warns(CollapseWarning):
         CollapseMonitor(5).update(every, peaked[[2] * 200])
+
+
+def test_a_document_of_no_probability_counts_for_nothing() -> None:
+    found = quietly(CollapseMonitor(50), [[1, 2], [3, 4]], [[0.0, -math.inf], [0.0, -math.inf]])
+    assert (found.effective_documents, found.effective_lists) == (pytest.approx(2), pytest.approx(2))
 
 
 def test_rows_may_differ_in_length() -> None:

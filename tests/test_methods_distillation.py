@@ -160,6 +160,24 @@ def test_directions_of_replug() -> None:
     assert np.isfinite(methods.replug_lsr_loss(SCORES, ruled_out, direction="forward"))
 
 
+def test_loop_where_the_answer_is_impossible_without_a_document() -> None:
+    """Its limit, as p(y | x, all documents but z) goes to 0; of a missing document that is not read."""
+    scores = np.array([[1.0, 0.0, -1.0]])
+    for impossible in ([1], [0, 2]):
+        left_out = np.full((1, 3, 2), -0.5)
+        left_out[:, impossible, 1] = -900.0
+        limit = methods.loop_loss(scores, left_out, return_grad=True)
+        left_out[:, impossible, 1] = -np.inf
+        found = methods.loop_loss(scores, left_out, return_grad=True)
+        assert found[0] == pytest.approx(limit[0], rel=1e-12)
+        np.testing.assert_allclose(found[1], limit[1], atol=1e-12)
+    scores[0, 2] = -np.inf
+    left_out = np.array([[[-1.0], [-2.0], [-np.inf]]])
+    assert methods.loop_loss(scores, left_out) == methods.loop_loss(scores[:, :2], left_out[:, :2])
+    left_out[0, :2, 0] = np.nan, -np.inf
+    assert np.isnan(methods.loop_loss(scores, left_out))
+
+
 def test_training_moves_scores_to_the_target() -> None:
     for name, (loss, given, _, target) in LOSSES.items():
         scores = SCORES.copy()

@@ -82,6 +82,8 @@ def test_atlas_emdr2(marginal: Any, target_temperature: float) -> None:
     }
     found = methods.atlas_emdr2_loss(LOGITS, SCORES, targets, reduction="none", **options)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+    by_token = methods.atlas_emdr2_loss(LOGITS, SCORES, targets, reduction="token_mean", **options)
+    assert by_token == pytest.approx(expected.sum() / MASK.sum(), rel=1e-12)  # tokens that are not scored do not count
     nll = methods.atlas_emdr2_loss(LOGITS, SCORES, targets, grad=["doc_scores"], return_posterior=True, **options)
     grad = differences(lambda x: methods.atlas_emdr2_loss(LOGITS, x, targets, **options), SCORES)
     np.testing.assert_allclose(nll.doc_scores_grad, grad, rtol=1e-6, atol=1e-9)

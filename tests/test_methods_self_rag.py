@@ -65,9 +65,21 @@ def test_missing_groups_and_documents() -> None:
     np.testing.assert_array_equal(methods.self_rag_scores(TOKENS, relevance=none), methods.self_rag_scores(TOKENS))
     tokens = TOKENS.copy()
     tokens[0, 1] = -np.inf
-    assert methods.self_rag_scores(tokens, relevance=none)[0, 1] == 0
+    assert methods.self_rag_scores(tokens, relevance=none)[0, 1] == -np.inf
     narrow = methods.self_rag_scores(TOKENS[0].astype(np.float32))
     np.testing.assert_allclose(narrow, np.exp(TOKENS[0].sum(axis=-1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_missing_documents_are_last(normalized: bool) -> None:
+    """Also behind a document of which the model thinks the worst, and whatever was put where mask scores nothing."""
+    mask = np.array([[True, False], [True, True], [False, False], [False, False], [True, True]])
+    tokens = np.array([[-9.0, np.nan], [-np.inf] * 2, [-np.inf] * 2, [1e9, np.nan], [-np.inf, -1.0]])
+    worst = [[0.0, *[-np.inf] * 4]] * 5
+    found = methods.self_rag_scores(tokens, mask=mask, utility=worst, length_normalized=normalized)
+    np.testing.assert_array_equal(found, [np.exp(-9.0) - 0.5, -np.inf, -np.inf, -np.inf, -0.5])
+    unmasked = methods.self_rag_scores(tokens[[1, 4]], utility=worst[:2], length_normalized=normalized)
+    np.testing.assert_array_equal(unmasked, [-np.inf, -0.5])  # p of 0 under one document, and no document
 
 
 def test_answers() -> None:
@@ -98,12 +110,12 @@ def test_errors() -> None:
         methods.self_rag_scores(TOKENS.astype(int))
     with pytest.raises(ValueError, match=r"^support: expected shape \(2, 3, 3\), .*, got \(2, 3, 2\)$"):
         methods.self_rag_scores(TOKENS, support=GROUPS["relevance"])
-    with pytest.raises(ValueError, match=r"^mask: expected shape \(2, 3, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"^mask: expected shape \(2, 3, 4\), as .* has shape \(2, 3, 4\), got \(2, 4\)$"
+    ):
         methods.self_rag_scores(TOKENS, mask=MASK[:, 0])
     with pytest.raises(ValueError, match=r"^weights: expected three, .*, got 2$"):
         methods.self_rag_scores(TOKENS, weights=(1.0, 1.0))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^token_logprobs: expected an answer of one scored token"):
-        methods.self_rag_scores(TOKENS, mask=np.zeros_like(MASK), length_normalized=True)
     with pytest.raises(ValueError, match=r"^scores: expected shape \(1,\), one for each answer, got \(2,\)$"):
         methods.self_rag_answers([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match=r"^retrieve_logprobs: expected shape \(\.\.\., R\) with R of 2 or more"):

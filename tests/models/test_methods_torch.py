@@ -59,6 +59,17 @@ def test_distillation_as_in_numpy(name: str, reduction: str) -> None:
         )
 
 
+def test_loop_where_the_answer_is_impossible_without_a_document() -> None:
+    tokens, scores = TOKENS.clone(), leaf(SCORES)
+    tokens[0, 1, 2] = tokens[1, 0, 0] = tokens[1, 3, 1] = -torch.inf
+    loss = losses.loop_loss(scores, tokens)
+    loss.backward()
+    expected, grad = methods.loop_loss(SCORES.numpy(), tokens.numpy(), return_grad=True)
+    assert np.isfinite(expected)
+    assert loss.item() == pytest.approx(expected, rel=1e-14)
+    np.testing.assert_allclose(scores.grad.numpy(), grad, rtol=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore:reduction")  # of KLDivLoss, of its default: that it is not the mathematical mean
 @pytest.mark.parametrize("name", DISTILLED)
 def test_distillation_as_in_plain_torch(name: str) -> None:

@@ -76,7 +76,9 @@ def loop_loss(
     n_threads: int | None = None,
 ) -> Any:
     """Leave-one-out perplexity distillation, LOOP (Izacard et al. 2023, Atlas, section 2.2): KL(Q || P) with
-    Q(z) proportional to 1 / p(y | x, all documents but z): a document counts for what is lost without it.
+    Q(z) proportional to 1 / p(y | x, all documents but z): a document counts for what is lost without it. One without
+    which the answer is impossible, with left_out_logprobs of -inf, has all of Q, as its limit is; several have equal
+    parts of it.
 
     left_out_logprobs (...,K,T) = log p(y_t | x, all documents but z, y_<t). Everything else as :func:`pdist_loss`,
     also what the released code does differently.
@@ -99,6 +101,7 @@ def loop_loss(
         reduction,
         return_grad,
         n_threads,
+        infinity_has_all=True,
     )
 
 
@@ -232,8 +235,11 @@ def _distilled(
     reduction: Reduction,
     return_grad: bool,
     n_threads: int | None,
+    *,
+    infinity_has_all: bool = False,
 ) -> Any:
-    """kl_divergence from target (...,K), which name led to, float32 where both of what was given are."""
+    """kl_divergence from target (...,K), which name led to, float32 where both of what was given are; a target of +inf
+    has all of Q where infinity_has_all, else makes it NaN."""
     given = arrays.floats(doc_scores, "doc_scores")
     if given.ndim == 0 or given.shape[-1] == 0:
         raise ValueError(f"doc_scores: expected shape (..., K) with K of 1 or more, got {given.shape}")
@@ -242,9 +248,15 @@ def _distilled(
             f"{name}: expected one answer or score for each of doc_scores, {given.shape}, got {target.shape}"
         )
     scores = arrays.wide(given)
+    target = np.where(scores == -np.inf, -np.inf, target)
+    if infinity_has_all:
+        infinite = target == np.inf
+        target = np.where(
+            infinite.any(axis=-1, keepdims=True) & ~np.isnan(target), np.where(infinite, 0.0, -np.inf), target
+        )
     found = kl_divergence(
         scores,
-        np.where(scores == -np.inf, -np.inf, target),
+        target,
         temperature=temperature,
         target_temperature=target_temperature,
         direction=direction,

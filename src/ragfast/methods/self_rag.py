@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ragfast import arrays
 from ragfast.marginal import log_softmax
-from ragfast.methods.inputs import summed_logprobs
+from ragfast.methods.inputs import bools, summed_logprobs
 
 __all__ = ["self_rag_answers", "self_rag_retrieve", "self_rag_scores"]
 
@@ -40,11 +40,12 @@ def self_rag_scores(
     supported], [No support / Contradictory], s = p(Fully) + p(Partially) / 2; utility (...,K,5): [Utility:1] to
     [Utility:5], s = sum_i {-1, -1/2, 0, 1/2, 1}_i p(i). Each p is normalised within its group. A group that is not
     given, or all -inf where the segment has no such token, adds nothing. weights are w of relevance, support and
-    utility, by default the paper's. A document that is missing has token_logprobs of -inf and such groups.
+    utility, by default the paper's.
 
-    Returns (...,K) float64. length_normalized takes the mean of token_logprobs before the exponential, as the released
-    code does; its long-form script sums utility over the wrong group of tokens, so that it is always 0, which is not
-    reproduced.
+    Returns (...,K) float64. A document that is missing, of which every token has a log-probability of -inf or mask
+    scores none, has a score of -inf, since others may have one below 0. length_normalized takes the mean of
+    token_logprobs before the exponential, as the released code does; its long-form script sums utility over the wrong
+    group of tokens, so that it is always 0, which is not reproduced.
 
     TypeError for other dtypes, ValueError for shapes that do not go together.
 
@@ -58,8 +59,13 @@ def self_rag_scores(
     given = arrays.floats(token_logprobs, "token_logprobs")
     if given.ndim < 2:
         raise ValueError(f"token_logprobs: expected shape (..., K, T), got {given.shape}")
+    why = f"as token_logprobs has shape {given.shape}"
+    scored = np.ones(given.shape, bool) if mask is None else bools(mask, "mask", given.shape, why)
+    missing = ~(scored & (given != -np.inf)).any(axis=-1)
+    # A missing document may have no token to take the mean of, and anything where mask is False.
+    scored, tokens = scored | missing[..., None], np.where(missing[..., None], -np.inf, given)
     # Segments differ in length from document to document, so that each is an answer of its own.
-    total, _ = summed_logprobs(given[..., None, :], mask, length_normalized, "token_logprobs")
+    total, _ = summed_logprobs(tokens[..., None, :], scored, length_normalized, "token_logprobs")
     score: NDArray[np.float64] = np.exp(total[..., 0])
     if len(weights) != 3:
         raise ValueError(f"weights: expected three, of relevance, support and utility, got {len(weights)}")
@@ -69,11 +75,9 @@ def self_rag_scores(
             wide = arrays.doubles(group, name)
             expected = (*given.shape[:-1], len(worth))
             if wide.shape != expected:
-                raise ValueError(
-                    f"{name}: expected shape {expected}, as token_logprobs has shape {given.shape}, got {wide.shape}"
-                )
+                raise ValueError(f"{name}: expected shape {expected}, {why}, got {wide.shape}")
             score = score + float(weight) * (np.exp(log_softmax(wide)) @ worth)
-    return score
+    return np.where(missing, -np.inf, score)
 
 
 def self_rag_answers(scores: arrays.ArrayLike, answers: Sequence[Answer]) -> list[tuple[Answer, float]]:

@@ -71,7 +71,16 @@ def loop_loss(
     """:func:`ragfast.methods.loop_loss` with a gradient to doc_scores (...,K)."""
     target = _summed(left_out_logprobs, mask, length_normalized, "left_out_logprobs")
     target = target._replace(scores=-target.scores)
-    return _distilled(doc_scores, target, temperature, target_temperature, "forward", reduction, n_threads)
+    return _distilled(
+        doc_scores,
+        target,
+        temperature,
+        target_temperature,
+        "forward",
+        reduction,
+        n_threads,
+        infinity_has_all=True,
+    )
 
 
 def adist_loss(
@@ -302,6 +311,8 @@ def _distilled(
     direction: Direction,
     reduction: Reduction,
     n_threads: int | None,
+    *,
+    infinity_has_all: bool = False,
 ) -> Tensor:
     scores = _tensor(doc_scores, "doc_scores")
     if target.scores.shape != scores.shape:
@@ -309,9 +320,14 @@ def _distilled(
             f"{target.name}: expected one answer or score for each of doc_scores, {tuple(scores.shape)}, got "
             f"{tuple(target.scores.shape)}"
         )
+    preferred = target.scores.masked_fill(scores == -torch.inf, -torch.inf)
+    if infinity_has_all:  # as ragfast.methods.distillation has it
+        infinite = preferred == torch.inf
+        limit = torch.where(infinite, 0.0, -torch.inf).to(preferred.dtype)
+        preferred = torch.where(infinite.any(-1, keepdim=True) & ~preferred.isnan(), limit, preferred)
     loss = kernels.kl_divergence(
         scores,
-        target.scores.masked_fill(scores == -torch.inf, -torch.inf),
+        preferred,
         temperature=temperature,
         target_temperature=target_temperature,
         direction=direction,

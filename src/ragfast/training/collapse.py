@@ -19,6 +19,11 @@ MIN_QUESTIONS = 32
 """Questions from which the monitor judges: a few may well be about the same thing."""
 MOST_CHANCE = 0.5
 """Overlap by chance up to which it judges: of fewer documents than twice K, questions share most in any case."""
+FEWEST_LISTS = 1.25
+"""Over the threshold: below so many separate lists it is a collapse as well, for the default threshold 2.5. Traffic of
+one Zipf law has an overlap above the threshold by then."""
+MOST_CHANCE_OF_LISTS = 0.1
+"""Overlap by chance up to which lists are counted: of few documents, few lists can be made."""
 RECOVERED = 0.8
 """Of the threshold: below it an episode is over, so that one that hovers about the threshold warns once."""
 
@@ -40,7 +45,11 @@ class CollapseStatistics:
 
     overlap: how much two questions have in common on average, beyond what chance would give them: 0 if documents were
     drawn at random, 1 if all questions get the same. NaN where that cannot be told: for less than two questions, or
-    documents of which each question uses more than half. collapsed: whether the monitor takes this for a collapse.
+    documents of which each question uses more than half.
+
+    effective_lists = effective_documents / exp(the mean entropy of p(z|x)), the exponential of what x and z tell of
+    each other: of as many lists, equally common and without a document in common, the questions get one each.
+    collapsed: whether the monitor takes this for a collapse.
     """
 
     n_questions: int
@@ -51,6 +60,7 @@ class CollapseStatistics:
     entropy: float
     effective_documents: float
     overlap: float
+    effective_lists: float
     collapsed: bool
 
 
@@ -71,6 +81,11 @@ class CollapseMonitor:
     documents follow a Zipf law over a thousand topics have an overlap of 0.03, with exponent 2, where six of ten are
     about the same topic, 0.4; a retriever that gives nine of ten questions the same documents has 0.8. The default
     threshold is 0.5. Fewer than 32 questions, or than 2 K documents, are not judged.
+
+    A retriever that has kept two lists, whatever the question, has an overlap of just 0.5 or so. So of 10 K documents
+    or more, fewer than 1.25 / threshold lists in effect are a collapse too: 2.5 by default, where Zipf traffic of
+    exponent 2 has 5. Questions that truly are of two kinds, each with one right list, look the same: for those set a
+    higher threshold. Three lists or more in equal parts are not called a collapse: look at effective_lists.
 
     >>> import warnings
     >>> from ragfast.training import CollapseMonitor
@@ -114,18 +129,22 @@ class CollapseMonitor:
     def _statistics(self) -> CollapseStatistics:
         n = len(self._last)
         if n == 0:
-            return CollapseStatistics(0, 0, math.nan, -1, math.nan, math.nan, math.nan, math.nan, self._collapsed)
+            return CollapseStatistics(
+                0, 0, math.nan, -1, math.nan, math.nan, math.nan, math.nan, math.nan, self._collapsed
+            )
         ids = np.concatenate([ids for ids, _ in self._last])
         shares = np.concatenate([shares for _, shares in self._last])
         distinct, places, counts = np.unique(ids, return_inverse=True, return_counts=True)
         totals = np.zeros(len(distinct))
         np.add.at(totals, places, shares)
-        of_all = totals[totals > 0] / n
-        entropy = float(-(of_all * np.log(of_all)).sum())
-        overlap = self._overlap(totals, float((shares**2).sum()), n)
+        entropy = _entropy(totals / n)
+        within = float((shares**2).sum()) / n
+        overlap = self._overlap(totals, within, n)
+        lists = math.exp(entropy - _entropy(shares) / n)
         # With too little to judge by, what was found before stands.
         limit = self.threshold * (RECOVERED if self._collapsed else 1.0)
         judged = n >= MIN_QUESTIONS and not math.isnan(overlap)
+        few = lists < FEWEST_LISTS / limit and 1 / self.n_docs <= MOST_CHANCE_OF_LISTS * within
         return CollapseStatistics(
             n_questions=n,
             n_distinct=len(distinct),
@@ -135,19 +154,25 @@ class CollapseMonitor:
             entropy=entropy,
             effective_documents=math.exp(entropy),
             overlap=overlap,
-            collapsed=overlap > limit if judged else self._collapsed,
+            effective_lists=lists,
+            collapsed=overlap > limit or few if judged else self._collapsed,
         )
 
-    def _overlap(self, totals: NDArray[np.float64], squares: float, n: int) -> float:
-        """Of n questions: totals, the sum of p(z|x) over them for each document, squares, that of p(z|x)^2 over all."""
+    def _overlap(self, totals: NDArray[np.float64], within: float, n: int) -> float:
+        """Of n questions: totals, the sum of p(z|x) over them for each document, within, their mean sum of p(z|x)^2."""
         if n < 2:
             return math.nan
-        within = squares / n
-        between = (float(totals @ totals) - squares) / (n * (n - 1))  # every pair of two questions
+        between = (float(totals @ totals) - n * within) / (n * (n - 1))  # every pair of two questions
         chance = 1 / self.n_docs / within
         if chance > MOST_CHANCE:
             return math.nan
         return (between / within - chance) / (1 - chance)
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    """-sum p log p, in nats."""
+    found = shares[shares > 0]
+    return float(-(found * np.log(found)).sum())
 
 
 def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
@@ -174,7 +199,8 @@ def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[np.int64],
 def _message(found: CollapseStatistics) -> str:
     return (
         f"retrieval collapse: the last {found.n_questions} questions share {found.overlap:.0%} of what they retrieve "
-        f"beyond chance ({found.n_distinct} distinct documents, {found.effective_documents:.1f} in effect; "
+        f"beyond chance ({found.n_distinct} distinct documents, {found.effective_documents:.1f} in effect, which is "
+        f"{found.effective_lists:.1f} lists; "
         f"document {found.most_common} for {found.largest_share:.0%} of the questions). The retriever no longer looks "
         "at the question. Go back to weights from before, then lower the retriever's learning rate, or let the "
         "generator learn first with the retriever frozen; check too that the answers need the documents, and that the "
