@@ -24,6 +24,7 @@ TEXTS = [
 
 def test_documents_are_the_same_in_any_batch_and_thread_count(encoder: MiniLM) -> None:
     import torch
+
     from ragfast.models.prompts import TruncationWarning
 
     many = encoder.encode_documents(TEXTS * 10, threads=2, dtype=torch.float32)

@@ -14,10 +14,10 @@ import ragfast
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from ragfast.models.prompts import TruncationWarning  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers, processors  # noqa: E402
 
 from ragfast.models.encoders import DPREncoder, MeanPooled, SentenceEncoder  # noqa: E402
+from ragfast.models.prompts import TruncationWarning  # noqa: E402
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = ["query:", "sun", "rain", "snow", "wind", "fog", "hail"]
