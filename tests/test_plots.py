@@ -15,11 +15,11 @@ import ragfast
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed: `make test-all` has it")
 
-from matplotlib.colors import to_rgb  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.colors import to_rgb  # noqa: E402  # only where matplotlib is
+from matplotlib.figure import Figure  # noqa: E402  # only where matplotlib is
 
-from ragfast import plots  # noqa: E402
-from ragfast.plots import posteriors, style  # noqa: E402
+from ragfast import plots  # noqa: E402  # only where matplotlib is
+from ragfast.plots import posteriors, style  # noqa: E402  # only where matplotlib is
 
 TITLES = ["Greenland", "Iceland", "Norway"]
 PIECES = [" Nu", "uk", "<|end|>"]

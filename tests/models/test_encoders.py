@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import ragfast
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from tokenizers import Tokenizer, models, pre_tokenizers, processors  # noqa: E402
-
-from ragfast.models.encoders import DPREncoder, MeanPooled, SentenceEncoder  # noqa: E402
-from ragfast.models.prompts import TruncationWarning  # noqa: E402
+from ragfast.models.encoders import DPREncoder, MeanPooled, SentenceEncoder
+from ragfast.models.prompts import TruncationWarning
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = ["query:", "sun", "rain", "snow", "wind", "fog", "hail"]

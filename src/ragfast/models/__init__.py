@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 try:
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-except ImportError as error:
-    raise ImportError("ragfast.models needs torch and transformers: pip install 'ragfast-kernels[models]'") from error
-
-from ragfast.models.causal import CausalLM
-from ragfast.models.encoder_decoder import EncoderDecoder
-from ragfast.models.encoders import DPREncoder, MeanPooled, SentenceEncoder
-from ragfast.models.prompts import TruncationWarning, chat_template, plain_template
+    from ragfast.models.causal import CausalLM
+    from ragfast.models.encoder_decoder import EncoderDecoder
+    from ragfast.models.encoders import DPREncoder, MeanPooled, SentenceEncoder
+    from ragfast.models.prompts import TruncationWarning, chat_template, plain_template
+except ModuleNotFoundError as error:
+    raise ImportError(f"ragfast.models needs {error.name}: pip install 'ragfast-kernels[models]'") from error
 
 __all__ = [
     "CausalLM",

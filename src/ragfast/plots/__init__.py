@@ -9,13 +9,11 @@ a formula, spaces and line breaks of tokens are shown, and a character that no c
 from __future__ import annotations
 
 try:
-    import matplotlib  # noqa: F401
-except ImportError as error:
-    raise ImportError("ragfast.plots needs matplotlib: pip install 'ragfast-kernels[plots]'") from error
-
-from ragfast.plots.gaps import score_gap
-from ragfast.plots.models import architecture
-from ragfast.plots.posteriors import posterior_entropy, posterior_heatmap, token_entropy
-from ragfast.plots.style import save
+    from ragfast.plots.gaps import score_gap
+    from ragfast.plots.models import architecture
+    from ragfast.plots.posteriors import posterior_entropy, posterior_heatmap, token_entropy
+    from ragfast.plots.style import save
+except ModuleNotFoundError as error:
+    raise ImportError(f"ragfast.plots needs {error.name}: pip install 'ragfast-kernels[plots]'") from error
 
 __all__ = ["architecture", "posterior_entropy", "posterior_heatmap", "save", "score_gap", "token_entropy"]
