@@ -46,7 +46,7 @@ def ids(text: str) -> Any:
     return torch.tensor(Numbers()([text])["input_ids"])
 
 
-class Retriever(transformers.RagRetriever):  # type: ignore[misc]
+class Retriever(transformers.RagRetriever):  # type: ignore[misc]  # its base is Any to mypy
     """For both: Hugging Face's calls it, ours encodes and searches."""
 
     def __init__(self, dpr: Any, documents: Sequence[str], embeddings: Array) -> None:

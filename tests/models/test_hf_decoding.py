@@ -80,7 +80,7 @@ def ids(text: str) -> Any:
     return torch.tensor([Numbers()([text])["input_ids"][0]])
 
 
-class Theirs(transformers.RagRetriever):  # type: ignore[misc]
+class Theirs(transformers.RagRetriever):  # type: ignore[misc]  # its base is Any to mypy
     """What RagModel asks of a retriever, and a count of the questions it answers."""
 
     def __init__(self, documents: Sequence[str], embeddings: Array) -> None:

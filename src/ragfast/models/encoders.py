@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ BATCH_TOKENS = 1536
 """Tokens in a batch, with the padding: on a CPU fewer make the calls themselves cost, more leave the cache."""
 
 
-class _TokenEncoder:
+class _TokenEncoder(abc.ABC):
     """What the encoders over a model and its tokenizer share; a subclass pools what the model says of each token."""
 
     dim: int
@@ -83,9 +84,9 @@ class _TokenEncoder:
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         return self._pool(self.model(input_ids=ids, attention_mask=mask), mask)
 
+    @abc.abstractmethod
     def _pool(self, output: Any, mask: torch.Tensor) -> torch.Tensor:
         """(B,D) of the model's output for tokens (B,n), of which mask (B,n) is 0 for padding."""
-        raise NotImplementedError
 
 
 class MeanPooled(_TokenEncoder):
