@@ -113,7 +113,7 @@ static void make_data(void) {
 
 COUNT(search_float32_1) { expect(__func__, SEARCH(1, &docs), merged[0]); }
 COUNT(search_float32_16) { expect(__func__, SEARCH(16, &docs), merged[15 * K]); }
-COUNT(encode) { expect(__func__, ragfast_encode(&codes, vectors, RAGFAST_F32, 0, N, D, 1), 0); }
+COUNT(encode) { expect(__func__, ragfast_encode(&codes, vectors, NULL, RAGFAST_F32, 0, N, D, 1), 0); }
 COUNT(search_codes_1) { expect(__func__, SEARCH(1, &coded_docs), merged[0]); }
 COUNT(search_codes_16) { expect(__func__, SEARCH(16, &coded_docs), merged[15 * K]); }
 COUNT(gather_scores) { expect(__func__, ragfast_gather_scores(merged, queries, rows, MOST_B, K, &docs, 1), merged[0]); }

@@ -13,6 +13,7 @@ enum { PANEL = RAGFAST_PANEL_DOCS, TILE = RAGFAST_TILE_QUERIES };
 /* Rows whose largest element lies outside are not coded: scale and its reciprocal stay far from the ends of float32. */
 #define LEAST_CODED 0x1p-60f
 #define MOST_CODED 0x1p60f
+#define MOST_HALF_SQUARE 0x1p60f /* in code units; times a query's scale, below 2^67, it stays finite: (L5) */
 
 static const double unit_roundoff = 0x1p-24;
 
@@ -52,6 +53,7 @@ typedef struct encode_job {
     const ragfast_kernels *kernels;
     const ragfast_codes *codes;
     const void *vectors;
+    const double *half_squares;
     ragfast_dtype dtype;
     size_t first, n_docs, dim;
     float *rotation; /* packed as queries of tile_packed_f32: (D / TILE, D, TILE) */
@@ -107,7 +109,15 @@ static float rounded_up(double x) {
     return (double)f < x ? nextafterf(f, INFINITY) : f;
 }
 
-static void encode_row(const encode_job *job, const float *y, float most, uint8_t *codes, size_t panel, size_t j) {
+/* (L5): NaN counts as 0, the lowest there is. */
+static float half_square_below(double half_square, float scale) {
+    double x = half_square * scale;
+    float f = x < MOST_HALF_SQUARE ? (float)x : x > 0 ? MOST_HALF_SQUARE : 0;
+    return (double)f > x ? nextafterf(f, 0) : f;
+}
+
+static void encode_row(const encode_job *job, const float *y, float most, uint8_t *codes, size_t row) {
+    size_t panel = row / PANEL, j = row % PANEL;
     size_t dim = job->dim, groups = ragfast_code_groups(dim), prefix = job->codes->prefix;
     ragfast_code_bounds *bounds = (ragfast_code_bounds *)job->codes->bounds + panel;
     memset(codes, 128, groups * RAGFAST_GROUP_DIM);
@@ -133,6 +143,7 @@ static void encode_row(const encode_job *job, const float *y, float most, uint8_
     bounds->residual[j] = coded ? rounded_up(sqrt((double)sums[0]) * up + moved) : INFINITY;
     bounds->norm[j] = rounded_up(norm);
     bounds->tail[j] = coded && prefix ? rounded_up(tail * (1 + 0x1p-20) + moved) : 0;
+    if (coded && job->half_squares) bounds->tail[j] = half_square_below(job->half_squares[row], scale);
 }
 
 static void encode_chunk(void *context, size_t chunk, size_t worker) {
@@ -154,14 +165,14 @@ static void encode_chunk(void *context, size_t chunk, size_t worker) {
         for (size_t j = 0; j < n; j++)
             most[j] = kernels->center_f32(scratch.y + j * dim, scratch.y + j * dim, NULL, NULL, dim);
     }
-    for (size_t j = 0; j < n; j++)
-        encode_row(job, scratch.y + j * dim, most[j], scratch.codes, panel, (first + j) % PANEL);
+    for (size_t j = 0; j < n; j++) encode_row(job, scratch.y + j * dim, most[j], scratch.codes, first + j);
 }
 
-ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, ragfast_dtype dtype, size_t first,
-                              size_t n_docs, size_t dim, int n_threads) {
+ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, const double *half_squares,
+                              ragfast_dtype dtype, size_t first, size_t n_docs, size_t dim, int n_threads) {
     if (dim < 1 || dim > RAGFAST_MAX_CODE_DIM || n_docs >= (size_t)1 << 31 || first > n_docs || n_threads < 0 ||
-        dtype == RAGFAST_F64 || codes->prefix % RAGFAST_GROUP_DIM || (codes->prefix && codes->prefix >= dim) ||
+        dtype == RAGFAST_F64 || codes->prefix % RAGFAST_GROUP_DIM ||
+        (codes->prefix && (half_squares || codes->prefix >= dim)) ||
         !(codes->rotation_error >= 0 && codes->rotation_error < 0.01))
         return RAGFAST_ERROR_ARGUMENT;
     if (first == n_docs) return RAGFAST_OK;
@@ -171,6 +182,7 @@ ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, r
     encode_job job = {.kernels = ragfast_current_kernels(),
                       .codes = codes,
                       .vectors = vectors,
+                      .half_squares = half_squares,
                       .dtype = dtype,
                       .first = first,
                       .n_docs = n_docs,

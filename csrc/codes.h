@@ -25,13 +25,14 @@ enum {
     RAGFAST_MAX_CODE_DIM = 1 << 15 /* so that 255 x 127 x D stays far below 2^31 */
 };
 
-/* One panel's documents. In code units, that is of Y; all but `scale` are upper bounds, infinite where y is beyond coding. */
+/* One panel's documents. In code units, that is of Y; all but `scale` are upper bounds, infinite where y is beyond coding,
+ * but for `tail` where the metric is the distance. */
 typedef struct ragfast_code_bounds {
     float scale[RAGFAST_PANEL_DOCS];
     float high_residual[RAGFAST_PANEL_DOCS]; /* |Y - c'|, c' = (u & 0xfc) - 126.5 */
     float residual[RAGFAST_PANEL_DOCS];      /* |Y - c| */
     float norm[RAGFAST_PANEL_DOCS];          /* |c| and |c'| */
-    float tail[RAGFAST_PANEL_DOCS];          /* |Y| beyond the prefix, finite */
+    float tail[RAGFAST_PANEL_DOCS];          /* |Y| beyond the prefix, finite; or a lower bound of |x|^2 / 2 */
 } ragfast_code_bounds;
 
 /* One query's side of the comparison in ragfast_kernels.tile_high. */

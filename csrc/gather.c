@@ -99,17 +99,21 @@ static double score(gather *g, size_t q, size_t row) {
     size_t dim = g->docs->dim;
     const void *vector = (const char *)g->docs->vectors + row * g->row_bytes;
     const float *query = (const float *)g->queries + q * dim;
+    int l2 = g->docs->half_squares != NULL;
     double sum = 0;
     switch (g->docs->dtype) {
-    case RAGFAST_F32: sum = kernels->inner_f64_f32(query, vector, dim); break;
-    case RAGFAST_F16: sum = kernels->inner_f64_f16(query, vector, dim); break;
-    case RAGFAST_BF16: sum = kernels->inner_f64_bf16(query, vector, dim); break;
-    case RAGFAST_F64: sum = kernels->inner_f64_f64((const double *)g->queries + q * dim, vector, dim); break;
+    case RAGFAST_F32: sum = (l2 ? kernels->distance_f64_f32 : kernels->inner_f64_f32)(query, vector, dim); break;
+    case RAGFAST_F16: sum = (l2 ? kernels->distance_f64_f16 : kernels->inner_f64_f16)(query, vector, dim); break;
+    case RAGFAST_BF16: sum = (l2 ? kernels->distance_f64_bf16 : kernels->inner_f64_bf16)(query, vector, dim); break;
+    case RAGFAST_F64:
+        sum = (l2 ? kernels->distance_f64_f64 : kernels->inner_f64_f64)((const double *)g->queries + q * dim, vector,
+                                                                        dim);
+        break;
     }
     if (!isfinite(sum))
         fail(g, g->docs->dtype == RAGFAST_F64 && all_finite(vector, dim) ? RAGFAST_ERROR_OVERFLOW
                                                                          : RAGFAST_ERROR_NONFINITE_DOC);
-    return sum;
+    return l2 ? 0 - sum : sum; /* not -sum: 0 is +0 */
 }
 
 static void score_chunk(void *context, size_t chunk, size_t worker) {

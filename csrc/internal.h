@@ -27,7 +27,13 @@ typedef struct ragfast_kernels {
     double (*inner_f64_f64)(const double *a, const double *b, size_t dim);
     double (*inner_f64_f16)(const float *a, const uint16_t *b, size_t dim);  /* b as IEEE binary16, widened exactly */
     double (*inner_f64_bf16)(const float *a, const uint16_t *b, size_t dim); /* b as bfloat16 */
-    void (*widen_f16)(float *out, const uint16_t *x, size_t n);              /* exact; NaN stays NaN */
+    /* Their twins for |a - b|^2, (D) there: lane l adds (a_e - b_e)^2. Difference, square and sum are rounded once each and never
+     * fused: a difference of two float32 is not exact. The canonical score is 0 - distance: +0 of a document that is the query. */
+    double (*distance_f64_f32)(const float *a, const float *b, size_t dim);
+    double (*distance_f64_f64)(const double *a, const double *b, size_t dim);
+    double (*distance_f64_f16)(const float *a, const uint16_t *b, size_t dim);
+    double (*distance_f64_bf16)(const float *a, const uint16_t *b, size_t dim);
+    void (*widen_f16)(float *out, const uint16_t *x, size_t n); /* exact; NaN stays NaN */
     void (*widen_bf16)(float *out, const uint16_t *x, size_t n);
 
     /* Few queries: documents as they lie, limited by bytes. queries (n_queries, padded D), 64-byte aligned, zero beyond D:

@@ -450,7 +450,7 @@ static void add_norms_and_codes(problem *p) {
     size_t level = random_below(ragfast_isa_count()), first = random_below(n_docs + 1);
     if (ragfast_isa_available(level)) ragfast_set_isa(ragfast_isa_name(level));
     for (int part = 0; part < 2; part++)
-        check(!ragfast_encode(&p->codes, p->vectors, p->docs.dtype, part ? first : 0, part ? n_docs : first, dim,
+        check(!ragfast_encode(&p->codes, p->vectors, NULL, p->docs.dtype, part ? first : 0, part ? n_docs : first, dim,
                               1 + (int)random_below(3)),
               "ragfast_encode failed");
 }
@@ -620,7 +620,7 @@ static void check_refusals_of_forms(void) {
     problem p = make_problem(B, N, D, UNIFORM, RAGFAST_F32, 0);
     add_norms_and_codes(&p);
 #define ENCODE(codes, dtype, first, n_docs, dim, n_threads)                                                            \
-    ragfast_encode(&(codes), p.vectors, dtype, first, n_docs, dim, n_threads)
+    ragfast_encode(&(codes), p.vectors, NULL, dtype, first, n_docs, dim, n_threads)
     check(ENCODE(p.codes, RAGFAST_F32, 0, N, D, 0) == RAGFAST_OK, "a plain ragfast_encode failed");
     check(ENCODE(p.codes, RAGFAST_F32, N, N, D, 1) == RAGFAST_OK, "nothing to encode, and it failed");
     check(ENCODE(p.codes, RAGFAST_F64, 0, N, D, 1) == RAGFAST_ERROR_ARGUMENT, "float64 was encoded");
@@ -904,6 +904,7 @@ int main(int argc, char **argv) {
         }
         if (bench || threads_only) continue;
         check_dot_kernels(ragfast_current_kernels());
+        check_distance_kernels(ragfast_current_kernels());
         check_code_kernels(ragfast_current_kernels());
         check_lse_kernels(ragfast_current_kernels());
         check_logits_kernels(ragfast_current_kernels());
@@ -920,6 +921,7 @@ int main(int argc, char **argv) {
     check_nll(threads_only);
     check_mixtures(threads_only);
     check_gather(threads_only);
+    check_metric(threads_only);
 #if defined(__x86_64__)
     check_caller_environment();
 #endif

@@ -52,6 +52,10 @@ void check_mixtures(int threads_only);
 /* In checkgather.c: chosen documents, and merging. */
 void check_gather(int threads_only);
 
+/* In checkmetric.c: distances, half squares and their codes, checksums. */
+void check_distance_kernels(const ragfast_kernels *kernels);
+void check_metric(int threads_only);
+
 /* In checkcodes.c. */
 void check_code_kernels(const ragfast_kernels *kernels);
 void check_emulated_amx(void); /* once, after the levels: says so where it cannot be checked */

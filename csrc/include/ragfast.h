@@ -86,6 +86,7 @@ typedef struct ragfast_docs {
     size_t n_docs;              /* N, below 2^31 */
     size_t dim;                 /* D, from 1 to 2^20 */
     ragfast_dtype dtype;
+    const double *half_squares; /* (N,) |d|^2 / 2 from ragfast_half_squares: the score is -|q - d|^2; or NULL: q . d */
 } ragfast_docs;
 
 typedef struct ragfast_query_stats {
@@ -119,13 +120,36 @@ void ragfast_widen(double *out, const float *x, size_t n);
 ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,
                                  ragfast_dtype dtype, int n_threads);
 
+/* half_squares (N,) = |d|^2 / 2 of each row in float64: inner_f64 of internal.h with itself, halved. Rows (N,D) of dtype; one that is
+ * not finite, or overflows, has NaN or infinity there. */
+ragfast_status ragfast_half_squares(double *half_squares, const void *rows, size_t n_rows, size_t dim,
+                                    ragfast_dtype dtype, int n_threads);
+
 /* Bytes of the three arrays of codes for n_docs documents, 0 where D is above 2^15: longer rows have no codes. */
 void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs, size_t dim);
 
 /* Writes the codes of documents first <= i < n_docs; those before stay as they are, so that searches of them may go on
- * meanwhile. vectors (n_docs,D) of dtype, finite, float64 excepted. */
-ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, ragfast_dtype dtype, size_t first,
-                              size_t n_docs, size_t dim, int n_threads);
+ * meanwhile. vectors (n_docs,D) of dtype, finite, float64 excepted. half_squares (n_docs,) for searches by distance, which
+ * want a prefix of 0; else NULL. */
+ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, const double *half_squares,
+                              ragfast_dtype dtype, size_t first, size_t n_docs, size_t dim, int n_threads);
+
+/* ---- checksums: XXH64 with seed 0, the same on every machine -------------------------------------------------------- */
+
+typedef struct ragfast_checksum_state {
+    uint64_t sums[4], n_bytes;
+    uint8_t rest[32]; /* bytes that do not fill 32 yet */
+} ragfast_checksum_state;
+
+uint64_t ragfast_checksum(const void *x, size_t n_bytes);
+
+/* The same of bytes that come in pieces, however they are cut. `end` may be asked any number of times. */
+void ragfast_checksum_begin(ragfast_checksum_state *state);
+void ragfast_checksum_update(ragfast_checksum_state *state, const void *x, size_t n_bytes);
+uint64_t ragfast_checksum_end(const ragfast_checksum_state *state);
+
+/* sums (n_rows,) = the low 32 bits of the checksum of each row of row_bytes. */
+ragfast_status ragfast_row_sums(uint32_t *sums, const void *rows, size_t n_rows, size_t row_bytes, int n_threads);
 
 /* ---- log-sum-exp and marginalization ----------------------------------------------------------------------------- */
 
@@ -243,13 +267,14 @@ ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const doub
 ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
                                        size_t n_keys, int n_threads);
 
-/* Scores of chosen documents: scores (B,K) = q_b . d of row rows[b,k] of docs, the same bits as ragfast_search finds; -inf
- * where the row is negative. queries (B,D), float64 if the documents are, else float32; rows (B,K) below N. Neither
- * norms nor codes are used. */
+/* Scores of chosen documents: scores (B,K) of q_b and row rows[b,k] of docs, the same bits as ragfast_search finds: q . d, or -|q - d|^2
+ * where docs has half_squares, which are not read; -inf where the row is negative. queries (B,D), float64 if the documents are, else
+ * float32; rows (B,K) below N. Neither norms nor codes are used. */
 ragfast_status ragfast_gather_scores(double *scores, const void *queries, const int64_t *rows, size_t n_queries,
                                      size_t k, const ragfast_docs *docs, int n_threads);
 
-/* Its gradient: out (B,D) = sum_k grad[b,k] d of row rows[b,k], negative rows left out. */
+/* The gradient of inner products, whatever the metric: out (B,D) = sum_k grad[b,k] d of row rows[b,k], negative rows left
+ * out. */
 ragfast_status ragfast_gather_scores_grad(double *out, const double *grad, const int64_t *rows, size_t n_queries,
                                           size_t k, const ragfast_docs *docs, int n_threads);
 

@@ -62,6 +62,41 @@ static double inner_f64_f64_avx512(const double *a, const double *b, size_t dim)
     return sum_lanes(low, high);
 }
 
+/* Adds the squares of 16 differences, never fused: they are not exact. */
+INLINE void add_squares(__m512d *low, __m512d *high, __m512 x, __m512 y) {
+    __m512d low_difference = _mm512_sub_pd(low_f64(x), low_f64(y));
+    __m512d high_difference = _mm512_sub_pd(high_f64(x), high_f64(y));
+    *low = _mm512_add_pd(*low, _mm512_mul_pd(low_difference, low_difference));
+    *high = _mm512_add_pd(*high, _mm512_mul_pd(high_difference, high_difference));
+}
+
+static double distance_f64_f32_avx512(const float *a, const float *b, size_t dim) {
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    size_t i = 0;
+    for (; i + 16 <= dim; i += 16) add_squares(&low, &high, _mm512_loadu_ps(a + i), _mm512_loadu_ps(b + i));
+    if (i < dim) {
+        __mmask16 rest = tail_mask(dim - i);
+        add_squares(&low, &high, _mm512_maskz_loadu_ps(rest, a + i), _mm512_maskz_loadu_ps(rest, b + i));
+    }
+    return sum_lanes(low, high);
+}
+
+static double distance_f64_f64_avx512(const double *a, const double *b, size_t dim) {
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    for (size_t i = 0; i < dim; i += 16) {
+        __mmask16 there = dim - i < 16 ? tail_mask(dim - i) : (__mmask16)0xffff;
+        __mmask8 there_low = (__mmask8)there, there_high = (__mmask8)(there >> 8);
+        __m512d difference =
+            _mm512_sub_pd(_mm512_maskz_loadu_pd(there_low, a + i), _mm512_maskz_loadu_pd(there_low, b + i));
+        low = _mm512_add_pd(low, _mm512_mul_pd(difference, difference));
+        if (!there_high) break;
+        difference =
+            _mm512_sub_pd(_mm512_maskz_loadu_pd(there_high, a + i + 8), _mm512_maskz_loadu_pd(there_high, b + i + 8));
+        high = _mm512_add_pd(high, _mm512_mul_pd(difference, difference));
+    }
+    return sum_lanes(low, high);
+}
+
 /* 16 floats of binary16 or bfloat16 (a constant where inlined), exactly; conversion from binary16 disregards DAZ. */
 INLINE __m512 widened(__m256i x, const int bf16) {
     return bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)) : _mm512_cvtph_ps(x);
@@ -89,6 +124,26 @@ static double inner_f64_f16_avx512(const float *a, const uint16_t *b, size_t dim
 }
 static double inner_f64_bf16_avx512(const float *a, const uint16_t *b, size_t dim) {
     return inner_16_bits(a, b, dim, 1);
+}
+
+INLINE double distance_16_bits(const float *a, const uint16_t *b, size_t dim, const int bf16) {
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    size_t i = 0;
+    for (; i + 16 <= dim; i += 16)
+        add_squares(&low, &high, _mm512_loadu_ps(a + i), widened(_mm256_loadu_si256((const __m256i *)(b + i)), bf16));
+    if (i < dim) {
+        __mmask16 rest = tail_mask(dim - i);
+        add_squares(&low, &high, _mm512_maskz_loadu_ps(rest, a + i),
+                    widened(_mm256_maskz_loadu_epi16(rest, b + i), bf16));
+    }
+    return sum_lanes(low, high);
+}
+
+static double distance_f64_f16_avx512(const float *a, const uint16_t *b, size_t dim) {
+    return distance_16_bits(a, b, dim, 0);
+}
+static double distance_f64_bf16_avx512(const float *a, const uint16_t *b, size_t dim) {
+    return distance_16_bits(a, b, dim, 1);
 }
 
 INLINE void widen_16_bits(float *out, const uint16_t *x, size_t n, const int bf16) {
@@ -314,6 +369,10 @@ void ragfast_dot_fill_avx512(ragfast_kernels *table) {
     table->inner_f64_f64 = inner_f64_f64_avx512;
     table->inner_f64_f16 = inner_f64_f16_avx512;
     table->inner_f64_bf16 = inner_f64_bf16_avx512;
+    table->distance_f64_f32 = distance_f64_f32_avx512;
+    table->distance_f64_f64 = distance_f64_f64_avx512;
+    table->distance_f64_f16 = distance_f64_f16_avx512;
+    table->distance_f64_bf16 = distance_f64_bf16_avx512;
     table->widen_f16 = widen_f16_avx512;
     table->widen_bf16 = widen_bf16_avx512;
     table->tile_rows_f32 = tile_rows_f32_avx512;

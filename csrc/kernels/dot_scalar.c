@@ -29,6 +29,21 @@ static double inner_f64_f64_scalar(const double *a, const double *b, size_t dim)
     return sum_lanes(lanes);
 }
 
+static double distance_f64_f32_scalar(const float *a, const float *b, size_t dim) {
+    double lanes[16] = {0};
+    for (size_t i = 0; i < dim; i++) {
+        double difference = (double)a[i] - (double)b[i];
+        lanes[i % 16] += difference * difference;
+    }
+    return sum_lanes(lanes);
+}
+
+static double distance_f64_f64_scalar(const double *a, const double *b, size_t dim) {
+    double lanes[16] = {0};
+    for (size_t i = 0; i < dim; i++) lanes[i % 16] += (a[i] - b[i]) * (a[i] - b[i]);
+    return sum_lanes(lanes);
+}
+
 static float from_bits(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
@@ -72,6 +87,29 @@ static double inner_f64_f16_scalar(const float *a, const uint16_t *b, size_t dim
 
 static double inner_f64_bf16_scalar(const float *a, const uint16_t *b, size_t dim) {
     return inner_16_bits(a, b, dim, widen_bf16_scalar);
+}
+
+static inline double distance_16_bits(const float *a, const uint16_t *b, size_t dim,
+                                      void (*widen)(float *, const uint16_t *, size_t)) {
+    double lanes[16] = {0};
+    for (size_t first = 0; first < dim; first += 16) {
+        float wide[16];
+        size_t n = ragfast_min(dim - first, 16);
+        widen(wide, b + first, n);
+        for (size_t l = 0; l < n; l++) {
+            double difference = (double)a[first + l] - (double)wide[l];
+            lanes[l] += difference * difference;
+        }
+    }
+    return sum_lanes(lanes);
+}
+
+static double distance_f64_f16_scalar(const float *a, const uint16_t *b, size_t dim) {
+    return distance_16_bits(a, b, dim, widen_f16_scalar);
+}
+
+static double distance_f64_bf16_scalar(const float *a, const uint16_t *b, size_t dim) {
+    return distance_16_bits(a, b, dim, widen_bf16_scalar);
 }
 
 static uint32_t hits_of(const float *scores, size_t n_docs, float threshold) {
@@ -128,6 +166,10 @@ void ragfast_dot_fill_scalar(ragfast_kernels *table) {
     table->inner_f64_f64 = inner_f64_f64_scalar;
     table->inner_f64_f16 = inner_f64_f16_scalar;
     table->inner_f64_bf16 = inner_f64_bf16_scalar;
+    table->distance_f64_f32 = distance_f64_f32_scalar;
+    table->distance_f64_f64 = distance_f64_f64_scalar;
+    table->distance_f64_f16 = distance_f64_f16_scalar;
+    table->distance_f64_bf16 = distance_f64_bf16_scalar;
     table->widen_f16 = widen_f16_scalar;
     table->widen_bf16 = widen_bf16_scalar;
     table->tile_rows_f32 = tile_rows_f32_scalar;

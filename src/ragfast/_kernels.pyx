@@ -1,6 +1,7 @@
 # The border between NumPy and csrc: arrays come in checked (arrays.py), each function allocates its outputs, releases
 # the GIL, makes one C call and turns its status into an exception.
 cimport numpy as np
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 import numpy as np
 
@@ -141,6 +142,16 @@ cdef ragfast_dtype rows_dtype(np.ndarray rows, bint bfloat16) noexcept:
     return RAGFAST_BF16 if bfloat16 else RAGFAST_F16
 
 
+cdef const double *half_squares_of(np.ndarray half_squares, np.ndarray vectors) except? NULL:
+    """Those of vectors (N,D), plain float64 (N,), or NULL."""
+    if half_squares is None:
+        return NULL
+    if not is_plain(half_squares, np.NPY_DOUBLE, 1) or np.PyArray_DIM(half_squares, 0) != np.PyArray_DIM(vectors, 0):
+        raise ValueError(f"half_squares: expected a plain float64 array ({np.PyArray_DIM(vectors, 0)},), got "
+                         f"{half_squares.dtype} {np.shape(half_squares)}")
+    return <const double *>np.PyArray_DATA(half_squares)
+
+
 cdef class Codes:
     """Room for int8 codes of n_docs documents, of y = rotation ((x - center) weight); ragfast.h, ragfast_codes."""
 
@@ -178,14 +189,17 @@ cdef class Codes:
     def __reduce__(self):
         raise TypeError("codes are made anew by the index that a copy belongs to")
 
-    def encode(self, np.ndarray vectors not None, size_t first, bint bfloat16, int n_threads):
-        """Documents from first on; vectors (n_docs,D) plain, finite, float32 or the bits of 16-bit floats."""
+    def encode(self, np.ndarray vectors not None, size_t first, bint bfloat16, int n_threads,
+               np.ndarray half_squares=None):
+        """Documents from first on; vectors (n_docs,D) plain, finite, float32 or the bits of 16-bit floats; half_squares (n_docs,)
+        for searches by distance, of codes without a prefix."""
+        cdef const double *squares = half_squares_of(half_squares, vectors)
         cdef size_t n_docs = np.PyArray_DIM(vectors, 0), dim = np.PyArray_DIM(vectors, 1)
         cdef ragfast_dtype dtype = rows_dtype(vectors, bfloat16)
         cdef const void *data = np.PyArray_DATA(vectors)
         cdef ragfast_status status
         with nogil:
-            status = ragfast_encode(&self.c, data, dtype, first, n_docs, dim, n_threads)
+            status = ragfast_encode(&self.c, data, squares, dtype, first, n_docs, dim, n_threads)
         check(status)
 
 
@@ -207,6 +221,7 @@ def search(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray 
     docs.norms = NULL if norms is None else <const float *>np.PyArray_DATA(norms)
     docs.ids = NULL if ids is None else <const int64_t *>np.PyArray_DATA(ids)
     docs.codes = NULL if codes is None else &codes.c
+    docs.half_squares = NULL
     docs.n_docs = np.PyArray_DIM(vectors, 0)
     docs.dim = np.PyArray_DIM(vectors, 1)
     docs.dtype = rows_dtype(vectors, bfloat16)
@@ -261,6 +276,75 @@ def row_norms(np.ndarray rows not None, bint bfloat16, int n_threads):
         return norms, bad_row
     check(status)
     return norms, None
+
+
+def half_squares(np.ndarray vectors not None, bint bfloat16, int n_threads):
+    """(N,D) as in search -> half the squared norms (N,), float64."""
+    cdef np.npy_intp n_rows = np.PyArray_DIM(vectors, 0)
+    cdef size_t dim = np.PyArray_DIM(vectors, 1)
+    cdef np.ndarray out = np.PyArray_EMPTY(1, &n_rows, np.NPY_DOUBLE, 0)
+    cdef double *out_data = <double *>np.PyArray_DATA(out)
+    cdef ragfast_dtype dtype = rows_dtype(vectors, bfloat16)
+    cdef const void *data = np.PyArray_DATA(vectors)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_half_squares(out_data, data, n_rows, dim, dtype, n_threads)
+    check(status)
+    return out
+
+
+# ---- checksums: XXH64 with seed 0
+
+
+cdef class Checksum:
+    """The checksum of bytes that come in pieces. Of one thread at a time."""
+
+    cdef ragfast_checksum_state state
+
+    def __cinit__(self):
+        ragfast_checksum_begin(&self.state)
+
+    def update(self, data):
+        """The next bytes: anything contiguous that offers its buffer, arrays of any type among them."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        with nogil:
+            ragfast_checksum_update(&self.state, view.buf, view.len)
+        PyBuffer_Release(&view)
+
+    @property
+    def value(self):
+        return ragfast_checksum_end(&self.state)
+
+    def __reduce__(self):
+        raise TypeError("a checksum under way cannot be pickled or copied")
+
+
+def checksum(data):
+    """Of all bytes of something contiguous that offers its buffer."""
+    cdef Py_buffer view
+    cdef uint64_t value
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    with nogil:
+        value = ragfast_checksum(view.buf, view.len)
+    PyBuffer_Release(&view)
+    return value
+
+
+def row_sums(np.ndarray rows not None, int n_threads=0):
+    """(N,...) contiguous, of any type -> the low 32 bits of the checksum of each row's bytes, (N,) uint32."""
+    if np.PyArray_NDIM(rows) < 1 or not np.PyArray_IS_C_CONTIGUOUS(rows):
+        raise ValueError("rows: expected a contiguous array of rows")
+    cdef np.npy_intp n_rows = np.PyArray_DIM(rows, 0)
+    cdef size_t row_bytes = np.PyArray_NBYTES(rows) // n_rows if n_rows else 0
+    cdef np.ndarray sums = np.PyArray_EMPTY(1, &n_rows, np.NPY_UINT32, 0)
+    cdef uint32_t *sums_data = <uint32_t *>np.PyArray_DATA(sums)
+    cdef const void *data = np.PyArray_DATA(rows)
+    cdef ragfast_status status
+    with nogil:
+        status = ragfast_row_sums(sums_data, data, n_rows, row_bytes, n_threads)
+    check(status)
+    return sums
 
 
 # ---- log-sum-exp and marginalization
@@ -480,6 +564,7 @@ cdef ragfast_docs docs_of(np.ndarray vectors, bint bfloat16) noexcept:
     docs.norms = NULL
     docs.ids = NULL
     docs.codes = NULL
+    docs.half_squares = NULL
     docs.n_docs = np.PyArray_DIM(vectors, 0)
     docs.dim = np.PyArray_DIM(vectors, 1)
     docs.dtype = rows_dtype(vectors, bfloat16)
@@ -487,10 +572,11 @@ cdef ragfast_docs docs_of(np.ndarray vectors, bint bfloat16) noexcept:
 
 
 def gather_scores(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray rows not None, int n_threads,
-                  int out_type, bint bfloat16):
-    """(B,D) and (N,D) as in search, rows (B,K) int64 below N -> (B,K)."""
+                  int out_type, bint bfloat16, np.ndarray half_squares=None):
+    """(B,D) and (N,D) as in search, rows (B,K) int64 below N -> (B,K); with half_squares (N,) minus the squared distances."""
     cdef np.ndarray scores = np.PyArray_EMPTY(2, np.PyArray_DIMS(rows), np.NPY_DOUBLE, 0)
     cdef ragfast_docs docs = docs_of(vectors, bfloat16)
+    docs.half_squares = half_squares_of(half_squares, vectors)
     cdef size_t n_queries = np.PyArray_DIM(rows, 0), k = np.PyArray_DIM(rows, 1)
     cdef double *scores_data = <double *>np.PyArray_DATA(scores)
     cdef const void *queries_data = np.PyArray_DATA(queries)

@@ -1,5 +1,5 @@
 # csrc/include/ragfast.h for Cython, in the header's order; the contracts stand there.
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "ragfast.h" nogil:
@@ -49,6 +49,7 @@ cdef extern from "ragfast.h" nogil:
         size_t n_docs
         size_t dim
         ragfast_dtype dtype
+        const double *half_squares
 
     ctypedef struct ragfast_query_stats:
         uint64_t rescored
@@ -61,9 +62,20 @@ cdef extern from "ragfast.h" nogil:
     void ragfast_widen(double *out, const float *x, size_t n)
     ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,
                                      ragfast_dtype dtype, int n_threads)
+    ragfast_status ragfast_half_squares(double *half_squares, const void *rows, size_t n_rows, size_t dim,
+                                        ragfast_dtype dtype, int n_threads)
     void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs, size_t dim)
-    ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, ragfast_dtype dtype, size_t first,
-                                  size_t n_docs, size_t dim, int n_threads)
+    ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, const double *half_squares,
+                                  ragfast_dtype dtype, size_t first, size_t n_docs, size_t dim, int n_threads)
+
+    ctypedef struct ragfast_checksum_state:
+        pass
+
+    uint64_t ragfast_checksum(const void *x, size_t n_bytes)
+    void ragfast_checksum_begin(ragfast_checksum_state *state)
+    void ragfast_checksum_update(ragfast_checksum_state *state, const void *x, size_t n_bytes)
+    uint64_t ragfast_checksum_end(const ragfast_checksum_state *state)
+    ragfast_status ragfast_row_sums(uint32_t *sums, const void *rows, size_t n_rows, size_t row_bytes, int n_threads)
 
     ragfast_status ragfast_logsumexp(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
                                      int n_threads)
