@@ -21,7 +21,9 @@ PACKAGE = ROOT / "src" / "ragfast"
 ROWS = [
     {"_kernels"},
     {"arrays", "levels"},
-    {"threads", "weights", "codes", "gather", "merge"},
+    {"strings"},
+    {"threads", "weights", "codes", "gather", "merge", "columns", "names"},
+    {"filters"},
     {"index", "marginal", "nll", "decoding", "divergence"},
     {"retriever", "generator", "evaluation"},
     {"beam", "torch"},

@@ -4,6 +4,7 @@ from ragfast import levels as _levels
 from ragfast import threads as _threads
 from ragfast.decoding import marginalize_step
 from ragfast.divergence import kl_divergence
+from ragfast.filters import Predicate, column
 from ragfast.gather import gather_scores, gather_scores_grad
 from ragfast.generation import Decoding, Generation, Retrieved, Step
 from ragfast.generator import BatchGenerator, CallableGenerator, Decoder, DecodingGenerator, Generator, SimpleGenerator
@@ -38,6 +39,7 @@ __all__ = [
     "Generation",
     "Generator",
     "Hits",
+    "Predicate",
     "RAGSequence",
     "RAGToken",
     "Retrieved",
@@ -48,6 +50,7 @@ __all__ = [
     "SimpleRetriever",
     "Step",
     "available_isas",
+    "column",
     "gather_scores",
     "gather_scores_grad",
     "get_num_threads",

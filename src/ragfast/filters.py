@@ -1,0 +1,393 @@
+"""Conditions on metadata: which documents a search may find.
+
+A comparison is bound to the columns of an index first (types checked, words looked up), and then evaluated for arrays
+of documents in one pass.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfast.columns import DTYPES, NO_WORD, UNKNOWN, Schema, Vocabulary
+from ragfast.strings import exact
+
+__all__ = ["Column", "Predicate", "column"]
+
+Scalar = bool | int | float | str
+Columns = Mapping[str, NDArray[Any]]
+Bound = Callable[[Columns], NDArray[np.bool_]]
+"""Of columns (n,) each: which documents it is true of, bool (n,)."""
+
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+MOST_SHOWN = 20
+"""Of the values of isin."""
+
+_INT64 = np.iinfo(np.int64)
+_TAKES = {"int64": (int, float), "float64": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def column(name: str) -> Column:
+    """The metadata column of this name, to be compared: the comparison is the filter of a search.
+
+    ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` with a number, a str or a bool; ``.between(low, high)``, both included;
+    ``.isin(values)``; ``.is_null()``. Put together by ``&``, ``|`` and ``~``, each comparison in parentheses.
+
+    Numbers are compared exactly, int64 columns with any int or float. Strings are in the order of their code points. A
+    bool column has only ``==``, ``!=`` and ``isin``. Nothing compares with None, which a str column may hold: all six
+    comparisons and isin are False there, ``!=`` too, while ``~`` is plain not; so ``column("a") != "x"`` leaves
+    documents out that have no a, and ``~(column("a") == "x")`` keeps them. NaN is as everywhere: only ``!=`` is True.
+    is_null is True of None and of NaN.
+
+    TypeError for a value of another type. Whether the column exists and holds that kind is seen by the search.
+
+    >>> import ragfast
+    >>> recent = (ragfast.column("year") >= 2000) & ~ragfast.column("lang").isin(["de", "fr"])
+    >>> recent
+    (column('year') >= 2000) & ~column('lang').isin(['de', 'fr'])
+    """
+    return Column(name)
+
+
+class Column:
+    """What :func:`column` returns: see there."""
+
+    __slots__ = ("name",)
+    __array_ufunc__ = None  # np.int64(3) < column("a") is left to us
+    __hash__ = None  # type: ignore[assignment]  # == makes a Predicate
+
+    def __init__(self, name: str) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"column: expected a name, got {type(name).__qualname__}")
+        if not name:
+            raise ValueError("column: expected a name of one character or more, got ''")
+        self.name = exact(name)
+
+    def __repr__(self) -> str:
+        return f"column({self.name!r})"
+
+    def __eq__(self, value: object) -> Predicate:  # type: ignore[override]
+        return Comparison(self.name, "==", _scalar(value, self.name))
+
+    def __ne__(self, value: object) -> Predicate:  # type: ignore[override]
+        return Comparison(self.name, "!=", _scalar(value, self.name))
+
+    def __lt__(self, value: object) -> Predicate:
+        return Comparison(self.name, "<", _scalar(value, self.name))
+
+    def __le__(self, value: object) -> Predicate:
+        return Comparison(self.name, "<=", _scalar(value, self.name))
+
+    def __gt__(self, value: object) -> Predicate:
+        return Comparison(self.name, ">", _scalar(value, self.name))
+
+    def __ge__(self, value: object) -> Predicate:
+        return Comparison(self.name, ">=", _scalar(value, self.name))
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is of many documents, neither true nor false; compare it, as in {self!r} == 1")
+
+    def between(self, low: object, high: object) -> Predicate:
+        """At least low and at most high."""
+        return (self >= low) & (self <= high)
+
+    def isin(self, values: Iterable[object]) -> Predicate:
+        """Equal to one of values: a sequence, a set or a NumPy array (n,)."""
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+            raise TypeError(f"column {self.name!r}: isin expects a sequence of values, got {values!r:.80}")
+        listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        if isinstance(values, np.ndarray) and values.ndim != 1:
+            raise ValueError(f"column {self.name!r}: isin expects values (n,), got shape {values.shape}")
+        return Membership(self.name, tuple(_scalar(value, self.name) for value in listed))
+
+    def is_null(self) -> Predicate:
+        """None, of a str column; NaN, of a float64 column; of the others, no document."""
+        return Null(self.name)
+
+
+def _scalar(value: object, name: str) -> Scalar:
+    """value as Python has it."""
+    if type(value) in (int, float, str, bool):
+        return value  # type: ignore[return-value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)) and not isinstance(value, np.longdouble):
+        return float(value)
+    if isinstance(value, str):
+        return exact(value)
+    hint = "; is_null() is true of None and NaN" if value is None else ""
+    raise TypeError(
+        f"column {name!r}: expected a bool, int, float or str to compare with, got {type(value).__qualname__}{hint}"
+    )
+
+
+class Predicate:
+    """A condition on metadata columns, made by :func:`column`; ``search(..., filter=predicate)``.
+
+    Predicates are equal if they are written alike, and may be keys of a cache. They have no truth of their own.
+    """
+
+    __array_ufunc__ = None  # mask & predicate is an error, not an array of objects
+
+    def __and__(self, other: object) -> Predicate:
+        return Both.of(self, other) if isinstance(other, Predicate) else NotImplemented
+
+    def __or__(self, other: object) -> Predicate:
+        return Either.of(self, other) if isinstance(other, Predicate) else NotImplemented
+
+    def __invert__(self) -> Predicate:
+        return Not(self)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "a predicate is of many documents, neither true nor false: put predicates together with &, | and ~ instead "
+            "of and, or and not, each comparison in parentheses, as in (column('a') >= 1) & (column('a') < 3)"
+        )
+
+    def columns(self) -> frozenset[str]:
+        """The names of the columns that it looks at."""
+        raise NotImplementedError
+
+    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
+        """The same as a function of the columns' arrays, of any number of documents encoded with these vocabularies
+        before this call. ValueError for a column that the schema does not have, TypeError for a value that is not of
+        its kind."""
+        raise NotImplementedError
+
+    def evaluate(self, columns: Columns, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> NDArray[np.bool_]:
+        """Which documents it is true of, bool (n,); columns (n,) each. See :meth:`bind` for what is raised."""
+        return self.bind(schema, vocabularies)(columns)
+
+
+@dataclass(frozen=True)
+class Comparison(Predicate):
+    name: str
+    sign: str
+    value: Scalar
+    kind: type = field(init=False)  # 1, 1.0 and True are equal, and different here
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", type(self.value))
+
+    def __repr__(self) -> str:
+        return f"column({self.name!r}) {self.sign} {self.value!r}"
+
+    def columns(self) -> frozenset[str]:
+        return frozenset([self.name])
+
+    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
+        kind = schema.kind(self.name)
+        _check_kind(self.name, kind, [self.value], self.sign)
+        if kind == "str":
+            return self._bind_words(vocabularies[self.name])
+        if kind == "int64":
+            return self._bound(*_among_integers(self.sign, self.value))
+        if kind == "float64":
+            return self._bound(*_among_floats(self.sign, self.value))
+        return self._bound(self.sign, self.value)
+
+    def _bound(self, sign: str, value: Scalar | None) -> Bound:
+        """Of a column of numbers; of value None, sign "" is False of all and any other is True of all."""
+        if value is None:
+            return lambda columns: np.full(len(columns[self.name]), sign != "")
+        return lambda columns: COMPARE[sign](columns[self.name], value)
+
+    def _bind_words(self, vocabulary: Vocabulary) -> Bound:
+        if self.sign in ("==", "!="):
+            code = vocabulary.find([str(self.value)])[0]
+            if self.sign == "==":
+                return lambda columns: columns[self.name] == code
+            return lambda columns: (columns[self.name] != code) & (columns[self.name] != NO_WORD)
+        compare, words = COMPARE[self.sign], vocabulary.words()
+        true = np.zeros(len(words) + 1, np.bool_)  # the last is that of None, whose code is -1
+        true[:-1] = [compare(word, self.value) for word in words]
+        return lambda columns: true[columns[self.name]]
+
+
+@dataclass(frozen=True)
+class Membership(Predicate):
+    name: str
+    values: tuple[Scalar, ...]
+    kinds: tuple[type, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", tuple(map(type, self.values)))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self.values[:MOST_SHOWN]))
+        more = f", ... {len(self.values)} values" if len(self.values) > MOST_SHOWN else ""
+        return f"column({self.name!r}).isin([{shown}{more}])"
+
+    def columns(self) -> frozenset[str]:
+        return frozenset([self.name])
+
+    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
+        kind = schema.kind(self.name)
+        _check_kind(self.name, kind, self.values, "isin")
+        if kind == "str":
+            vocabulary = vocabularies[self.name]
+            codes = vocabulary.find(map(str, self.values))
+            true = np.zeros(len(vocabulary) + 1, np.bool_)
+            true[codes[codes != UNKNOWN]] = True
+            return lambda columns: true[columns[self.name]]
+        # A value that a column of this kind cannot hold equals none of its values.
+        exactly = _among_floats if kind == "float64" else _among_integers
+        held = [value for _, value in (exactly("==", value) for value in self.values) if value is not None]
+        sought: NDArray[Any] = np.array([value for value in held if value == value], DTYPES[kind])
+        return lambda columns: np.isin(columns[self.name], sought)
+
+
+@dataclass(frozen=True)
+class Null(Predicate):
+    name: str
+
+    def __repr__(self) -> str:
+        return f"column({self.name!r}).is_null()"
+
+    def columns(self) -> frozenset[str]:
+        return frozenset([self.name])
+
+    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
+        kind = schema.kind(self.name)
+        if kind == "str":
+            return lambda columns: columns[self.name] == NO_WORD
+        if kind == "float64":
+            return lambda columns: np.isnan(columns[self.name])
+        return lambda columns: np.zeros(len(columns[self.name]), np.bool_)
+
+
+@dataclass(frozen=True)
+class Not(Predicate):
+    part: Predicate
+
+    def __invert__(self) -> Predicate:
+        return self.part
+
+    def __repr__(self) -> str:
+        return f"~{self.part!r}" if isinstance(self.part, (Membership, Null)) else f"~({self.part!r})"
+
+    def columns(self) -> frozenset[str]:
+        return self.part.columns()
+
+    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
+        part = self.part.bind(schema, vocabularies)
+        return lambda columns: ~part(columns)
+
+
+@dataclass(frozen=True)
+class _Several(Predicate):
+    """Predicates put together, flat, so that a chain of thousands is no recursion."""
+
+    parts: tuple[Predicate, ...]
+
+    sign = ""
+
+    @classmethod
+    def of(cls, first: Predicate, second: Predicate) -> Predicate:
+        parts = [part.parts if isinstance(part, cls) else (part,) for part in (first, second)]
+        return cls(parts[0] + parts[1])
+
+    def __repr__(self) -> str:
+        plain = (Membership, Null, Not)
+        return f" {self.sign} ".join(f"{part!r}" if isinstance(part, plain) else f"({part!r})" for part in self.parts)
+
+    def columns(self) -> frozenset[str]:
+        return frozenset().union(*(part.columns() for part in self.parts))
+
+    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
+        parts = [part.bind(schema, vocabularies) for part in self.parts]
+
+        def bound(columns: Columns) -> NDArray[np.bool_]:
+            true = parts[0](columns)
+            for part in parts[1:]:
+                true = self._joined(true, part(columns))
+            return true
+
+        return bound
+
+    @staticmethod
+    def _joined(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Both(_Several):
+    sign = "&"
+
+    @staticmethod
+    def _joined(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return a & b
+
+
+@dataclass(frozen=True, repr=False)
+class Either(_Several):
+    sign = "|"
+
+    @staticmethod
+    def _joined(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return a | b
+
+
+def _check_kind(name: str, kind: str, values: Iterable[Scalar], sign: str) -> None:
+    for value in values:
+        if type(value) not in _TAKES[kind]:
+            expected = {"bool": "a bool", "str": "a str"}.get(kind, "a number")
+            raise TypeError(
+                f"column {name!r} holds {kind}: expected {expected} to compare with, "
+                f"got {type(value).__qualname__} {value!r:.80}"
+            )
+    if kind == "bool" and sign not in ("==", "!=", "isin"):
+        raise TypeError(f"column {name!r} holds bool, which has no order: expected ==, != or isin, got {sign}")
+
+
+def _among_integers(sign: str, value: Any) -> tuple[str, int | None]:
+    """A comparison of any int64 with value, as an equal one with an int64; ("", None) is False of all, any other sign
+    with None True of all."""
+    never, always = ("", None), (sign, None)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return always if sign == "!=" else never
+        if math.isinf(value):
+            value = (2**64) if value > 0 else -(2**64)  # beyond all of them either way
+        elif sign in ("==", "!="):
+            if not value.is_integer():
+                return always if sign == "!=" else never
+            value = int(value)
+        else:  # x < 2.5 is x < 3, x > 2.5 is x > 2
+            value = math.ceil(value) if sign in ("<", ">=") else math.floor(value)
+    if _INT64.min <= value <= _INT64.max:
+        return sign, value
+    less = value > _INT64.max
+    if sign in ("==", "!="):
+        return always if sign == "!=" else never
+    return always if (sign in ("<", "<=")) == less else never
+
+
+def _among_floats(sign: str, value: Any) -> tuple[str, float | None]:
+    """A comparison of any float64 with value, as an equal one with a float64; None as of :func:`_among_integers`."""
+    try:
+        nearest = float(value)
+    except OverflowError:
+        nearest = math.inf if value > 0 else -math.inf
+    if math.isnan(nearest) or nearest == value:
+        return sign, nearest
+    if sign in ("==", "!="):  # no float64 is this integer
+        return sign if sign == "!=" else "", None
+    if sign in ("<", "<="):
+        return "<=", nearest if nearest < value else math.nextafter(nearest, -math.inf)
+    return ">=", nearest if nearest > value else math.nextafter(nearest, math.inf)

@@ -1,0 +1,154 @@
+"""Ids that are strings, and the integers that everything below the index knows documents by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfast.strings import Strings, listed, pack, refuse_surrogates
+
+NO_DOCUMENT = -1
+
+
+class Names:
+    """User ids that are strings <-> keys, the ordinals of their addition, int64.
+
+    A name keeps its key as long as these Names live, whatever becomes of its document: versions of an index share them.
+    :meth:`kept` makes others without the names that are no longer wanted. One writer may append while others read.
+
+    >>> names = Names()
+    >>> names.append(["a", "b"]).tolist(), names.find(["b", "c"]).tolist(), names.of(np.array([1, -1])).tolist()
+    ([0, 1], [1, -1], ['b', None])
+    """
+
+    def __init__(
+        self,
+        data: NDArray[np.uint8] | None = None,
+        offsets: NDArray[np.int64] | None = None,
+        keys: NDArray[np.int64] | None = None,
+        next_key: int | None = None,
+    ) -> None:
+        """Begins with what :meth:`packed` returned, or with nothing; the arrays may be mapped files, and are read when
+        a name is asked for (:meth:`check` reads all of them). next_key is the key of the next name, by default one
+        more than the last.
+
+        ValueError for arrays of another type or size.
+        """
+        self._strings = Strings(data, offsets)
+        n = self._strings.n_stored
+        if keys is not None and (keys.dtype != np.int64 or keys.shape != (n,)):
+            raise ValueError(f"keys of names: expected int64 ({n},), got {keys.dtype} {keys.shape}")
+        after = n if keys is None else int(keys[-1]) + 1 if n else 0
+        self._stored_keys = keys
+        self._first_added = after if next_key is None else next_key
+        if self._first_added < after:
+            raise ValueError(f"names: expected the next key to be {after} or more, got {next_key}")
+        self._by_name: dict[str, int] | None = None  # of those stored; never changed once it is made
+        self._added: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._strings)
+
+    @property
+    def next_key(self) -> int:
+        return self._first_added + len(self._strings) - self._strings.n_stored
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory or of mapped files; what Python objects take is an estimate."""
+        keys = 0 if self._stored_keys is None else self._stored_keys.nbytes
+        return self._strings.nbytes + keys
+
+    def check(self) -> None:
+        """Reads all that is stored: ValueError for strings that are none, keys that do not ascend, names
+        given twice."""
+        self._strings.check()
+        keys = self._stored_keys
+        if keys is not None and keys.size and (keys[0] < 0 or (keys[1:] <= keys[:-1]).any()):
+            raise ValueError("keys of names: expected them to ascend from 0 or more")
+        self._stored()
+
+    def _stored(self) -> dict[str, int]:
+        if self._by_name is None:  # two readers may both do this, to the same end
+            strings = self._strings.stored()
+            keys = range(len(strings)) if self._stored_keys is None else self._stored_keys.tolist()
+            by_name = dict(zip(strings, keys, strict=True))
+            if len(by_name) < len(strings):
+                raise ValueError(f"names: expected distinct names, got {_repeated(strings)!r:.80} twice")
+            self._by_name = by_name
+        return self._by_name
+
+    def read(self, x: object, name: str = "ids") -> list[str]:
+        """Ids (N,) given by a user, distinct, for :meth:`append`; what errors call them is `name`.
+
+        TypeError for what is not a sequence of str, ValueError for an empty id, for one that is given twice and for
+        one with half of a surrogate pair.
+        """
+        strings: list[str] = listed(x, name)
+        if len(set(strings)) < len(strings):
+            raise ValueError(f"{name}: expected distinct ids, got {_repeated(strings)!r:.80} twice")
+        if "" in strings:
+            raise ValueError(f"{name}: expected strings of one character or more, got '' in row {strings.index('')}")
+        refuse_surrogates(strings, name)
+        return strings
+
+    def append(self, x: object) -> NDArray[np.int64]:
+        """New keys (N,), ascending, of ids as in :meth:`read`; ValueError for a name that is known."""
+        strings = self.read(x)
+        known = np.flatnonzero(self._found(strings) >= 0)
+        if known.size:
+            raise ValueError(f"ids: expected ids that the index does not hold, got {strings[known[0]]!r:.80}")
+        first = self.next_key
+        self._strings.extend(strings)  # before any key can be found
+        self._added.update(zip(strings, range(first, first + len(strings)), strict=True))
+        return np.arange(first, first + len(strings), dtype=np.int64)
+
+    def of(self, keys: NDArray[np.int64]) -> NDArray[np.object_]:
+        """The names of keys, of any shape, as an object array; None for -1.
+
+        ValueError for a key that was never given, or that :meth:`kept` left out.
+        """
+        keys, n = np.asarray(keys, np.int64), self._strings.n_stored
+        if keys.size and keys.max() >= self.next_key:
+            raise ValueError(f"names: no document has the key {keys.max()}")
+        if self._stored_keys is None and self._first_added == n:
+            return self._strings.take(keys)
+        stored = np.arange(n) if self._stored_keys is None else self._stored_keys
+        places = np.searchsorted(stored, keys)
+        wrong = (keys >= 0) & (keys < self._first_added)
+        wrong &= stored[np.minimum(places, n - 1)] != keys if n else True
+        if wrong.any():
+            raise ValueError(f"names: no document has the key {keys[wrong][0]}")
+        return self._strings.take(
+            np.where(keys < 0, NO_DOCUMENT, np.where(keys < self._first_added, places, keys - self._first_added + n))
+        )
+
+    def _found(self, strings: Sequence[str]) -> NDArray[np.int64]:
+        stored, added = self._stored(), self._added
+        return np.array([added.get(string, stored.get(string, NO_DOCUMENT)) for string in strings], np.int64)
+
+    def find(self, x: object) -> NDArray[np.int64]:
+        """The keys (n,) of strings, which may repeat; -1 for what is not known."""
+        return self._found(listed(x, "ids"))
+
+    def _keys(self) -> NDArray[np.int64]:
+        n = self._strings.n_stored
+        stored = np.arange(n, dtype=np.int64) if self._stored_keys is None else self._stored_keys
+        return np.concatenate([stored, np.arange(self._first_added, self.next_key, dtype=np.int64)])
+
+    def kept(self, keys: NDArray[np.int64]) -> Names:
+        """Other Names with only these keys, distinct; later ones go on where these do."""
+        ascending = np.sort(np.asarray(keys, np.int64))
+        return Names(*pack(self.of(ascending).tolist()), ascending, self.next_key)
+
+    def packed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64] | None]:
+        """(data, offsets, keys) for storage; keys None: 0, 1, 2, ... To be stored beside :attr:`next_key`."""
+        plain = self._stored_keys is None and self._first_added == self._strings.n_stored
+        return (*self._strings.packed(), None if plain else self._keys())
+
+
+def _repeated(strings: Sequence[str]) -> str:
+    seen: set[str] = set()
+    return next(string for string in strings if string in seen or seen.add(string))  # type: ignore[func-returns-value]
