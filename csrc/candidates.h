@@ -9,7 +9,7 @@ typedef struct ragfast_candidate {
     double lower, upper; /* the float64 score lies between them; both are the score once `exact` */
     int64_t id;
     uint32_t row;
-    uint32_t exact;
+    uint32_t segment : 31, exact : 1;
 } ragfast_candidate;
 
 /* (score descending, id ascending). Among inexact candidates it orders lower bounds, where ties mean nothing. Ids are

@@ -13,7 +13,8 @@ enum {
     PANEL = RAGFAST_PANEL_DOCS,
     TILE = RAGFAST_TILE_QUERIES,
     HIGH_BLOCK_BYTES = 128 << 10, /* of the high plane: several tiles of queries meet it in the second-level cache */
-    HITS_BEFORE_JUDGING = 256     /* and 8 K: until floors have risen, much is a hit */
+    HITS_BEFORE_JUDGING = 256,    /* and 8 K: until floors have risen, much is a hit */
+    FAR_PAGE = 4096
 };
 
 static const double unit_roundoff = 0x1p-24;
@@ -23,7 +24,7 @@ static double middle_of(uint8_t mask) { return mask == 0xff ? 128 : 126.5; }
 
 size_t ragfast_query_code_bytes(const search *s, size_t n_queries, size_t tile) {
     size_t step = RAGFAST_GROUP_DIM * s->kernels->code_groups;
-    return (n_queries + tile - 1) / tile * tile * ((s->docs->dim + step - 1) / step * step);
+    return (n_queries + tile - 1) / tile * tile * ((s->segments->dim + step - 1) / step * step);
 }
 
 /* ---- queries ----------------------------------------------------------------------------------------------------- */
@@ -73,7 +74,8 @@ void ragfast_prepare_codes(search *s) {
 
 /* (T): in float32, lowered by what rounding there may add. 7 units cover the conversion of each coefficient, its product and
  * four additions; the dot's own conversion is monotone. */
-static ragfast_code_threshold threshold_of(const code_query *q, double floor, double middle, double sum, double tail) {
+static ragfast_code_threshold threshold_of(const search *s, const code_query *q, double floor, double middle,
+                                           double sum, double tail) {
     const double up = 1 + 16 * unit_roundoff;
     double height = (floor - q->base - q->base_error) / q->unit, offset = middle * sum;
     height -= 16 * unit_roundoff * fabs(height);
@@ -82,19 +84,20 @@ static ragfast_code_threshold threshold_of(const code_query *q, double floor, do
                                     .floor = (float)height,
                                     .norm = (float)(q->norm * up),
                                     .residual = (float)(q->residual * up),
-                                    .tail = (float)(tail * up)};
+                                    /* (L6): tails are half squares, which add to what a dot must reach. */
+                                    .tail = (float)(s->l2 ? -(1 - 16 * unit_roundoff) / q->unit : tail * up)};
 }
 
 static void set_thresholds(search *s, search_worker *w, size_t q) {
     const code_query *query = &s->code_queries[q];
-    double floor = ragfast_floor_of(s, q), middle = middle_of(s->many ? s->kernels->code_mask : 0xfc);
+    double floor = ragfast_scan_floor(s, q), middle = middle_of(s->many ? s->kernels->code_mask : 0xfc);
     if (w->is_listed[q]) { /* never a hit: an infinite residual adds */
         w->thresholds[q] = (ragfast_code_threshold){.offset = INFINITY, .norm = -1};
         return;
     }
-    w->thresholds[q] = w->use_prefix ? threshold_of(query, floor, middle, query->prefix_sum, query->tail)
-                                     : threshold_of(query, floor, middle, query->sum, 0);
-    if (w->use_prefix) w->whole_thresholds[q] = threshold_of(query, floor, middle_of(0xfc), query->sum, 0);
+    w->thresholds[q] = w->use_prefix ? threshold_of(s, query, floor, middle, query->prefix_sum, query->tail)
+                                     : threshold_of(s, query, floor, middle, query->sum, 0);
+    if (w->use_prefix) w->whole_thresholds[q] = threshold_of(s, query, floor, middle_of(0xfc), query->sum, 0);
 }
 
 /* ---- hits -------------------------------------------------------------------------------------------------------- */
@@ -113,23 +116,14 @@ static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const in
         double middle = query->base + unit * (dots[j] - offset);
         double error = query->base_error + 1e-12 * fabs(middle) +
                        unit * (query->norm * residuals[j] + query->residual * bounds->norm[j]) * (1 + 1e-9);
-        if (isinf(residuals[j])) middle = 0, error = INFINITY;
-        if (middle + error < ragfast_floor_of(s, q)) continue;
-        w->slots[q].hits++;
-        w->slots[q].likely += middle >= ragfast_floor_of(s, q);
-        ragfast_add_candidate(
-            s, q, worker, (ragfast_candidate){middle - error, middle + error, ragfast_id_of(s, row), (uint32_t)row, 0});
+        if (isinf(residuals[j])) error = INFINITY;
+        ragfast_kept kept = ragfast_keep(s, q, worker, row, middle, error);
+        w->slots[q].hits += kept != RAGFAST_DROPPED;
+        w->slots[q].likely += kept == RAGFAST_LIKELY;
     }
-    if (w->slots[q].likely >= s->k) ragfast_settle(s, q, worker); /* by the bounds alone the floor will rise */
+    /* By the bounds alone the floor will rise; of a group it may not, and looking in vain costs the whole reservoir. */
+    if (w->slots[q].likely >= (s->at_most ? s->capacity / 4 : s->k)) ragfast_settle(s, q, worker);
     if (ragfast_floor_of(s, q) > before) set_thresholds(s, w, q);
-}
-
-/* Of the panel's documents, those that belong to the search: codes may be there of later ones. */
-static uint32_t present(size_t panel, size_t first, size_t end) {
-    uint32_t mask = UINT32_MAX;
-    if (first > panel * PANEL) mask &= UINT32_MAX << (first - panel * PANEL);
-    if (end - panel * PANEL < PANEL) mask &= (1u << (end - panel * PANEL)) - 1;
-    return mask;
 }
 
 /* The query alone against all elements of the panel's high plane. */
@@ -177,6 +171,19 @@ static void take_hits(search *s, size_t q, size_t worker, uint32_t hits, const i
 
 /* ---- panels against queries -------------------------------------------------------------------------------------- */
 
+/* The first panel from p on, below end, of which a document is allowed; or end. */
+static size_t next_allowed(const ragfast_docs *docs, size_t p, size_t end) {
+    while (docs->allowed && p < end && !docs->allowed[p]) p++;
+    return p;
+}
+
+/* And the end of the run of such panels that begins at p. */
+static size_t end_of_run(const ragfast_docs *docs, size_t p, size_t end) {
+    if (!docs->allowed) return end;
+    while (p < end && docs->allowed[p]) p++;
+    return p;
+}
+
 /* Few queries, from the high plane. Blocks outside, tiles of queries inside, runs of panels inside the kernel. */
 static void scan_few(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
@@ -190,20 +197,28 @@ static void scan_few(search *s, size_t first, size_t end, size_t worker) {
         for (size_t q = 0; q < s->n_queries; q += TILE) {
             size_t n = ragfast_min(s->n_queries - q, TILE);
             const int8_t *queries = s->interleaved_codes + q * n_groups * RAGFAST_GROUP_DIM;
-            for (size_t p = b; p < block_end; p++) {
+            for (size_t p = b, run_end = b; p < block_end; p++) {
                 int32_t dots[TILE * PANEL];
                 uint32_t hits[TILE];
+                if (p >= run_end) {
+                    p = next_allowed(s->docs, p, block_end);
+                    run_end = end_of_run(s->docs, p, block_end);
+                    w->looks += n * (run_end - p);
+                    if (p == block_end) break;
+                }
                 p += s->kernels->tile_high(dots, hits, queries, n, codes->high + p * stride, stride,
-                                           (const ragfast_code_bounds *)codes->bounds + p, block_end - p, looked_at,
+                                           (const ragfast_code_bounds *)codes->bounds + p, run_end - p, looked_at,
                                            w->thresholds + q);
-                if (p >= block_end) break;
-                uint32_t allowed = present(p, first, end);
+                if (p >= run_end) { /* at the panel after the run, which is none of it */
+                    p--;
+                    continue;
+                }
+                uint32_t allowed = ragfast_present(s->docs, p, first, end);
                 for (size_t i = 0; i < n; i++)
                     if (hits[i] & allowed) take_hits(s, q + i, worker, hits[i] & allowed, dots + i * PANEL, 0xfc, p);
             }
         }
     }
-    w->looks += s->n_queries * (n_panels - first / PANEL);
 }
 
 /* Many queries: a panel is unpacked to the first-level cache and meets them all there, while they stream from the second;
@@ -219,14 +234,16 @@ static void scan_many(search *s, size_t first, size_t end, size_t worker) {
     size_t low_lines = kernels->code_mask == 0xff ? looked_at * RAGFAST_GROUP_LOW / 64 : 0;
     size_t n_tiles = (s->n_queries + tile - 1) / tile, share = (high_lines + low_lines + n_tiles - 1) / n_tiles;
     kernels->begin_codes();
-    for (size_t p = first / PANEL; p < n_panels; p++) {
+    size_t next;
+    for (size_t p = next_allowed(s->docs, first / PANEL, n_panels); p < n_panels; p = next) {
+        next = next_allowed(s->docs, p + 1, n_panels);
         const uint8_t *high = codes->high + p * n_groups * RAGFAST_GROUP_HIGH;
         const uint8_t *low = codes->low + p * n_groups * RAGFAST_GROUP_LOW;
         kernels->unpack_codes(w->panel_codes, high, low, looked_at);
-        uint32_t allowed = present(p, first, end);
+        uint32_t allowed = ragfast_present(s->docs, p, first, end);
         size_t fetched = 0; /* lines, of the high plane and then of the low one */
-        const char *next_high = (const char *)high + n_groups * RAGFAST_GROUP_HIGH;
-        const char *next_low = (const char *)low + n_groups * RAGFAST_GROUP_LOW;
+        const char *next_high = (const char *)high + (next - p) * n_groups * RAGFAST_GROUP_HIGH;
+        const char *next_low = (const char *)low + (next - p) * n_groups * RAGFAST_GROUP_LOW;
         for (size_t q = 0; q < s->n_queries; q += tile) {
             int32_t dots[RAGFAST_MAX_CODE_QUERIES * PANEL];
             uint32_t hits[RAGFAST_MAX_CODE_QUERIES];
@@ -243,9 +260,9 @@ static void scan_many(search *s, size_t first, size_t end, size_t worker) {
                 if (hits[i] & allowed)
                     take_hits(s, q + i, worker, hits[i] & allowed, dots + i * PANEL, kernels->code_mask, p);
         }
+        w->looks += s->n_queries;
     }
     kernels->end_codes();
-    w->looks += s->n_queries * (n_panels - first / PANEL);
 }
 
 /* A second look costs all elements again, for a single query: three times its share of a tile. At first floors are low
@@ -266,9 +283,12 @@ static void judge_prefix(const search *s, search_worker *w) {
 }
 
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
- * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. */
+ * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. From a far
+ * medium a row is a page more than its bytes, and stays in memory for the queries after. */
 static void judge(search *s, search_worker *w) {
     double part = 0.5 / (double)ragfast_min(s->n_queries, 16);
+    double row_bytes = (double)(s->docs->dim * ragfast_element_size(s->docs->dtype));
+    if (s->docs->far) part = row_bytes / (row_bytes + FAR_PAGE);
     for (size_t q = 0; q < s->n_queries; q++)
         if (!w->is_listed[q] && (double)(w->slots[q].rescored + w->slots[q].hits / 8) >
                                     (double)(HITS_BEFORE_JUDGING + 8 * s->k) + part * (double)w->slots[q].by_codes)
@@ -278,10 +298,11 @@ static void judge(search *s, search_worker *w) {
 
 void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
+    size_t n_panels, n_allowed = ragfast_count_allowed(s->docs, first, end, &n_panels);
     w->looks = w->second_looks = 0;
     for (size_t q = 0; q < s->n_queries; q++) {
         set_thresholds(s, w, q); /* other workers may have raised floors */
-        if (!w->is_listed[q]) w->slots[q].by_codes += end - first;
+        if (!w->is_listed[q]) w->slots[q].by_codes += n_allowed;
     }
     (s->many ? scan_many : scan_few)(s, first, end, worker);
     look_again_at_all(s, worker);

@@ -18,6 +18,7 @@ enum {
     CHUNK_BYTES = 4 << 20,   /* documents a thread takes at a time, as float32 */
     GROUP_BYTES = 64 << 20,  /* candidates of the queries that one pass over the documents serves */
     EXACT_MAX_DOCS = 64,     /* up to here scanning first saves nothing */
+    EXACT_MAX_QUERIES = 2,   /* and of rows that are read one by one anyway, up to here */
     ROOM_FLOAT32 = 64,       /* candidates beyond k that a query may hold on a worker */
     ROOM_MANY = 256,
     ROOM_FEW = 1024,
@@ -33,17 +34,6 @@ static float norm_rounded_up(double squared) {
     return (double)f < norm ? nextafterf(f, INFINITY) : f;
 }
 
-static void raise_floor(search *s, size_t q, double floor) {
-    double seen = ragfast_floor_of(s, q);
-    while (floor > seen && !atomic_compare_exchange_weak_explicit(&s->floors[q], &seen, floor, memory_order_relaxed,
-                                                                  memory_order_relaxed)) {
-    }
-}
-
-static void fail(search *s, ragfast_status status) {
-    atomic_store_explicit(&s->status, (int)status, memory_order_relaxed);
-}
-
 const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,
                              size_t row, size_t dim) {
     if (dtype == RAGFAST_F32) return (const float *)vectors + row * dim;
@@ -51,102 +41,24 @@ const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const v
     return out;
 }
 
-/* ---- candidates -------------------------------------------------------------------------------------------------- */
-
-static double exact_score(search *s, size_t q, size_t row) {
-    size_t dim = s->docs->dim;
-    const float *query = (const float *)s->queries + q * dim;
-    const void *vectors = s->docs->vectors;
-    switch (s->docs->dtype) {
-    case RAGFAST_F32: return s->kernels->inner_f64_f32(query, (const float *)vectors + row * dim, dim);
-    case RAGFAST_F16: return s->kernels->inner_f64_f16(query, (const uint16_t *)vectors + row * dim, dim);
-    case RAGFAST_BF16: return s->kernels->inner_f64_bf16(query, (const uint16_t *)vectors + row * dim, dim);
-    case RAGFAST_F64: break;
+size_t ragfast_count_allowed(const ragfast_docs *docs, size_t first, size_t end, size_t *n_panels) {
+    size_t begin = first / PANEL, panels_end = (end + PANEL - 1) / PANEL, n = 0, any = 0;
+    *n_panels = panels_end - begin;
+    if (!docs->allowed || first == end) return end - first;
+    uint32_t first_word = ragfast_present(docs, begin, first, end), last_word = 0;
+    if (panels_end > begin + 1) last_word = ragfast_present(docs, panels_end - 1, first, end);
+    for (size_t p = begin; p < panels_end; p++) { /* in 32-bit words, as every compiler makes vectors of it */
+        uint32_t x = p == begin ? first_word : p + 1 == panels_end ? last_word : docs->allowed[p];
+        any += x != 0;
+        x -= x >> 1 & 0x55555555;
+        x = (x & 0x33333333) + (x >> 2 & 0x33333333);
+        n += ((x + (x >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
     }
-    double score =
-        s->kernels->inner_f64_f64((const double *)s->queries + q * dim, (const double *)vectors + row * dim, dim);
-    if (!isfinite(score)) fail(s, RAGFAST_ERROR_OVERFLOW);
-    return score;
-}
-
-/* Rows lie anywhere: each is fetched while those before it are scored, into the second-level cache, as the first has too
- * few places for lines on their way (3 to 8 % of 512 queries over the glosses). GCC drops calls of a function that only
- * prefetches unless it is inlined. */
-static inline __attribute__((always_inline)) void fetch_row(const search *s, size_t row) {
-    size_t bytes = s->docs->dim * ragfast_element_size(s->docs->dtype);
-    const char *line = (const char *)s->docs->vectors + row * bytes;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 0, 2);
-}
-
-static void rescore(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
-    enum { AHEAD = 3 };
-    for (size_t i = 0; i < n && i < AHEAD; i++)
-        if (!items[i].exact) fetch_row(s, items[i].row);
-    for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD < n && !items[i + AHEAD].exact) fetch_row(s, items[i + AHEAD].row);
-        if (items[i].exact) continue;
-        items[i].lower = items[i].upper = exact_score(s, q, items[i].row);
-        items[i].exact = 1;
-        slot->rescored++;
-    }
-}
-
-/* Drops what cannot be among the best k of n, raising the floor by what is there. Returns how many stay. */
-static size_t drop_below_floor(search *s, size_t q, ragfast_candidate *items, size_t n) {
-    if (n < s->k) return n;
-    ragfast_select_best(items, n, s->k);
-    raise_floor(s, q, items[s->k - 1].lower);
-    double floor = ragfast_floor_of(s, q);
-    size_t kept = 0;
-    for (size_t i = 0; i < n; i++)
-        if (items[i].upper >= floor) items[kept++] = items[i];
-    return kept;
-}
-
-/* Scores those that should be above the floor: it rises to where it belongs, and most of the others go without being read. */
-static size_t drop_by_likely(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
-    double floor = ragfast_floor_of(s, q);
-    size_t n_likely = 0;
-    for (size_t i = 0; i < n; i++)
-        if (!items[i].exact && items[i].lower / 2 + items[i].upper / 2 >= floor)
-            ragfast_swap(&items[i], &items[n_likely++]);
-    rescore(s, q, slot, items, n_likely);
-    return drop_below_floor(s, q, items, n);
-}
-
-/* Makes room in a reservoir, by the cheapest means that does: by the bounds alone; by float64 scores of the likeliest; and
- * where bounds cannot tell enough candidates apart (near-duplicates, huge norms) by scores of all, of which k are enough. */
-void ragfast_settle(search *s, size_t q, size_t worker) {
-    query_slot *slot = &s->workers[worker].slots[q];
-    ragfast_candidate *items = s->candidates + (q * s->n_workers + worker) * s->capacity;
-    size_t room = s->capacity - s->k;
-    slot->likely = 0;
-    slot->count = drop_below_floor(s, q, items, slot->count);
-    if (slot->count > s->k + room / 2) slot->count = drop_by_likely(s, q, slot, items, slot->count);
-    if (slot->count <= s->k + room / 4 * 3) return;
-    rescore(s, q, slot, items, slot->count);
-    slot->count = ragfast_min(drop_below_floor(s, q, items, slot->count), s->k);
-}
-
-void ragfast_add_candidate(search *s, size_t q, size_t worker, ragfast_candidate candidate) {
-    query_slot *slot = &s->workers[worker].slots[q];
-    s->candidates[(q * s->n_workers + worker) * s->capacity + slot->count++] = candidate;
-    if (slot->count == s->capacity) ragfast_settle(s, q, worker);
+    *n_panels = any;
+    return n;
 }
 
 /* ---- documents against the group of queries ---------------------------------------------------------------------- */
-
-static void score_all(search *s, size_t first, size_t n_docs, size_t worker) {
-    for (size_t q = 0; q < s->n_queries; q++) {
-        for (size_t row = first; row < first + n_docs; row++) {
-            double score = exact_score(s, q, row);
-            if (score >= ragfast_floor_of(s, q))
-                ragfast_add_candidate(s, q, worker,
-                                      (ragfast_candidate){score, score, ragfast_id_of(s, row), (uint32_t)row, 1});
-        }
-        s->workers[worker].slots[q].rescored += n_docs;
-    }
-}
 
 static int all_finite(const double *x, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -166,18 +78,47 @@ static int find_norms(search *s, size_t first, size_t n_docs, float *norms) {
     return 1;
 }
 
-/* One block without codes. n_next documents after it will be asked for by the same worker, if anything is. */
-static void run_block(search *s, size_t first, size_t n_docs, size_t n_next, size_t worker) {
-    size_t dim = s->docs->dim;
-    int checked = s->docs->dtype == RAGFAST_F64
-                      ? all_finite((const double *)s->docs->vectors + first * dim, n_docs * dim)
-                      : s->docs->norms || find_norms(s, first, n_docs, s->workers[worker].block_norms);
-    if (!checked)
-        fail(s, RAGFAST_ERROR_NONFINITE_DOC);
-    else if (s->exact_only)
-        score_all(s, first, n_docs, worker);
-    else
-        ragfast_scan_float32(s, first, n_docs, n_next, worker);
+static int rows_are_sound(search *s, const doc_block *block) {
+    for (size_t j = 0; j < block->n_docs && s->docs->row_sums; j++) {
+        size_t row = ragfast_row_of(block, j);
+        if (ragfast_is_allowed(s->docs, row) && !ragfast_row_is_sound(s, s->segment, row)) return 0;
+    }
+    return 1;
+}
+
+/* One block without codes. */
+static void run_block(search *s, const doc_block *block, size_t worker) {
+    const ragfast_docs *docs = s->docs;
+    search_worker *w = &s->workers[worker];
+    size_t dim = docs->dim;
+    for (size_t j = 0; j < block->n_docs && docs->far && block->rows; j++) ragfast_ask_for_row(docs, block->rows[j]);
+    if (!rows_are_sound(s, block)) return; /* before they are called infinite: damaged ones may be */
+    int checked =
+        docs->dtype == RAGFAST_F64 || docs->norms || find_norms(s, block->first, block->n_docs, w->block_norms);
+    for (size_t j = 0; j < block->n_docs && docs->dtype == RAGFAST_F64; j++)
+        checked &= all_finite((const double *)docs->vectors + ragfast_row_of(block, j) * dim, dim);
+    if (!checked) {
+        ragfast_fail(s, RAGFAST_ERROR_NONFINITE_DOC);
+        return;
+    }
+    if (s->exact_only) {
+        ragfast_score_rows(s, block, worker);
+        return;
+    }
+    for (size_t i = 0; i < w->n_listed; i++) w->slots[w->listed[i]].by_float32 += block->n_docs;
+    ragfast_scan_float32(s, block, worker);
+}
+
+/* The next rows that are allowed, of *first <= i < end, up to a block of them. */
+static doc_block list_rows(const search *s, uint32_t *rows, size_t *first, size_t end) {
+    doc_block block = {.rows = rows};
+    while (*first < end && block.n_docs + PANEL <= s->block_docs) {
+        size_t panel = *first / PANEL;
+        for (uint32_t mask = ragfast_present(s->docs, panel, *first, end); mask; mask &= mask - 1)
+            rows[block.n_docs++] = (uint32_t)(panel * PANEL + (size_t)__builtin_ctz(mask));
+        *first = (panel + 1) * PANEL;
+    }
+    return block;
 }
 
 /* Queries that codes do not repay, from this chunk on by float32. Returns how many are left to the codes. */
@@ -204,143 +145,90 @@ static void run_chunk(void *context, size_t chunk, size_t worker) {
         if (!w->n_listed) return;
     }
     while (first < end && atomic_load_explicit(&s->status, memory_order_relaxed) == RAGFAST_OK) {
-        size_t n_docs = ragfast_min(end - first, s->block_docs);
-        size_t to_come = (s->n_workers == 1 ? s->docs->n_docs : end) - first - n_docs;
-        run_block(s, first, n_docs, ragfast_min(to_come, s->block_docs), worker);
-        first += n_docs;
+        doc_block block;
+        if (s->listed) {
+            block = list_rows(s, w->rows, &first, end);
+            if (block.n_docs == 0) break;
+        } else {
+            block = (doc_block){.first = first, .n_docs = ragfast_min(end - first, s->block_docs)};
+            first += block.n_docs;
+            size_t to_come = s->n_workers == 1 ? s->docs->n_docs - first : end - first;
+            block.n_next = ragfast_min(to_come, s->block_docs);
+        }
+        run_block(s, &block, worker);
     }
 }
 
-/* ---- results ------------------------------------------------------------------------------------------------------ */
-
-static void write_results(const search *s, size_t q, const ragfast_candidate *best) {
-    double *scores = s->scores + q * s->k_out;
-    int64_t *doc_ids = s->doc_ids + q * s->k_out;
-    for (size_t i = 0; i < s->k_out; i++) {
-        scores[i] = i < s->k ? best[i].lower : -INFINITY;
-        doc_ids[i] = i < s->k ? best[i].id : -1;
-    }
-    if (!s->doc_logprobs) return;
-    double *logprobs = s->doc_logprobs + q * s->k_out, sum = 0;
-    for (size_t i = 0; i < s->k; i++) {
-        logprobs[i] = (scores[i] - scores[0]) / s->temperature;
-        if (i > 0) sum += exp(logprobs[i]); /* the best one's 1 stays apart: log p near 0 keeps its digits */
-    }
-    double log_sum = log1p(sum);
-    for (size_t i = 0; i < s->k_out; i++) logprobs[i] = i < s->k ? logprobs[i] - log_sum : -INFINITY;
-}
-
-/* One query: the candidates of all workers together, float64 scores for those that the last floor leaves, the best k. */
 static void finish_query(void *context, size_t q, size_t worker) {
     (void)worker;
-    search *s = context;
-    ragfast_candidate *items = s->candidates + q * s->n_workers * s->capacity;
-    query_slot total = {0};
-    for (size_t w = 0; w < s->n_workers; w++) {
-        const query_slot *slot = &s->workers[w].slots[q];
-        memmove(items + total.count, items + w * s->capacity, slot->count * sizeof *items);
-        total.count += slot->count;
-        total.rescored += slot->rescored;
-        total.by_codes += slot->by_codes;
-    }
-    size_t n = total.count;
-    if (n < s->k) return; /* a block gave up: the status says why */
-    n = drop_below_floor(s, q, items, n);
-    n = drop_by_likely(s, q, &total, items, n);
-    rescore(s, q, &total, items, n);
-    ragfast_select_best(items, n, s->k);
-    ragfast_sort_best(items, s->k);
-    write_results(s, q, items);
-    if (s->stats) s->stats[q] = (ragfast_query_stats){total.rescored, total.by_codes};
+    ragfast_finish_query(context, q);
 }
 
 /* ---- the group of queries ---------------------------------------------------------------------------------------- */
 
 static ragfast_status prepare_queries(search *s) {
-    size_t dim = s->docs->dim;
+    size_t dim = s->segments->dim;
     for (size_t q = 0; q < s->n_queries; q++) {
-        if (s->docs->dtype == RAGFAST_F64) {
-            if (!all_finite((const double *)s->queries + q * dim, dim)) return RAGFAST_ERROR_NONFINITE_QUERY;
+        if (s->segments->dtype == RAGFAST_F64) {
+            const double *query = (const double *)s->queries + q * dim;
+            if (!all_finite(query, dim)) return RAGFAST_ERROR_NONFINITE_QUERY;
         } else {
             const float *query = (const float *)s->queries + q * dim;
             double squared = s->kernels->inner_f64_f32(query, query, dim);
             if (!isfinite(squared)) return RAGFAST_ERROR_NONFINITE_QUERY;
             s->query_norms[q] = sqrt(squared) * (1 + 0x1p-36);
+            s->query_squares[q] = squared;
         }
         atomic_init(&s->floors[q], -INFINITY);
     }
-    for (size_t i = 0; i < s->n_workers; i++) {
-        search_worker *w = &s->workers[i];
-        memset(w->slots, 0, s->n_queries * sizeof *w->slots);
-        w->n_listed = 0;
-        if (s->coded) {
-            memset(w->is_listed, 0, s->n_queries);
-            size_t step = s->many ? s->kernels->code_groups * RAGFAST_GROUP_DIM : RAGFAST_GROUP_DIM;
-            w->use_prefix = s->docs->codes->prefix > 0 && s->docs->codes->prefix % step == 0;
-            w->chunks_without = w->n_waiting = 0;
-            w->patience = 1;
-        } else if (!s->exact_only) {
-            for (size_t q = 0; q < s->n_queries; q++) w->listed[w->n_listed++] = (uint32_t)q;
-            ragfast_lay_out_listed(s, w);
-        }
-    }
-    if (s->coded) {
-        ragfast_prepare_codes(s);
-        score_all(s, 0, s->n_seeds, 0);
-        for (size_t q = 0; q < s->n_queries; q++) { /* the floor of the seeds, before the reservoir is full */
-            ragfast_candidate *items = s->candidates + q * s->n_workers * s->capacity;
-            query_slot *slot = &s->workers[0].slots[q];
-            if (!atomic_load(&s->given_up[q])) slot->by_codes = s->n_seeds;
-            slot->count = drop_below_floor(s, q, items, slot->count);
-        }
-    }
+    for (size_t i = 0; i < s->n_workers; i++) memset(s->workers[i].slots, 0, s->n_queries * sizeof(query_slot));
+    s->prepared = NULL;
+    s->seen = 0;
     return RAGFAST_OK;
 }
 
-/* Carves the scratch block; returns the bytes it takes. With block NULL nothing is written but sizes. */
-static size_t lay_out(search *s, char *block, size_t group) {
-    size_t used = 0, dim = s->docs->dim, row = ragfast_padded(dim);
-    int scans = !s->exact_only;
-#define CARVE(field, count)                                                                                            \
-    do {                                                                                                               \
-        if (block) field = (void *)(block + used);                                                                     \
-        used += ((count) * sizeof *(field) + 63) / 64 * 64;                                                            \
-    } while (0)
-    CARVE(s->candidates, group * s->n_workers * s->capacity);
-    CARVE(s->floors, group);
-    CARVE(s->query_norms, group);
-    CARVE(s->code_queries, s->coded ? group : 0);
-    CARVE(s->query_codes, s->coded ? group * row : 0);
-    CARVE(s->interleaved_codes, s->coded ? ragfast_query_code_bytes(s, group, RAGFAST_TILE_QUERIES) : 0);
-    CARVE(s->packed_codes, s->many ? ragfast_query_code_bytes(s, group, s->kernels->code_queries) : 0);
-    CARVE(s->query_scratch, s->coded ? 2 * dim : 0);
-    CARVE(s->given_up, s->coded ? group : 0);
-    CARVE(s->workers, s->n_workers);
-    search_worker unused, *w = &unused;
-    for (size_t i = 0; i < s->n_workers; i++) {
-        if (block) w = &s->workers[i];
-        CARVE(w->slots, group);
-        CARVE(w->listed, scans ? group : 0);
-        CARVE(w->scan_queries, scans ? ragfast_scan_queries_size(s, group) : 0);
-        CARVE(w->packed_docs, scans ? s->block_docs * dim : 0);
-        CARVE(w->wide_docs, scans && s->docs->dtype != RAGFAST_F32 ? s->block_docs * dim : 0);
-        CARVE(w->block_norms, s->docs->norms ? 0 : s->block_docs);
-        CARVE(w->is_listed, s->coded ? group : 0);
-        CARVE(w->panel_codes, s->many ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
-        CARVE(w->thresholds, s->coded ? group : 0);
-        CARVE(w->whole_thresholds, s->coded ? group : 0);
-        CARVE(w->waiting, s->coded ? RAGFAST_SECOND_LOOKS : 0);
-        if (block && s->many) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
-    }
-#undef CARVE
-    return used;
+static int is_same_form(const ragfast_codes *a, const ragfast_codes *b) {
+    return a->center == b->center && a->weight == b->weight && a->rotation == b->rotation && a->prefix == b->prefix &&
+           a->rotation_error == b->rotation_error;
 }
 
-/* Whether codes serve this search at all; queries that they turn out not to serve leave them on the way. */
+/* The first rows in float64, for a floor before reservoirs are full; not where segments before have set it. */
+static void score_seeds(search *s) {
+    const ragfast_docs *docs = s->docs;
+    search_worker *w = &s->workers[0];
+    int wanted = 0;
+    for (size_t q = 0; q < s->n_queries; q++) {
+        for (size_t i = 0; i < s->n_workers && s->segment > 0 && ragfast_floor_of(s, q) == -INFINITY; i++)
+            ragfast_raise_floor(s, q, i);
+        wanted |= ragfast_floor_of(s, q) == -INFINITY;
+    }
+    size_t n = 0;
+    while (wanted && n < s->k && s->n_seeds < docs->n_docs) {
+        n += (size_t)__builtin_popcount(ragfast_present(docs, s->n_seeds / PANEL, 0, docs->n_docs));
+        s->n_seeds = ragfast_min(s->n_seeds + PANEL, docs->n_docs);
+    }
+    for (size_t first = 0, end = s->n_seeds; first < end;) {
+        doc_block block = {.first = first, .n_docs = end - first};
+        if (docs->allowed)
+            block = list_rows(s, w->rows, &first, end);
+        else
+            first = end;
+        if (!rows_are_sound(s, &block)) return;
+        ragfast_score_rows(s, &block, 0);
+    }
+    for (size_t q = 0; q < s->n_queries && s->n_seeds > 0; q++) {
+        if (!atomic_load(&s->given_up[q])) w->slots[q].by_codes += n;
+        ragfast_raise_floor(s, q, 0);
+    }
+}
+
+/* ---- the segment ------------------------------------------------------------------------------------------------- */
+
+/* Whether codes serve this segment at all; queries that they turn out not to serve leave them on the way. */
 static int codes_serve(const ragfast_docs *docs, size_t n_queries, size_t k) {
     const ragfast_codes *codes = docs->codes;
     if (!codes || docs->dim > RAGFAST_MAX_CODE_DIM || docs->dtype == RAGFAST_F64 || !docs->norms) return 0;
-    if (codes->always) return 1;
+    if (codes->always || docs->far) return 1;
     return docs->n_docs >= (n_queries == 1 ? MIN_CODED_ONE : MIN_CODED) && k <= docs->n_docs / 64;
 }
 
@@ -353,50 +241,191 @@ static size_t leap(size_t n) {
     return step;
 }
 
+/* How the segment is cut for threads: chunks of so many rows, of which this many take part. */
+static size_t rows_of_chunk(const search *s, size_t n_rows, size_t n_allowed, size_t n_threads, size_t chunk_bytes) {
+    if (n_rows <= s->block_docs) return s->block_docs; /* the divisions are a twentieth of the smallest searches */
+    size_t n_blocks = n_allowed / s->block_docs + 1;   /* chunks of some blocks each, but a few for every thread */
+    size_t block_bytes = s->block_docs * s->segments->dim * sizeof(float);
+    size_t blocks = ragfast_min(chunk_bytes / block_bytes, n_blocks / 8 / n_threads);
+    size_t rows = (blocks > 1 ? blocks : 1) * s->block_docs;
+    if (n_allowed < n_rows) rows = (size_t)((double)rows / (double)(n_allowed + 1) * (double)n_rows) / PANEL * PANEL;
+    return rows > s->block_docs ? rows : s->block_docs;
+}
+
+static size_t count_chunks(size_t n_rows, size_t chunk_docs) {
+    return n_rows <= chunk_docs ? n_rows > 0 : (n_rows + chunk_docs - 1) / chunk_docs;
+}
+
+/* Small ones let floors and judgement learn sooner, long ones suit a prefix: docs/design.md. */
+static size_t chunk_bytes_of(const search *s, size_t n_queries) {
+    return s->many ? CHUNK_BYTES / 4 : s->coded && n_queries <= 4 ? CHUNK_BYTES * 4 : CHUNK_BYTES;
+}
+
+/* Rows from a list are read alone, panels of codes with all that they hold. Cost in bytes of a document, to which the
+ * arithmetic of each query adds: a multiply-add of float32 the time of 1/4 byte, of codes of 1/16. */
+static int list_is_cheaper(const search *s, size_t n_panels) {
+    const ragfast_docs *docs = s->docs;
+    double n_queries = (double)s->n_queries, rows = (double)s->n_allowed, panels = (double)n_panels * PANEL;
+    double row = (double)ragfast_element_size(docs->dtype), looked_at = 1;
+    if (!s->coded) return rows * (row + 4) < panels * row; /* 4: copying */
+    if (docs->far) return 0;                               /* codes are what is near */
+    if (docs->codes->prefix > 0) looked_at = (double)docs->codes->prefix / (double)docs->dim + 0.1;
+    return rows * (row + n_queries / 4) < panels * looked_at * (s->many ? 1 + n_queries / 16 : 0.75 + n_queries / 16);
+}
+
+/* Chooses the way, and prepares workers and queries for it. */
+static void begin_segment(search *s, size_t segment) {
+    const ragfast_docs *docs = s->docs = &s->segments[segment];
+    s->segment = (uint32_t)segment;
+    size_t n_panels;
+    s->n_allowed = ragfast_count_allowed(docs, 0, docs->n_docs, &n_panels);
+    s->coded = codes_serve(docs, s->n_queries, s->k);
+    s->many = s->coded && s->n_queries >= s->kernels->code_many;
+    s->exact_only =
+        docs->dtype == RAGFAST_F64 || s->n_allowed <= EXACT_MAX_DOCS || s->k >= (s->seen + s->n_allowed) / 2;
+    s->listed = docs->allowed && (s->exact_only || (docs->norms && list_is_cheaper(s, n_panels)));
+    /* A listed row of few queries is scored while the next ones come from memory: a scan first would save nothing. */
+    if (s->listed && s->n_queries <= EXACT_MAX_QUERIES) s->exact_only = 1;
+    if (s->exact_only || s->listed) s->coded = s->many = 0;
+    s->chunk_docs = rows_of_chunk(s, docs->n_docs, s->n_allowed, s->n_workers, chunk_bytes_of(s, s->n_queries));
+    s->n_chunks = count_chunks(docs->n_docs, s->chunk_docs);
+    s->chunk_step = s->coded ? leap(s->n_chunks) : 1;
+    s->n_seeds = 0;
+    for (size_t i = 0; i < s->n_workers; i++) {
+        search_worker *w = &s->workers[i];
+        w->n_listed = 0;
+        if (s->coded) {
+            memset(w->is_listed, 0, s->n_queries);
+            size_t step = s->many ? s->kernels->code_groups * RAGFAST_GROUP_DIM : RAGFAST_GROUP_DIM;
+            w->use_prefix = docs->codes->prefix > 0 && docs->codes->prefix % step == 0;
+            w->chunks_without = w->n_waiting = 0;
+            w->patience = 1;
+        } else if (!s->exact_only) {
+            for (size_t q = 0; q < s->n_queries; q++) w->listed[w->n_listed++] = (uint32_t)q;
+            ragfast_lay_out_listed(s, w);
+        }
+    }
+    if (!s->coded) return;
+    if (!s->prepared || !is_same_form(s->prepared, docs->codes)) ragfast_prepare_codes(s);
+    s->prepared = docs->codes;
+    score_seeds(s);
+}
+
+/* ---- the call ---------------------------------------------------------------------------------------------------- */
+
+/* Carves the scratch block; returns the bytes it takes. With block NULL nothing is written but sizes. Room is for any way that
+ * a segment may go: memory that is not touched costs nothing. */
+static size_t lay_out(search *s, char *block, size_t group) {
+    size_t used = 0, dim = s->segments->dim, row = ragfast_padded(dim);
+    int scans = s->room_for_scans, coded = s->room_for_codes, lists = 0, wide = s->segments->dtype != RAGFAST_F32;
+    int norms = 0;
+    for (size_t i = 0; i < s->n_segments; i++) {
+        lists |= s->segments[i].allowed != NULL;
+        norms |= s->segments[i].norms == NULL;
+    }
+#define CARVE(field, count)                                                                                            \
+    do {                                                                                                               \
+        if (block) field = (void *)(block + used);                                                                     \
+        used += ((count) * sizeof *(field) + 63) / 64 * 64;                                                            \
+    } while (0)
+    CARVE(s->candidates, group * s->n_workers * s->capacity);
+    CARVE(s->floors, group);
+    CARVE(s->query_norms, group);
+    CARVE(s->query_squares, group);
+    CARVE(s->code_queries, coded ? group : 0);
+    CARVE(s->query_codes, coded ? group * row : 0);
+    CARVE(s->interleaved_codes, coded ? ragfast_query_code_bytes(s, group, RAGFAST_TILE_QUERIES) : 0);
+    CARVE(s->packed_codes, s->room_for_many ? ragfast_query_code_bytes(s, group, s->kernels->code_queries) : 0);
+    CARVE(s->query_scratch, coded ? 2 * dim : 0);
+    CARVE(s->given_up, coded ? group : 0);
+    CARVE(s->workers, s->n_workers);
+    search_worker unused, *w = &unused;
+    for (size_t i = 0; i < s->n_workers; i++) {
+        if (block) w = &s->workers[i];
+        CARVE(w->slots, group);
+        CARVE(w->listed, scans ? group : 0);
+        CARVE(w->scan_queries, scans ? ragfast_scan_queries_size(s, group) : 0);
+        CARVE(w->packed_docs, scans ? s->block_docs * dim : 0);
+        CARVE(w->wide_docs, scans && (wide || lists) ? s->block_docs * dim : 0);
+        CARVE(w->block_norms, norms || lists ? s->block_docs : 0);
+        CARVE(w->rows, lists ? s->block_docs : 0);
+        CARVE(w->is_listed, coded ? group : 0);
+        CARVE(w->panel_codes, s->room_for_many ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
+        CARVE(w->thresholds, coded ? group : 0);
+        CARVE(w->whole_thresholds, coded ? group : 0);
+        CARVE(w->waiting, coded ? RAGFAST_SECOND_LOOKS : 0);
+        if (block && s->room_for_many) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
+    }
+#undef CARVE
+    return used;
+}
+
+static int is_valid(const ragfast_docs *segments, size_t n_segments) {
+    for (size_t i = 0; i < n_segments; i++) {
+        const ragfast_docs *docs = &segments[i];
+        if (docs->n_docs >= (size_t)1 << 31 || (!docs->norms && docs->dtype > RAGFAST_F64) || docs->first_id < 0 ||
+            docs->dim != segments->dim || docs->dtype != segments->dtype ||
+            !docs->half_squares != !segments->half_squares ||
+            (docs->half_squares && docs->codes && docs->codes->prefix > 0))
+            return 0;
+    }
+    return 1;
+}
+
+/* Sizes that all segments and groups of queries share. */
+static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
+    size_t dim = s->segments->dim, n_chunks = 1;
+    s->block_docs = BLOCK_BYTES / (dim * sizeof(float)) / PANEL * PANEL;
+    if (s->block_docs < PANEL) s->block_docs = PANEL;
+    for (size_t i = 0; i < s->n_segments; i++) {
+        const ragfast_docs *docs = &s->segments[i];
+        size_t n = docs->n_docs;
+        s->any_far |= docs->far;
+        int scanned = !(docs->dtype == RAGFAST_F64 || n <= EXACT_MAX_DOCS || (s->n_segments == 1 && s->k >= n / 2));
+        s->room_for_scans |= scanned;
+        s->coded = scanned && codes_serve(docs, n_queries, s->k);
+        s->many = s->coded && n_queries >= s->kernels->code_many;
+        s->room_for_codes |= s->coded;
+        s->room_for_many |= s->many;
+        size_t chunk = rows_of_chunk(s, n, n, n_threads, chunk_bytes_of(s, n_queries));
+        size_t chunks = count_chunks(n, chunk);
+        if (chunks > n_chunks) n_chunks = chunks;
+    }
+    s->n_workers = ragfast_min(ragfast_min(n_threads, RAGFAST_MAX_THREADS), n_chunks);
+    /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. */
+    size_t room = s->room_for_many ? ROOM_MANY : s->room_for_codes ? ROOM_FEW : ROOM_FLOAT32;
+    if (room < (s->room_for_codes ? 4 : 1) * s->k) room = (s->room_for_codes ? 4 : 1) * s->k;
+    s->capacity = s->k + room;
+    if (s->capacity > n_docs + 1) s->capacity = n_docs + 1;
+}
+
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
-                              const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
+                              ragfast_place *corrupt, const void *queries, size_t n_queries,
+                              const ragfast_docs *segments, size_t n_segments, const ragfast_rules *rules, size_t k,
                               double temperature, int n_threads) {
-    size_t n_docs = docs->n_docs, dim = docs->dim;
-    if (k < 1 || dim < 1 || dim > MAX_DIM || n_docs >= (size_t)1 << 31 || !(temperature > 0) || n_threads < 0 ||
-        n_queries > SIZE_MAX / 1024 / (k + dim) || (!docs->norms && docs->dtype > RAGFAST_F64))
+    size_t dim = segments->dim, n_docs = 0;
+    if (k < 1 || dim < 1 || dim > MAX_DIM || n_segments < 1 || n_segments >= (size_t)1 << 31 || !(temperature > 0) ||
+        n_threads < 0 || n_queries > SIZE_MAX / 1024 / (k + dim) || !is_valid(segments, n_segments))
         return RAGFAST_ERROR_ARGUMENT;
     if (stats) memset(stats, 0, n_queries * sizeof *stats);
     if (n_queries == 0) return RAGFAST_OK;
+    for (size_t i = 0; i < n_segments; i++) n_docs += segments[i].n_docs;
 
     double roundings = (double)(dim + 8) * 0x1p-24;
     search s = {.kernels = ragfast_current_kernels(),
-                .docs = docs,
-                .k = ragfast_min(k, n_docs),
+                .segments = segments,
+                .n_segments = n_segments,
+                .k = ragfast_min(k, n_docs ? n_docs : 1),
                 .k_out = k,
+                .at_most = rules ? rules->at_most : 0,
+                .l2 = segments->half_squares != NULL,
                 .temperature = temperature,
                 .gamma = roundings / (1 - roundings),
-                .underflow = (double)(dim + 8) * 0x1p-149};
-    if (n_docs == 0) {
-        s.scores = scores, s.doc_ids = doc_ids, s.doc_logprobs = doc_logprobs;
-        for (size_t q = 0; q < n_queries; q++) write_results(&s, q, NULL);
-    }
-    s.exact_only = docs->dtype == RAGFAST_F64 || n_docs <= EXACT_MAX_DOCS || s.k >= n_docs / 2;
-    s.coded = !s.exact_only && codes_serve(docs, n_queries, s.k);
-    s.many = s.coded && n_queries >= s.kernels->code_many;
-    s.block_docs = BLOCK_BYTES / (dim * sizeof(float)) / PANEL * PANEL;
-    if (s.block_docs < PANEL) s.block_docs = PANEL;
+                .underflow = (double)(dim + 8) * 0x1p-149,
+                .corrupt_is_known = ATOMIC_FLAG_INIT};
     if (n_threads == 0) n_threads = ragfast_get_num_threads();
     if ((double)n_queries * (double)n_docs * (double)dim < INLINE_WORK) n_threads = 1;
-    size_t n_blocks = n_docs / s.block_docs + 1; /* chunks of some blocks each, but a few for every thread */
-    /* Small ones let floors and judgement learn sooner, long ones suit a prefix: docs/design.md. */
-    size_t chunk_bytes = s.many ? CHUNK_BYTES / 4 : s.coded && n_queries <= 4 ? CHUNK_BYTES * 4 : CHUNK_BYTES;
-    size_t blocks = ragfast_min(chunk_bytes / (s.block_docs * dim * sizeof(float)), n_blocks / 8 / (size_t)n_threads);
-    s.chunk_docs = (blocks > 1 ? blocks : 1) * s.block_docs;
-    size_t n_chunks = (n_docs + s.chunk_docs - 1) / s.chunk_docs;
-    s.n_chunks = n_chunks;
-    s.chunk_step = s.coded ? leap(n_chunks) : 1;
-    s.n_workers = ragfast_min(ragfast_min((size_t)n_threads, RAGFAST_MAX_THREADS), n_chunks ? n_chunks : 1);
-    /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. */
-    size_t room = s.many ? ROOM_MANY : s.coded ? ROOM_FEW : ROOM_FLOAT32;
-    if (room < (s.coded ? 4 : 1) * s.k) room = (s.coded ? 4 : 1) * s.k;
-    s.capacity = s.k + room;
-    if (s.capacity > n_docs + 1) s.capacity = n_docs + 1;
-    if (s.coded) s.n_seeds = ragfast_min((s.k + PANEL - 1) / PANEL * PANEL, n_docs);
+    plan(&s, n_queries, n_docs, (size_t)n_threads);
 
     /* As many queries a pass as memory allows, in even groups. */
     size_t group = GROUP_BYTES / (s.capacity * s.n_workers * sizeof(ragfast_candidate));
@@ -409,22 +438,27 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     lay_out(&s, block + (64 - (uintptr_t)block % 64), group);
 
     ragfast_fp_state caller_fp = ragfast_fp_enter();
-    size_t element = docs->dtype == RAGFAST_F64 ? sizeof(double) : sizeof(float);
+    size_t element = segments->dtype == RAGFAST_F64 ? sizeof(double) : sizeof(float);
     for (size_t q = 0; q < n_queries && atomic_load(&s.status) == RAGFAST_OK; q += group) {
         s.queries = (const char *)queries + q * dim * element;
+        s.excluded = rules && rules->excluded ? rules->excluded + q : NULL;
         s.n_queries = ragfast_min(n_queries - q, group);
         s.scores = scores + q * k;
         s.doc_ids = doc_ids + q * k;
         s.doc_logprobs = doc_logprobs ? doc_logprobs + q * k : NULL;
         s.stats = stats ? stats + q : NULL;
         ragfast_status status = prepare_queries(&s);
-        if (status != RAGFAST_OK) fail(&s, status);
-        if (status != RAGFAST_OK || n_docs == 0) continue;
-        ragfast_parallel_for(run_chunk, &s, n_chunks, (int)s.n_workers);
-        ragfast_parallel_for(finish_query, &s, s.n_queries, (int)s.n_workers);
+        if (status != RAGFAST_OK) ragfast_fail(&s, status);
+        for (size_t i = 0; i < n_segments && atomic_load(&s.status) == RAGFAST_OK; i++) {
+            begin_segment(&s, i);
+            ragfast_parallel_for(run_chunk, &s, s.n_chunks, (int)s.n_workers);
+            s.seen += s.n_allowed;
+        }
+        if (atomic_load(&s.status) == RAGFAST_OK) ragfast_parallel_for(finish_query, &s, s.n_queries, (int)s.n_workers);
     }
     ragfast_fp_leave(caller_fp);
     free(block);
+    if (corrupt) *corrupt = s.corrupt;
     return (ragfast_status)atomic_load(&s.status);
 }
 

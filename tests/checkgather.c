@@ -80,7 +80,8 @@ static void check_scores(const choice *c, int n_threads) {
         docs.norms = norms;
     }
     if (n_docs)
-        check(!ragfast_search(found, ids, NULL, NULL, c->queries, c->n_queries, &docs, n_docs, 1, 1), "search failed");
+        check(!ragfast_search(found, ids, NULL, NULL, NULL, c->queries, c->n_queries, &docs, 1, NULL, n_docs, 1, 1),
+              "search failed");
     set_strange(random_below(2) == 0);
     ragfast_status status = ragfast_gather_scores(scores, c->queries, c->rows, c->n_queries, c->k, &c->docs, n_threads);
     set_strange(0);

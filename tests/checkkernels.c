@@ -473,7 +473,8 @@ static void free_problem(problem *p) {
 static size_t wrong_entries(double *scores, int64_t *ids, double *logprobs, ragfast_query_stats *stats,
                             const problem *p, const ragfast_docs *docs, size_t k, double temperature, int n_threads) {
     size_t n_docs = p->docs.n_docs, n_found = ragfast_min(k, n_docs), wrong = 0;
-    if (ragfast_search(scores, ids, logprobs, stats, p->queries, p->n_queries, docs, k, temperature, n_threads))
+    if (ragfast_search(scores, ids, logprobs, stats, NULL, p->queries, p->n_queries, docs, 1, NULL, k, temperature,
+                       n_threads))
         return 1;
     for (size_t i = 0; i < p->n_queries; i++) {
         const ranked *expected = p->ranking + i * n_docs;
@@ -592,13 +593,14 @@ static void check_refusals_of_forms(void) {
             add_norms_and_codes(&p);
             ragfast_set_isa(ragfast_isa_name(level));
             WHERE("refusals at %s, %s", ragfast_isa(), dtype_names[dtype]);
-            check(ragfast_search(scores, ids, NULL, NULL, p.queries, B, &p.docs, 2, 1.0, 1) == RAGFAST_ERROR_ARGUMENT,
+            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &p.docs, 1, NULL, 2, 1.0, 1) ==
+                      RAGFAST_ERROR_ARGUMENT,
                   "documents of 16 bits without norms were taken");
             ragfast_docs docs = p.docs;
             docs.norms = p.norms;
             docs.codes = &p.codes;
             ((float *)p.queries)[random_below(B * D)] = level % 2 ? NAN : -INFINITY;
-            check(ragfast_search(scores, ids, NULL, NULL, p.queries, B, &docs, 2, 1.0, 1) ==
+            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &docs, 1, NULL, 2, 1.0, 1) ==
                       RAGFAST_ERROR_NONFINITE_QUERY,
                   "a bad query was taken");
             uint16_t *vectors = p.vectors, infinity = dtype == RAGFAST_F16 ? 0x7c00 : 0x7f80;
@@ -658,7 +660,7 @@ static void check_refusals(void) {
     int64_t ids[B * 2];
     float *queries = p.queries, *vectors = p.vectors;
 #define SEARCH(docs, k, temperature, n_threads)                                                                        \
-    ragfast_search(scores, ids, NULL, NULL, queries, B, &(docs), k, temperature, n_threads)
+    ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &(docs), 1, NULL, k, temperature, n_threads)
     check(SEARCH(p.docs, 2, 1.0, 0) == RAGFAST_OK, "a plain search failed");
     check(SEARCH(p.docs, 0, 1.0, 1) == RAGFAST_ERROR_ARGUMENT, "k 0 was taken");
     check(SEARCH(p.docs, 2, 1.0, -1) == RAGFAST_ERROR_ARGUMENT, "n_threads -1 was taken");
@@ -701,7 +703,8 @@ static void check_refusals(void) {
     problem q = make_problem(B, N, D, UNIFORM, RAGFAST_F64, 0);
     for (size_t i = 0; i < D; i++)
         ((double *)q.vectors)[5 * D + i] = ((double *)q.queries)[D + i] = i % 2 ? 1e200 : -1e200;
-    check(ragfast_search(scores, ids, NULL, NULL, q.queries, B, &q.docs, 2, 1.0, 1) == RAGFAST_ERROR_OVERFLOW,
+    check(ragfast_search(scores, ids, NULL, NULL, NULL, q.queries, B, &q.docs, 1, NULL, 2, 1.0, 1) ==
+              RAGFAST_ERROR_OVERFLOW,
           "an inner product of 1e400 was taken");
     free_problem(&q);
 
@@ -757,10 +760,10 @@ static void check_caller_environment(void) {
         docs.codes = coded ? &p.codes : NULL;
         double scores[5 * 4], expected[5 * 4];
         int64_t ids[5 * 4], expected_ids[5 * 4];
-        ragfast_search(expected, expected_ids, NULL, NULL, p.queries, 5, &docs, 4, 1.0, n_threads);
+        ragfast_search(expected, expected_ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 1.0, n_threads);
         unsigned saved = _mm_getcsr(), strange = 0x1f80u | 0x8040u | 0x4000u; /* FTZ, DAZ, round up */
         _mm_setcsr(strange);
-        ragfast_search(scores, ids, NULL, NULL, p.queries, 5, &docs, 4, 1.0, n_threads);
+        ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 1.0, n_threads);
         unsigned after = _mm_getcsr();
         _mm_setcsr(saved);
         check((after & 0xffc0u) == (strange & 0xffc0u), "the caller's control bits came back as %x", after);

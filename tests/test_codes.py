@@ -178,7 +178,8 @@ def test_codes_of_documents_that_a_search_does_not_see(isa: str, n_queries: int)
     room.encode(docs, 0, False, 1)
     norms, _ = _kernels.row_norms(docs, False, 1)
     for n in (65, 70, 95, 96, 97, 128):
-        hits = _kernels.search(queries, docs[:n], norms[:n], None, room, 4, 1.0, 1, np.dtype(np.float64).num, False)
+        seen = _kernels.Docs(docs[:n], norms[:n], None, room)
+        hits = _kernels.search(queries, (seen,), 4, 1.0, 1, np.dtype(np.float64).num)
         assert hits.ids.tolist() == best(queries, docs[:n], 4)[1].tolist()
 
 
@@ -473,7 +474,7 @@ def decaying(dim: int) -> tuple[Rows, Rows, list[Expected]]:
 @pytest.mark.parametrize("name", forms(128))
 def test_forms(isa: str, dim: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     form = forms(dim)[name]
-    monkeypatch.setattr(codes, "choose", lambda vectors, widen: form)
+    monkeypatch.setattr(codes, "choose", lambda *_, **__: form)
     docs, queries, expected = decaying(dim)
     index = FlatIndex.from_vectors(docs, scan="int8")
     for scores, ids in expected:
@@ -484,7 +485,7 @@ def test_forms(isa: str, dim: int, name: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("n_queries", [FEW, MANY])
 def test_a_prefix_that_repays_nothing_is_left(isa: str, n_queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codes, "choose", lambda vectors, widen: codes.Form(prefix=64))
+    monkeypatch.setattr(codes, "choose", lambda *_, **__: codes.Form(prefix=64))
     docs, queries = normal(1, 9000, 80), normal(2, n_queries, 80)
     docs[:, :64] *= np.float32(0.1)
     assert_exact(queries, docs, 5, n_threads=2)
@@ -495,7 +496,7 @@ def test_a_prefix_that_repays_nothing_is_left(isa: str, n_queries: int, monkeypa
 
 def assert_found_behind_an_equal(query: Rows, target: Rows, form: codes.Form, monkeypatch: pytest.MonkeyPatch) -> None:
     """The floor is the target's own score, from an earlier row of a higher id: nothing of the bound can be missing."""
-    monkeypatch.setattr(codes, "choose", lambda vectors, widen: form)
+    monkeypatch.setattr(codes, "choose", lambda *_, **__: form)
     docs = np.float32(1e-3) * normal(1, 99, len(query))
     docs[0] = docs[80] = target
     ids = np.arange(99) + 1000

@@ -48,8 +48,8 @@ def test_by_hand() -> None:
 def test_all_queries_take_one_call_and_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Sequence[str]] = []
     searches: list[Array] = []
-    search = ragfast.FlatIndex._search
-    monkeypatch.setattr(ragfast.FlatIndex, "_search", lambda self, q, *a: searches.append(q) or search(self, q, *a))
+    search = ragfast.Snapshot.search_rows
+    monkeypatch.setattr(ragfast.Snapshot, "search_rows", lambda self, q, *a: searches.append(q) or search(self, q, *a))
 
     def encode(texts: Sequence[str]) -> Array:
         calls.append(texts)

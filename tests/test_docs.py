@@ -1,4 +1,4 @@
-"""What the documentation shows runs: doctests of the public modules, the README's Python, the examples."""
+"""What the documentation shows runs: doctests of the public modules, the Python of README and guide, the examples."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ NEEDED = {  # beyond NumPy; `make test-all` has all of it
     "ragfast.models": "transformers",
     "ragfast.plots": "matplotlib",
     "ragfast.mcp": "mcp",
+    "ragfast.sources.tables": "pyarrow",
 }
 MODULES = ["ragfast"] + [
     module.name
@@ -32,11 +33,15 @@ MODULES = ["ragfast"] + [
 # These take minutes and real models: tests/models/test_train_rag_example.py has the one in small.
 BY_HAND = {"pictures.py", "train_rag.py"}
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.py") if path.name not in BY_HAND)
-README_BLOCKS = [  # tests/demo/test_readme.py runs the one with real models
-    block
-    for block in re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    if "ragfast.models" not in block
-]
+
+
+def blocks_of(path: str) -> list[str]:
+    """The Python that a page shows."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / path).read_text(), re.MULTILINE | re.DOTALL)
+
+
+# tests/demo/test_readme.py runs the one with real models.
+README_BLOCKS = [block for block in blocks_of("README.md") if "ragfast.models" not in block]
 
 
 def needed(name: str) -> str | None:
@@ -84,6 +89,12 @@ def test_readme_example(tmp_path: Path) -> None:
     assert README_BLOCKS
     for block in README_BLOCKS:
         run("-c", block, cwd=tmp_path)
+
+
+def test_the_guide_is_one_program(tmp_path: Path) -> None:
+    blocks = blocks_of("docs/index.md")
+    assert len(blocks) > 5
+    run("-c", "\n".join(blocks), cwd=tmp_path)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

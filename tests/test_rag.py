@@ -203,6 +203,28 @@ def test_an_index_serves_as_documents() -> None:
 
 
 @pytest.mark.parametrize("rag", [ragfast.RAGSequence, ragfast.RAGToken])
+def test_documents_whose_ids_are_strings(rag: Any) -> None:
+    case = Case()
+    documents = case.documents.astype(np.float32)
+    names = [f"page {i:02}" for i in range(len(documents))]
+    index = ragfast.FlatIndex.from_vectors(documents, names)
+    by_name = dict(zip(names, case.texts, strict=True))
+    model = rag(case.retriever, case.generator, document_embeddings=index, documents_tokens=by_name, k=20)
+    plain = rag(case.retriever, case.generator, document_embeddings=documents, documents_tokens=case.texts, k=20)
+    score, expected = model.score([case.query], [case.target])[0], plain.score([case.query], [case.target])[0]
+    assert score.doc_ids.tolist() == [names[i] for i in expected.doc_ids]
+    np.testing.assert_array_equal(score.log_probs, expected.log_probs)
+    index.remove(names[3:])
+    assert sorted(model.retrieve([case.query])[0].doc_ids.tolist()) == names[:3]  # the rest of Hits is None
+    model.documents_tokens = case.texts
+    with pytest.raises(ValueError, match="documents_tokens: expected a mapping, as ids of documents are strings"):
+        model.retrieve([case.query])
+    model.documents_tokens = {"another": case.texts[0]}
+    with pytest.raises(ValueError, match="documents_tokens: no entry for document id 'page 0"):
+        model.retrieve([case.query])
+
+
+@pytest.mark.parametrize("rag", [ragfast.RAGSequence, ragfast.RAGToken])
 def test_empty_answer_is_certain(rag: Any) -> None:
     case = Case(n_target=0)
     score = case.score(rag(case.retriever, case.generator, **case.bound()))

@@ -77,6 +77,33 @@ def test_dtype_scan_and_ids_are_kept(dtype: str) -> None:
     assert model.retrieve([question])[0].doc_tokens[0] == "text 5"
 
 
+def test_metric_metadata_and_ids_that_are_strings_are_kept() -> None:
+    names = [f"doc {z}" for z in range(N_DOCS)]
+    old = index_of(Encoder(), ids=names, metric="l2", metadata={"page": list(range(N_DOCS))})
+    model = model_over(old, {name: f"text {z}" for z, name in enumerate(names)})
+    done = refresh(model, Encoder(), TEXTS, probes=[np.ones((1, DIM))])
+    assert (done.drift, done.index.metric, done.index.ids.tolist()) == (0, "l2", names)
+    assert done.index.metadata["page"].tolist() == list(range(N_DOCS))
+    assert model.retrieve([Encoder().vectors[[5]]])[0].doc_tokens[0] == "text 5"
+    renamed = {name.upper(): name for name in names}
+    refresh(model, Encoder(), TEXTS, ids=list(renamed), documents_tokens=renamed)
+    assert model.retrieve([Encoder().vectors[[5]]])[0].doc_tokens[0] == "doc 5"
+    with pytest.raises(ValueError, match="ids: expected 40, one for each text, got 1"):
+        refresh(model, Encoder(), TEXTS, ids=["a"])
+
+
+def test_a_change_of_the_index_meanwhile_is_noticed() -> None:
+    index = index_of(Encoder())
+    model = model_over(index)
+
+    def encode(texts: Any) -> Any:
+        index.upsert([3], Encoder(1).vectors[[3]])
+        return Encoder()(texts)
+
+    with pytest.raises(RuntimeError, match="replaced or added to during the refresh"):
+        refresh(model, encode, TEXTS)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 def test_an_array_of_any_float_becomes_an_index(dtype: Any) -> None:
     model, encode = model_over(np.eye(DIM)), Encoder(1, dtype)

@@ -55,6 +55,14 @@ def test_documents_by_id_and_without_titles() -> None:
     assert [result["id"] for result in found] == [30, 10, 20, 40]  # no more than there are
     assert [sorted(result) for result in found] == [["id", "probability", "score", "text"]] * 4
     assert by_id.document(20) == TEXTS[2]
+    names = ["a", "b", "c", "d"]
+    index = ragfast.FlatIndex.from_vectors(EMBEDDINGS, names)
+    by_name = SearchTool(ragfast.DenseRetriever(count), index, dict(zip(names, TEXTS, strict=True)), k=3)
+    index.remove(["d", "a"])
+    found = by_name("Rome")
+    assert [result["id"] for result in json.loads(json.dumps(found))["results"]] == ["b", "c"]
+    with pytest.raises(ValueError, match="documents_tokens: expected a mapping, as ids of documents are strings"):
+        tool().document("b")
     for doc_id in (2, -1):
         with pytest.raises(ValueError, match=f"documents_tokens: no entry for document id {doc_id}"):
             by_id.document(doc_id)

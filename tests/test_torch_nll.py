@@ -394,6 +394,16 @@ def test_float64_queries_of_an_index() -> None:
     assert queries.grad.dtype == scores.dtype == torch.float64
 
 
+def test_the_gradient_is_of_the_documents_that_were_scored() -> None:
+    queries, vectors = random(1, 8, grad=True), random(6, 8, dtype=torch.float32)
+    index = ragfast.FlatIndex.from_vectors(vectors, [f"doc {i}" for i in range(6)])
+    scores = rt.gather_scores(queries, index, [["doc 5", "doc 2", None]])
+    index.upsert(["doc 5"], torch.zeros(1, 8))
+    index.remove(["doc 2"])
+    scores[0, :2].sum().backward()
+    torch.testing.assert_close(queries.grad[0], (vectors[5] + vectors[2]).double())
+
+
 def test_without_gradients(variant: str) -> None:
     logits, doc_scores = random(B, K, T, V, grad=True), random(B, K, grad=True)
     with torch.no_grad():

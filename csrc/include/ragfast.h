@@ -38,7 +38,8 @@ typedef enum ragfast_status {
     RAGFAST_ERROR_UNAVAILABLE_ISA, /* the level exists; this CPU or operating system lacks it */
     RAGFAST_ERROR_NONFINITE_QUERY, /* a query holds NaN or an infinity */
     RAGFAST_ERROR_NONFINITE_DOC,   /* a document holds NaN or an infinity */
-    RAGFAST_ERROR_OVERFLOW         /* an inner product of float64 inputs overflows (float32 inputs cannot) */
+    RAGFAST_ERROR_OVERFLOW,        /* a score of float64 inputs overflows (float32 inputs cannot) */
+    RAGFAST_ERROR_CORRUPT_DOC      /* the bytes of a document are not those that its checksum was made of */
 } ragfast_status;
 
 const char *ragfast_strerror(ragfast_status status);
@@ -78,36 +79,60 @@ typedef struct ragfast_codes {
     int always;            /* use them even where the float32 scan should be faster */
 } ragfast_codes;
 
+/* A segment: documents that lie together. */
 typedef struct ragfast_docs {
     const void *vectors; /* (N,D) of dtype */
     const float *norms;  /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only, and without codes) */
-    const int64_t *ids;  /* (N,) distinct and >= 0, or NULL: the row number */
+    const int64_t *ids;  /* (N,) distinct and >= 0, or NULL: first_id + the row number */
     const ragfast_codes *codes; /* of all N, or NULL; not with float64 */
     size_t n_docs;              /* N, below 2^31 */
     size_t dim;                 /* D, from 1 to 2^20 */
     ragfast_dtype dtype;
     const double *half_squares; /* (N,) |d|^2 / 2 from ragfast_half_squares: the score is -|q - d|^2; or NULL: q . d */
+    int64_t first_id;           /* >= 0 */
+    const uint32_t *allowed; /* (N / 32 rounded up,) bit j % 32 of word j / 32: document j takes part; those from N on
+                                mean nothing. Or NULL: all do */
+    const int32_t *groups;   /* (N,) the group of each, negative: of none; or NULL: no groups */
+    const uint32_t
+        *row_sums; /* (N,) from ragfast_row_sums: rows are checked before a score of theirs counts; or NULL */
+    int far; /* vectors are mapped from a slower medium: rows are asked for before they are scored, and codes preferred */
 } ragfast_docs;
+
+/* Which documents a query may find. Groups are numbered the same way in all segments. */
+typedef struct ragfast_rules {
+    const int32_t *excluded; /* (B,) the group that query b must not find, negative: none; or NULL */
+    size_t at_most;          /* documents of each group that a query may find, 0: any number */
+} ragfast_rules;
 
 typedef struct ragfast_query_stats {
     uint64_t rescored; /* documents whose float64 score was calculated */
-    uint64_t by_codes; /* documents that the codes were asked about; the others went through the float32 scan or were
-                          rescored at once */
+    uint64_t by_codes; /* documents that the codes were asked about */
+    uint64_t
+        by_float32; /* documents that went through the float32 scan; the others were not allowed, or rescored at once */
 } ragfast_query_stats;
 
-/* Exact top-k by inner product.
+typedef struct ragfast_place {
+    size_t segment, row;
+} ragfast_place;
+
+/* Exact top-k by inner product, or by distance where documents have half_squares.
  *
- * The score of (q, d) is its inner product in float64, summed in a fixed order (internal.h, inner_f64), so it has the
- * same bits at every level. Documents are ordered by (score descending, id ascending). Neither the scan, float32 or codes,
- * nor n_threads, nor how queries and documents are batched can change a bit of the result.
+ * The score of (q, d) is its inner product in float64, or 0 minus the squared distance, summed in a fixed order (internal.h,
+ * inner_f64, distance_f64), so it has the same bits at every level. Documents are ordered by (score descending, id
+ * ascending). Neither the scan, float32 or codes, nor n_threads, nor how queries and documents are batched or cut into
+ * segments can change a bit of the result.
  *
- * Out: scores (B,K), doc_ids (B,K): best first, then -inf and -1 where N < K.
+ * Out: scores (B,K), doc_ids (B,K): best first, then -inf and -1 where fewer than K documents qualify.
  *      doc_logprobs (B,K), may be NULL: log p(z|x) = log_softmax over K of scores / temperature; -inf where the id is -1.
  *      stats (B,), may be NULL.
- * In:  queries (B,D), float64 if the documents are, else float32; k >= 1; temperature > 0; n_threads >= 0 (0: the default).
- * Returns RAGFAST_ERROR_NONFINITE_DOC only where docs->norms is NULL: rows that came with norms were checked then. */
+ *      *corrupt, may be NULL: written with RAGFAST_ERROR_CORRUPT_DOC alone.
+ * In:  queries (B,D), float64 if the documents are, else float32; segments (n_segments,) of one D and dtype, ids distinct over
+ *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; rules or NULL: none; k >= 1; temperature > 0; n_threads >= 0 (0: the default).
+ * With half_squares the codes must have been made with them, and without a prefix.
+ * Returns RAGFAST_ERROR_NONFINITE_DOC only where norms are NULL: rows that came with norms were checked then. */
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
-                              const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
+                              ragfast_place *corrupt, const void *queries, size_t n_queries,
+                              const ragfast_docs *segments, size_t n_segments, const ragfast_rules *rules, size_t k,
                               double temperature, int n_threads);
 
 /* Conversions as IEEE has them, whatever rounding or flushing of denormals the caller has set. In place is not allowed. */

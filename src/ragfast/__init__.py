@@ -1,14 +1,16 @@
 """Exact top-k retrieval and log-sum-exp marginalization for Retrieval-Augmented Generation (Lewis et al. 2020)."""
 
 from ragfast import levels as _levels
+from ragfast import sources
 from ragfast import threads as _threads
 from ragfast.decoding import marginalize_step
+from ragfast.direct import search
 from ragfast.divergence import kl_divergence
 from ragfast.filters import Predicate, column
 from ragfast.gather import gather_scores, gather_scores_grad
 from ragfast.generation import Decoding, Generation, Retrieved, Step
 from ragfast.generator import BatchGenerator, CallableGenerator, Decoder, DecodingGenerator, Generator, SimpleGenerator
-from ragfast.index import FlatIndex, Hits, SearchStats, search
+from ragfast.index import FlatIndex, Hits, SearchStats, Snapshot
 from ragfast.levels import available_isas, isa, set_isa
 from ragfast.marginal import keyed_logsumexp, log_softmax, logsumexp, marginalize_sequence, marginalize_token
 from ragfast.merge import merge_topk
@@ -22,6 +24,7 @@ from ragfast.nll import (
 )
 from ragfast.rag import RAGSequence, RAGToken, Score
 from ragfast.retriever import BatchRetriever, DenseRetriever, Retriever, SimpleRetriever
+from ragfast.storage import IndexFormatError
 from ragfast.threads import get_num_threads, register_threadpoolctl, set_num_threads
 
 __version__ = "0.1.0"
@@ -39,6 +42,7 @@ __all__ = [
     "Generation",
     "Generator",
     "Hits",
+    "IndexFormatError",
     "Predicate",
     "RAGSequence",
     "RAGToken",
@@ -48,6 +52,7 @@ __all__ = [
     "SearchStats",
     "SimpleGenerator",
     "SimpleRetriever",
+    "Snapshot",
     "Step",
     "available_isas",
     "column",
@@ -71,6 +76,7 @@ __all__ = [
     "search",
     "set_isa",
     "set_num_threads",
+    "sources",
     "target_logprobs",
 ]
 

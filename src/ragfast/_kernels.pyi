@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from numpy import float32, float64, int64, str_, uint8, uint32
+from numpy import float32, float64, int32, int64, str_, uint8, uint32
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
@@ -24,17 +24,19 @@ class SearchStats:
     @property
     def by_codes(self) -> NDArray[int64]: ...
     @property
+    def by_float32(self) -> NDArray[int64]: ...
+    @property
     def path(self) -> NDArray[str_]: ...
     def __getitem__(self, key: Any, /) -> SearchStats: ...
 
 class Hits:
     def __init__(
-        self, scores: NDArray[Any], ids: NDArray[int64], logprobs: NDArray[Any], stats: SearchStats | None = None
+        self, scores: NDArray[Any], ids: NDArray[Any], logprobs: NDArray[Any], stats: SearchStats | None = None
     ) -> None: ...
     @property
     def scores(self) -> NDArray[Any]: ...
     @property
-    def ids(self) -> NDArray[int64]: ...
+    def ids(self) -> NDArray[Any]: ...
     @property
     def logprobs(self) -> NDArray[Any]: ...
     @property
@@ -56,6 +58,8 @@ class Codes:
     @property
     def nbytes(self) -> int: ...
     @property
+    def n_docs(self) -> int: ...
+    @property
     def prefix(self) -> int: ...
     @property
     def planes(self) -> tuple[NDArray[uint8], NDArray[uint8], NDArray[float32]]: ...
@@ -67,18 +71,56 @@ class Codes:
         n_threads: int,
         half_squares: NDArray[float64] | None = None,
     ) -> None: ...
+    @staticmethod
+    def over(
+        high: NDArray[uint8],
+        low: NDArray[uint8],
+        bounds: NDArray[float32],
+        center: NDArray[float32] | None,
+        weight: NDArray[float32] | None,
+        rotation: NDArray[float32] | None,
+        rotation_error: float,
+        prefix: int,
+        always: bool,
+    ) -> Codes: ...
+
+class CorruptDocument(ValueError):
+    segment: int
+    row: int
+    def __init__(self, segment: int, row: int) -> None: ...
+
+class Docs:
+    def __init__(
+        self,
+        vectors: NDArray[Any],
+        norms: NDArray[float32] | None = None,
+        ids: NDArray[int64] | None = None,
+        codes: Codes | None = None,
+        *,
+        bfloat16: bool = False,
+        first_id: int = 0,
+        allowed: NDArray[uint32] | None = None,
+        groups: NDArray[int32] | None = None,
+        half_squares: NDArray[float64] | None = None,
+        row_sums: NDArray[uint32] | None = None,
+        far: bool = False,
+    ) -> None: ...
+    @property
+    def vectors(self) -> NDArray[Any]: ...
+    @property
+    def codes(self) -> Codes | None: ...
+    def changed(self, *, allowed: NDArray[uint32] | None = ..., groups: NDArray[int32] | None = ...) -> Docs: ...
+    def __len__(self) -> int: ...
 
 def search(
     queries: NDArray[Any],
-    vectors: NDArray[Any],
-    norms: NDArray[float32] | None,
-    ids: NDArray[int64] | None,
-    codes: Codes | None,
+    docs: tuple[Docs, ...],
     k: int,
     temperature: float,
     n_threads: int,
     out_type: int,
-    bfloat16: bool,
+    excluded: NDArray[int32] | None = None,
+    at_most: int = 0,
 ) -> Hits: ...
 def narrowed(x: NDArray[float64]) -> NDArray[float32]: ...
 def widened(x: NDArray[float32]) -> NDArray[float64]: ...

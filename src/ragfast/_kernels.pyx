@@ -2,6 +2,8 @@
 # the GIL, makes one C call and turns its status into an exception.
 cimport numpy as np
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.string cimport memset
 
 import numpy as np
 
@@ -19,7 +21,7 @@ cdef int check(ragfast_status status) except -1:
     raise ValueError(message)
 
 
-def is_plain(x, int type_num, int ndim):
+cpdef bint is_plain(x, int type_num, int ndim):
     """True if C can read x as it lies: an ndarray of that type and rank, contiguous, aligned, in native byte order."""
     if not np.PyArray_CheckExact(x):
         return False
@@ -62,8 +64,8 @@ cdef class SearchStats:
     """How a search was done: why it was as fast or as slow as it was.
 
     ``n_docs`` is N; ``rescored`` (B,) int64 counts the documents whose float64 score was calculated for each query,
-    ``by_codes`` (B,) int64 those that went through the int8 codes, the others having gone through the float32 scan;
-    ``prefix`` is the number of leading dimensions of a code that are looked at first, 0 for all at once.
+    ``by_codes`` (B,) int64 those that went through the int8 codes, ``by_float32`` (B,) int64 those that went through the
+    float32 scan; ``prefix`` is the number of leading dimensions of a code that are looked at first, 0 for all at once.
     ``path`` (B,) says the same in words: "int8", "int8, then float32" where the codes did not repay themselves, "float32", or
     "float64" where every document was scored in full.
     """
@@ -85,9 +87,13 @@ cdef class SearchStats:
         return self.counts[..., 1]
 
     @property
+    def by_float32(self):
+        return self.counts[..., 2]
+
+    @property
     def path(self):
-        exact, coded = self.rescored >= self.n_docs, self.by_codes
-        return np.select([coded == self.n_docs, coded > 0, exact], ["int8", "int8, then float32", "float64"], "float32")
+        coded, scanned = self.by_codes > 0, self.by_float32 > 0
+        return np.select([coded & scanned, coded, scanned], ["int8, then float32", "int8", "float32"], "float64")
 
     def __repr__(self):
         return (f"SearchStats(n_docs={self.n_docs}, path={self.path.tolist()}, rescored={self.rescored.tolist()}, "
@@ -156,14 +162,60 @@ cdef class Codes:
     """Room for int8 codes of n_docs documents, of y = rotation ((x - center) weight); ragfast.h, ragfast_codes."""
 
     cdef ragfast_codes c
-    cdef readonly Py_ssize_t nbytes
+    cdef readonly Py_ssize_t nbytes, n_docs
+    cdef Py_ssize_t n_groups, dim  # dim 0: what n_groups allow
     cdef object arrays
+    cdef bint writable
 
     def __init__(self, size_t n_docs, size_t dim, np.ndarray center, np.ndarray weight, np.ndarray rotation,
                  double rotation_error, size_t prefix, bint always):
         cdef size_t high, low, bounds
         ragfast_codes_size(&high, &low, &bounds, n_docs, dim)
-        cdef np.ndarray high_plane = on_line(high), low_plane = on_line(low), all_bounds = on_line(bounds)
+        self.take(n_docs, (dim + 15) // 16, dim, on_line(high), on_line(low), on_line(bounds), center, weight, rotation,
+                  rotation_error, prefix, always)
+        self.writable = True
+
+    @staticmethod
+    def over(np.ndarray high not None, np.ndarray low not None, np.ndarray bounds not None, np.ndarray center,
+             np.ndarray weight, np.ndarray rotation, double rotation_error, size_t prefix, bint always):
+        """Codes that exist: the planes and bounds of `planes`, read-only ones too, as they lie. They are of as many documents
+        as they have panels for, and cannot be encoded any more."""
+        cdef Codes codes = Codes.__new__(Codes)
+        if not is_plain(high, np.NPY_UINT8, 1) or not is_plain(low, np.NPY_UINT8, 1):
+            raise ValueError("codes: expected planes that are plain uint8 arrays of one axis")
+        if not is_plain(bounds, np.NPY_FLOAT, 3) or np.PyArray_DIM(bounds, 1) != 5 or np.PyArray_DIM(bounds, 2) != 32:
+            raise ValueError("codes: expected bounds that are a plain float32 array (panels,5,32), got "
+                             f"{bounds.dtype} {np.shape(bounds)}")
+        cdef size_t n_panels = np.PyArray_DIM(bounds, 0), high_size = np.PyArray_SIZE(high)
+        cdef size_t low_size = np.PyArray_SIZE(low), n_groups = high_size // (384 * n_panels) if n_panels else 0
+        if high_size != 384 * n_panels * n_groups or low_size != 128 * n_panels * n_groups:
+            raise ValueError(f"codes: expected planes of 384 and 128 bytes for each of {n_panels} panels and 16 elements, "
+                             f"got {high_size} and {low_size}")
+        cdef size_t dim = 0
+        for x in (center, weight, rotation):
+            if x is not None:
+                dim = len(x)
+        if dim and n_panels and (dim + 15) // 16 != n_groups:
+            raise ValueError(f"codes: expected planes of {dim} elements a document, got {high_size} bytes for {n_panels} "
+                             "panels")
+        codes.take(32 * n_panels, n_groups, dim, high, low, bounds, center, weight, rotation, rotation_error, prefix, always)
+        return codes
+
+    cdef take(self, size_t n_docs, size_t n_groups, size_t dim, np.ndarray high_plane, np.ndarray low_plane,
+              np.ndarray all_bounds, np.ndarray center, np.ndarray weight, np.ndarray rotation, double rotation_error,
+              size_t prefix, bint always):
+        for name, x, ndim in (("center", center, 1), ("weight", weight, 1), ("rotation", rotation, 2)):
+            if x is not None and (not is_plain(x, np.NPY_FLOAT, ndim) or np.shape(x) != (dim,) * ndim):
+                raise ValueError(f"codes: expected {name} as a plain float32 array {(dim,) * ndim}, got {x.dtype} {np.shape(x)}")
+        if prefix % 16 or (prefix and prefix >= 16 * n_groups):
+            raise ValueError(f"codes: expected a prefix that is a multiple of 16 and below D, got {prefix}")
+        if not 0 <= rotation_error < 0.01:
+            raise ValueError(f"codes: expected a rotation_error from 0 to below 0.01, got {rotation_error}")
+        self.n_groups = n_groups
+        cdef size_t high = np.PyArray_NBYTES(high_plane), low = np.PyArray_NBYTES(low_plane)
+        cdef size_t bounds = np.PyArray_NBYTES(all_bounds)
+        self.n_docs = n_docs
+        self.dim = dim
         self.arrays = high_plane, low_plane, all_bounds, center, weight, rotation  # kept alive
         self.nbytes = high + low + bounds
         self.c.high = <uint8_t *>np.PyArray_DATA(high_plane)
@@ -176,13 +228,18 @@ cdef class Codes:
         self.c.prefix = prefix
         self.c.always = always
 
+    cdef bint fits(self, Py_ssize_t dim) noexcept:
+        """Whether rows of dim elements may be what these are codes of."""
+        return (self.n_docs == 0 or (dim + 15) // 16 == self.n_groups) and (self.dim == 0 or dim == self.dim) and \
+            (self.c.prefix == 0 or <Py_ssize_t>self.c.prefix < dim)
+
     @property
     def prefix(self):
         return self.c.prefix
 
     @property
     def planes(self):
-        """The high and the low plane, uint8, and the bounds, float32 (panels,5,32), as codes.h has them: for the tests."""
+        """The high and the low plane, uint8, and the bounds, float32 (panels,5,32), as codes.h has them."""
         high, low, bounds = self.arrays[:3]
         return high, low, bounds.view(np.float32).reshape(-1, 5, 32)
 
@@ -194,6 +251,11 @@ cdef class Codes:
         """Documents from first on; vectors (n_docs,D) plain, finite, float32 or the bits of 16-bit floats; half_squares (n_docs,)
         for searches by distance, of codes without a prefix."""
         cdef const double *squares = half_squares_of(half_squares, vectors)
+        if not self.writable:
+            raise ValueError("codes: these are read-only, of documents encoded before")
+        if np.PyArray_DIM(vectors, 0) > self.n_docs or not self.fits(np.PyArray_DIM(vectors, 1)):
+            raise ValueError(f"vectors: expected at most the {self.n_docs} rows of {self.dim} that there is room for, got "
+                             f"{np.shape(vectors)}")
         cdef size_t n_docs = np.PyArray_DIM(vectors, 0), dim = np.PyArray_DIM(vectors, 1)
         cdef ragfast_dtype dtype = rows_dtype(vectors, bfloat16)
         cdef const void *data = np.PyArray_DATA(vectors)
@@ -203,28 +265,148 @@ cdef class Codes:
         check(status)
 
 
-def search(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray norms, np.ndarray ids, Codes codes,
-           Py_ssize_t k, double temperature, int n_threads, int out_type, bint bfloat16):
-    """(B,D) and (N,D) plain arrays of one type, float32 or float64, or float32 and the bits of 16-bit floats; norms (N,)
-    float32 or None, ids (N,) int64 or None, codes of all documents or None."""
+class CorruptDocument(ValueError):
+    """The bytes of a document are not those that its checksum was made of: row ``row`` of segment ``segment``."""
+
+    def __init__(self, segment, row):
+        super().__init__(segment, row)
+        self.segment = segment
+        self.row = row
+
+    def __str__(self):
+        return f"row {self.row} of segment {self.segment} holds other bytes than its checksum was made of"
+
+
+cdef inline np.ndarray plain_of(x, str name, int type_num, str type_name, np.npy_intp n):
+    """x, if it is a plain array (n,) of that type, or None."""
+    if x is not None and (not is_plain(x, type_num, 1) or np.PyArray_DIM(x, 0) != n):
+        got = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else repr(type(x))
+        raise ValueError(f"{name}: expected a plain {type_name} array ({n},), got {got}")
+    return x
+
+
+cdef object KEEP = object()
+
+
+cdef class Docs:
+    """A segment as C sees it; ragfast.h, ragfast_docs. Plain arrays, read-only ones too, which it keeps alive: vectors (N,D)
+    float32, float64 or the bits of 16-bit floats; norms (N,) float32, ids (N,) int64, codes of at least N documents, allowed
+    (N / 32 rounded up,) uint32 bits, groups (N,) int32, half_squares (N,) float64, row_sums (N,) uint32, each or None.
+
+    Nothing of it ever changes; ``changed`` gives another one over the same arrays."""
+
+    cdef ragfast_docs c
+    cdef readonly np.ndarray vectors
+    cdef readonly Codes codes
+    cdef object held, given
+
+    def __init__(self, np.ndarray vectors not None, norms=None, ids=None, Codes codes=None, *, bint bfloat16=False,
+                 int64_t first_id=0, allowed=None, groups=None, half_squares=None, row_sums=None, bint far=False):
+        cdef int type_num = np.PyArray_TYPE(vectors)
+        if type_num not in (np.NPY_FLOAT, np.NPY_DOUBLE, np.NPY_FLOAT16, np.NPY_UINT16) or not is_plain(vectors, type_num, 2):
+            raise ValueError("vectors: expected a plain array (N,D) of float32, float64 or the bits of 16-bit floats, got "
+                             f"{vectors.dtype} {np.shape(vectors)}")
+        cdef np.npy_intp n = np.PyArray_DIM(vectors, 0), dim = np.PyArray_DIM(vectors, 1)
+        if codes is not None and (codes.n_docs < n or not codes.fits(dim)):
+            raise ValueError(f"codes: expected those of at least {n} documents of {dim} elements, got {codes.n_docs} of "
+                             f"{codes.dim or 16 * codes.n_groups}")
+        if first_id < 0:
+            raise ValueError(f"first_id: expected 0 or more, got {first_id}")
+        self.vectors = vectors
+        self.codes = codes
+        self.c.vectors = np.PyArray_DATA(vectors)
+        self.c.codes = NULL if codes is None else &codes.c
+        self.c.n_docs = n
+        self.c.dim = dim
+        self.c.dtype = rows_dtype(vectors, bfloat16)
+        self.c.first_id = first_id
+        self.c.far = far
+        cdef np.ndarray a = plain_of(norms, "norms", np.NPY_FLOAT, "float32", n)
+        self.c.norms = NULL if a is None else <const float *>np.PyArray_DATA(a)
+        a = plain_of(ids, "ids", np.NPY_INT64, "int64", n)
+        self.c.ids = NULL if a is None else <const int64_t *>np.PyArray_DATA(a)
+        a = plain_of(half_squares, "half_squares", np.NPY_DOUBLE, "float64", n)
+        self.c.half_squares = NULL if a is None else <const double *>np.PyArray_DATA(a)
+        a = plain_of(row_sums, "row_sums", np.NPY_UINT32, "uint32", n)
+        self.c.row_sums = NULL if a is None else <const uint32_t *>np.PyArray_DATA(a)
+        self.held = norms, ids, half_squares, row_sums
+        self.take(allowed, groups)
+
+    cdef take(self, allowed, groups):
+        cdef np.npy_intp n = self.c.n_docs
+        cdef np.ndarray a = plain_of(allowed, "allowed", np.NPY_UINT32, "uint32", (n + 31) // 32)
+        self.c.allowed = NULL if a is None else <const uint32_t *>np.PyArray_DATA(a)
+        a = plain_of(groups, "groups", np.NPY_INT32, "int32", n)
+        self.c.groups = NULL if a is None else <const int32_t *>np.PyArray_DATA(a)
+        self.given = allowed, groups
+
+    def changed(self, *, allowed=KEEP, groups=KEEP):
+        """The same documents with other bits, or other groups."""
+        cdef Docs other = Docs.__new__(Docs)
+        other.c = self.c
+        other.vectors = self.vectors
+        other.codes = self.codes
+        other.held = self.held
+        other.take(self.given[0] if allowed is KEEP else allowed, self.given[1] if groups is KEEP else groups)
+        return other
+
+    def __len__(self):
+        return self.c.n_docs
+
+    def __reduce__(self):
+        raise TypeError("a segment as C sees it cannot be pickled or copied")
+
+
+cdef check_search(np.ndarray queries, tuple docs, np.ndarray excluded):
+    """That C reads nothing beyond an array."""
+    if not docs:
+        raise ValueError("docs: expected one segment or more")
+    cdef Docs first = docs[0], one
+    for one in docs:
+        if one.c.dim != first.c.dim or one.c.dtype != first.c.dtype:
+            raise ValueError("docs: expected segments of one dimension and dtype")
+    cdef int type_num = np.NPY_DOUBLE if first.c.dtype == RAGFAST_F64 else np.NPY_FLOAT
+    if not is_plain(queries, type_num, 2) or <size_t>np.PyArray_DIM(queries, 1) != first.c.dim:
+        raise ValueError(f"queries: expected a plain array (B,{first.c.dim}) of "
+                         f"{'float64' if type_num == np.NPY_DOUBLE else 'float32'}, got {queries.dtype} {np.shape(queries)}")
+    if excluded is not None:
+        plain_of(excluded, "excluded", np.NPY_INT32, "int32", np.PyArray_DIM(queries, 0))
+
+
+def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, double temperature, int n_threads,
+           int out_type, np.ndarray excluded=None, Py_ssize_t at_most=0):
+    """(B,D) plain, float32, or float64 where the documents are; docs, segments (Docs,) of one D and dtype; excluded (B,)
+    int32 groups, negative for none, or None; at_most documents of a group, 0 for any number."""
+    check_search(queries, docs, excluded)
+    if k < 1 or at_most < 0:
+        raise ValueError(f"expected k of 1 or more and at_most of 0 or more, got {k} and {at_most}")
     cdef np.npy_intp shape[2]
     cdef np.npy_intp stats_shape[2]
     stats_shape[0] = shape[0] = np.PyArray_DIM(queries, 0)
-    stats_shape[1] = 2
+    stats_shape[1] = 3
     shape[1] = k
     cdef np.ndarray scores = np.PyArray_EMPTY(2, shape, np.NPY_DOUBLE, 0)
     cdef np.ndarray logprobs = np.PyArray_EMPTY(2, shape, np.NPY_DOUBLE, 0)
     cdef np.ndarray doc_ids = np.PyArray_EMPTY(2, shape, np.NPY_INT64, 0)
     cdef np.ndarray counts = np.PyArray_EMPTY(2, stats_shape, np.NPY_INT64, 0)
-    cdef ragfast_docs docs
-    docs.vectors = np.PyArray_DATA(vectors)
-    docs.norms = NULL if norms is None else <const float *>np.PyArray_DATA(norms)
-    docs.ids = NULL if ids is None else <const int64_t *>np.PyArray_DATA(ids)
-    docs.codes = NULL if codes is None else &codes.c
-    docs.half_squares = NULL
-    docs.n_docs = np.PyArray_DIM(vectors, 0)
-    docs.dim = np.PyArray_DIM(vectors, 1)
-    docs.dtype = rows_dtype(vectors, bfloat16)
+    cdef ragfast_docs few[8]
+    cdef ragfast_docs *segments = few
+    cdef size_t n_segments = len(docs), i, n_docs = 0, prefix = 0
+    cdef Docs one
+    if n_segments > 8:
+        segments = <ragfast_docs *>PyMem_RawMalloc(n_segments * sizeof(ragfast_docs))
+        if segments == NULL:
+            raise MemoryError()
+    for i in range(n_segments):
+        one = docs[i]
+        segments[i] = one.c
+        n_docs += one.c.n_docs
+        if one.c.codes != NULL and one.c.codes.prefix > prefix:
+            prefix = one.c.codes.prefix
+    cdef ragfast_rules rules
+    rules.excluded = NULL if excluded is None else <const int32_t *>np.PyArray_DATA(excluded)
+    rules.at_most = at_most
+    cdef ragfast_place corrupt
     cdef size_t n_queries = shape[0]
     cdef const void *queries_data = np.PyArray_DATA(queries)
     cdef double *scores_data = <double *>np.PyArray_DATA(scores)
@@ -233,10 +415,14 @@ def search(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray 
     cdef ragfast_query_stats *counts_data = <ragfast_query_stats *>np.PyArray_DATA(counts)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_search(scores_data, ids_data, logprobs_data, counts_data, queries_data, n_queries, &docs, k,
-                                temperature, n_threads)
+        status = ragfast_search(scores_data, ids_data, logprobs_data, counts_data, &corrupt, queries_data, n_queries,
+                                segments, n_segments, &rules, k, temperature, n_threads)
+        if segments != few:
+            PyMem_RawFree(segments)
+    if status == RAGFAST_ERROR_CORRUPT_DOC:
+        raise CorruptDocument(corrupt.segment, corrupt.row)
     check(status)
-    stats = SearchStats(docs.n_docs, 0 if codes is None else codes.c.prefix, counts)
+    stats = SearchStats(n_docs, prefix, counts)
     if out_type == np.NPY_FLOAT:
         return Hits(narrowed(scores), doc_ids, narrowed(logprobs), stats)
     return Hits(scores, doc_ids, logprobs, stats)
@@ -560,11 +746,8 @@ def rag_nll(np.ndarray scores not None, np.ndarray doc_scores not None, np.ndarr
 cdef ragfast_docs docs_of(np.ndarray vectors, bint bfloat16) noexcept:
     """Plain (N,D), as in search, without norms, ids and codes."""
     cdef ragfast_docs docs
+    memset(&docs, 0, sizeof(ragfast_docs))
     docs.vectors = np.PyArray_DATA(vectors)
-    docs.norms = NULL
-    docs.ids = NULL
-    docs.codes = NULL
-    docs.half_squares = NULL
     docs.n_docs = np.PyArray_DIM(vectors, 0)
     docs.dim = np.PyArray_DIM(vectors, 1)
     docs.dtype = rows_dtype(vectors, bfloat16)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import operator
 import sys
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -357,3 +358,65 @@ def shaped_doubles(
     if a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape, strict=True)):
         raise ValueError(f"{name}: expected shape {letters}, got {a.shape}")
     return wide(a), a.dtype.num
+
+
+# ---- ids and bitmaps of an index
+
+
+def are_strings(x: object) -> bool:
+    """Whether x is a sequence or array of str, as its first element tells."""
+    kind = getattr(getattr(x, "dtype", None), "kind", "O")
+    if kind != "O":
+        return kind in "UT"
+    if hasattr(x, "__array__") and not hasattr(x, "__dlpack_device__"):  # as pandas has them
+        x = np.asarray(x)
+    return isinstance(x, (Sequence, np.ndarray)) and len(x) > 0 and isinstance(x[0], str)
+
+
+def packed_bits(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """(n,) as bits: bit j % 32 of word j / 32, 0 beyond n."""
+    words = np.zeros((len(mask) + 31) // 32, "<u4")
+    bits = np.packbits(mask, bitorder="little")
+    words.view(np.uint8)[: len(bits)] = bits
+    return words.astype(np.uint32, copy=False)
+
+
+def unpacked_bits(words: NDArray[np.uint32], n: int) -> NDArray[np.bool_]:
+    """The first n of such bits."""
+    return np.unpackbits(words.astype("<u4", copy=False).view(np.uint8), count=n, bitorder="little").view(np.bool_)
+
+
+# ---- vectors of length 1
+
+
+def lengths(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """The Euclidean length of each plain row (N,D) of float32 or float64: the root of its float64 inner product with
+    itself, the same bits at every level. ValueError for NaN or infinity."""
+    found: NDArray[np.float64] = _kernels.gather_scores(rows, rows, np.arange(len(rows))[:, None], 0, DOUBLE, False)
+    return np.sqrt(found[:, 0])
+
+
+def unit_rows(rows: NDArray[np.float32], name: str, storage: str) -> NDArray[Any]:
+    """Rows (N,D) divided by their lengths in float64, rounded once to what an index of this storage keeps.
+    ValueError for NaN or infinity, and for a row of zeros, which has no direction."""
+    out = np.empty(rows.shape, np.float32 if storage == "float32" else np.uint16)
+    step = max(1, 2**18 // rows.shape[1])
+    if not np.isfinite(rows).all():
+        refuse_nonfinite(rows, name)
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step]
+        size = lengths(part)
+        if not size.all():
+            row = first + int(np.flatnonzero(size == 0)[0])
+            raise ValueError(f"{name}: row {row} holds zeros alone, which has no direction; cosine needs one")
+        exact = _kernels.widened(part) / size[:, None]
+        near = _kernels.narrowed(exact)
+        if storage != "float32":  # float32 is odd where it is not exact, so that the second rounding is as of one
+            bits = near.view(np.uint32)
+            toward = np.sign(np.abs(exact) - np.abs(near)).astype(np.int32)
+            even = (bits & 1) == 0
+            near = np.where(even & (toward != 0), bits + toward.view(np.uint32), bits).view(np.float32)
+            out[first : first + step] = _rounded(near, storage)
+        else:
+            out[first : first + step] = near
+    return out

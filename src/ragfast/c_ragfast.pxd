@@ -1,5 +1,5 @@
 # csrc/include/ragfast.h for Cython, in the header's order; the contracts stand there.
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "ragfast.h" nogil:
@@ -12,6 +12,7 @@ cdef extern from "ragfast.h" nogil:
         RAGFAST_ERROR_NONFINITE_QUERY
         RAGFAST_ERROR_NONFINITE_DOC
         RAGFAST_ERROR_OVERFLOW
+        RAGFAST_ERROR_CORRUPT_DOC
 
     const char *ragfast_strerror(ragfast_status status)
 
@@ -50,14 +51,29 @@ cdef extern from "ragfast.h" nogil:
         size_t dim
         ragfast_dtype dtype
         const double *half_squares
+        int64_t first_id
+        const uint32_t *allowed
+        const int32_t *groups
+        const uint32_t *row_sums
+        int far
+
+    ctypedef struct ragfast_rules:
+        const int32_t *excluded
+        size_t at_most
 
     ctypedef struct ragfast_query_stats:
         uint64_t rescored
         uint64_t by_codes
+        uint64_t by_float32
+
+    ctypedef struct ragfast_place:
+        size_t segment
+        size_t row
 
     ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
-                                  const void *queries, size_t n_queries, const ragfast_docs *docs, size_t k,
-                                  double temperature, int n_threads)
+                                  ragfast_place *corrupt, const void *queries, size_t n_queries,
+                                  const ragfast_docs *segments, size_t n_segments, const ragfast_rules *rules,
+                                  size_t k, double temperature, int n_threads)
     void ragfast_narrow(float *out, const double *x, size_t n)
     void ragfast_widen(double *out, const float *x, size_t n)
     ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,

@@ -6,8 +6,9 @@ bounds narrow, so that few documents are looked at twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from ragfast import _kernels
 
 MAX_DIM = 2**15
 """Longer rows have no codes."""
+MIN_CODED = 1000
+"""Documents from which the scan of codes is ever the faster one (csrc/search.c, codes_serve)."""
+
+RowsAt: TypeAlias = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 
 _SAMPLE = 512  # rows, for the error of a form
 _PANEL = 32  # documents that are looked at, or passed over, together
@@ -43,13 +48,13 @@ class Form:
         )
 
 
-def choose(vectors: NDArray[np.float32] | NDArray[np.uint16], widen: Any) -> Form:
-    """The form whose bound is narrowest for queries that are like the documents (N,D), as far as a sample tells.
+def choose(n: int, dim: int, rows_at: RowsAt, *, with_prefix: bool = True) -> Form:
+    """The form whose bound is narrowest for queries that are like the documents, as far as a sample of them tells.
 
-    N >= 1; widen(rows) gives float32.
+    rows_at(numbers below n) gives float32 rows (m, dim). with_prefix: also forms that look at a prefix first, which
+    do not serve distances.
     """
-    n, dim = vectors.shape
-    rows = widen(vectors[:: max(1, n // _SAMPLE)][:_SAMPLE]).astype(np.float64)
+    rows = rows_at(np.arange(0, n, max(1, n // _SAMPLE))[:_SAMPLE]).astype(np.float64)
     mean, plain = rows.mean(axis=0), Form()
     with np.errstate(all="ignore"):
         size = np.square(rows).mean(axis=0).sum()
@@ -68,8 +73,8 @@ def choose(vectors: NDArray[np.float32] | NDArray[np.uint16], widen: Any) -> For
         slacks = [_slack(form, rows) for form in forms]
     best = int(np.argmin(slacks))
     chosen = forms[best if slacks[best] < 0.9 * slacks[0] else 0]
-    if n >= max(_PRINCIPAL_MIN_DOCS, 16 * dim) and 4 * _PREFIX_STEP <= dim <= _PRINCIPAL_MAX_DIM:
-        return _principal(vectors, widen) or chosen
+    if with_prefix and n >= max(_PRINCIPAL_MIN_DOCS, 16 * dim) and 4 * _PREFIX_STEP <= dim <= _PRINCIPAL_MAX_DIM:
+        return _principal(n, dim, rows_at) or chosen
     return chosen
 
 
@@ -84,11 +89,10 @@ def _slack(form: Form, rows: NDArray[np.float64]) -> float:
     return float(lost * np.linalg.norm(z, axis=1).mean())
 
 
-def _principal(vectors: NDArray[Any], widen: Any) -> Form | None:
+def _principal(n: int, dim: int, rows_at: RowsAt) -> Form | None:
     """Codes in the basis of the principal components, if most documents can be passed over after a prefix of them."""
-    n, dim = vectors.shape
     starts = np.linspace(0, n - _PANEL, _PRINCIPAL_SAMPLE // _PANEL).astype(int)  # whole panels, as a scan meets them
-    rows = widen(vectors[(starts[:, None] + np.arange(_PANEL)).ravel()])
+    rows = rows_at((starts[:, None] + np.arange(_PANEL)).ravel())
     if not 1e-30 < np.square(rows, dtype=np.float64).sum() < 1e30:
         return None
     center = rows.mean(axis=0)

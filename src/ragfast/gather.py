@@ -83,18 +83,23 @@ def scores_plain(
     rows: NDArray[np.int64],
     n_threads: object,
     out_type: int,
+    half_squares: NDArray[np.float64] | None = None,
 ) -> NDArray[Any]:
-    """Of plain arrays: vectors as :func:`arrays.rows_as_stored` has them, rows (B,K) that exist, or -1."""
+    """Of plain arrays: vectors as :func:`arrays.rows_as_stored` has them, rows (B,K) that exist, or -1. With
+    half_squares (N,), :func:`_kernels.half_squares` of the vectors, the scores are -|q - d|^2."""
     threads = arrays.thread_count(n_threads)
-    asked, docs, places = queries, vectors, rows
+    asked, docs, places, squares = queries, vectors, rows, half_squares
     if storage == "float64" and queries.dtype.num == arrays.FLOAT:
         asked = _kernels.widened(queries)
     elif storage != "float64" and queries.dtype.num == arrays.DOUBLE:  # of N documents only what is asked for
         used = np.unique(rows[rows >= 0])
         docs = _kernels.widened(arrays.widen(vectors[used], storage))
         places = np.where(rows < 0, -1, np.searchsorted(used, rows))
+        squares = None if squares is None else squares[used]
     try:
-        return _kernels.gather_scores(asked, docs, places, threads, out_type, storage == "bfloat16")
+        if squares is None:
+            return _kernels.gather_scores(asked, docs, places, threads, out_type, storage == "bfloat16")
+        return _kernels.gather_scores(asked, docs, places, threads, out_type, storage == "bfloat16", squares)
     except ValueError:
         arrays.refuse_nonfinite(queries, "queries")
         used = np.unique(rows[rows >= 0])

@@ -77,7 +77,7 @@ def _merged_hits(hits: Any, k: int | None, temperature: float) -> Hits:
         all_scores[i, :, : scores.shape[1]] = scores
         all_ids[i, :, : scores.shape[1]] = ids
     best, best_ids = _merged(all_scores, all_ids, longest if k is None else k)
-    logprobs = _logprobs(best, temperature)
+    logprobs = list_logprobs(best, temperature)
     if all(type_num == arrays.FLOAT for _, _, type_num in parts):
         found = Hits(_kernels.narrowed(best), best_ids, _kernels.narrowed(logprobs))
     else:
@@ -85,7 +85,7 @@ def _merged_hits(hits: Any, k: int | None, temperature: float) -> Hits:
     return Hits(found.scores[0], found.ids[0], found.logprobs[0]) if single else found
 
 
-def _logprobs(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+def list_logprobs(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """log_softmax(scores / temperature), of scores less the best one: that changes no probability, and no division by
     a small temperature overflows where it matters. Scores that float32 had rounded to infinity are equal."""
     with np.errstate(over="ignore", invalid="ignore"):

@@ -446,20 +446,22 @@ def _candidates(answers: Sequence[Any], n_questions: int) -> list[list[Any]]:
     return candidates
 
 
-def tokens_of(doc_id: int, documents_tokens: Any, name: str = "documents_tokens") -> Any:
+def tokens_of(doc_id: int | str, documents_tokens: Any, name: str = "documents_tokens") -> Any:
     """A document's tokens by its id. ValueError, under that name, where there are none."""
+    if isinstance(doc_id, str) and isinstance(documents_tokens, Sequence):
+        raise ValueError(f"{name}: expected a mapping, as ids of documents are strings, got a sequence")
     try:
-        if doc_id < 0:  # would silently be an entry counted from the end
+        if not isinstance(doc_id, str) and doc_id < 0:  # would silently be an entry counted from the end
             raise IndexError
         return documents_tokens[doc_id]
     except LookupError:
         size = f" among {len(documents_tokens)}" if hasattr(documents_tokens, "__len__") else ""
-        raise ValueError(f"{name}: no entry for document id {doc_id}{size}") from None
+        raise ValueError(f"{name}: no entry for document id {doc_id!r}{size}") from None
 
 
 def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
     """Without the padding with which a search fills up what it did not find."""
-    there = hits.ids >= 0
+    there = hits.ids >= 0 if hits.ids.dtype != object else np.array([doc_id is not None for doc_id in hits.ids])
     if not there.any():
         raise ValueError(f"{name}: no document was found")
     ids, logprobs = (hits.ids, hits.logprobs) if there.all() else (hits.ids[there], hits.logprobs[there])

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import _kernels, arrays, weights
-from ragfast.index import FlatIndex, Hits, search_plain
+from ragfast.direct import search_plain
+from ragfast.index import FlatIndex, Hits, Snapshot
 
 __all__ = ["BatchRetriever", "DenseRetriever", "Retriever", "SimpleRetriever"]
 
@@ -228,16 +229,18 @@ def _search(
 ) -> Hits:
     """Hits (B,K), K = min(k, N), of queries (B,D), or of one query (D,) where it goes by that name."""
     k = arrays.positive_int(k, "k")
-    if not isinstance(documents, FlatIndex):
+    if isinstance(documents, FlatIndex):
+        documents = documents.snapshot()
+    if not isinstance(documents, Snapshot):
         documents = arrays.matrix(documents, "document_embeddings", dtypes=weights.EITHER_FLOAT)
     n_docs = len(documents)
     if n_docs == 0:
         raise ValueError("document_embeddings: expected at least one document, got none")
-    if isinstance(documents, FlatIndex):
+    if isinstance(documents, Snapshot):
         rows = _rows(queries, documents.dim, arrays.FLOAT, names)
-        return documents._search(rows, min(k, n_docs), None, temperature, arrays.DOUBLE, names)
+        return documents.search_rows(rows, min(k, n_docs), None, temperature, arrays.DOUBLE, names[0])
     rows = _rows(queries, documents.shape[1], documents.dtype.num, names)
-    return search_plain(rows, documents, None, None, min(k, n_docs), None, temperature, arrays.DOUBLE, names)
+    return search_plain(rows, documents, None, min(k, n_docs), None, temperature, arrays.DOUBLE, names)
 
 
 def _rows(given: arrays.ArrayLike, dim: int, type_num: int, names: tuple[str, str]) -> NDArray[Any]:

@@ -134,8 +134,8 @@ class SearchTool:
             raise ValueError(f"query: expected characters, got half of one (a lone surrogate) in {_shown(query)}")
         wanted = self._wanted(k)
         hits = self.retriever.search(self.retriever.encode_query(query), self.document_embeddings, k=wanted)
-        # What a search fills up with where it found fewer has id -1.
-        found = [z for z, doc_id in enumerate(hits.ids.tolist()) if doc_id >= 0]
+        # What a search fills up with where it found fewer has id -1, or None among strings.
+        found = [z for z, doc_id in enumerate(hits.ids.tolist()) if doc_id not in (-1, None)]
         return {"results": [self._result(hits, z) for z in found]}
 
     def call(self, arguments: str | bytes | Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class SearchTool:
 
         return self._in_text.sub(filled, text)
 
-    def document(self, doc_id: int) -> str:
+    def document(self, doc_id: int | str) -> str:
         """The text of a document; ValueError where there is none of this id."""
         return _entry(self.documents_tokens, doc_id, "documents_tokens")
 
@@ -199,7 +199,7 @@ class SearchTool:
         return wanted
 
     def _result(self, hits: Any, z: int) -> dict[str, Any]:
-        doc_id = int(hits.ids[z])
+        doc_id = hits.ids[z] if isinstance(hits.ids[z], str) else int(hits.ids[z])
         result: dict[str, Any] = {
             "id": doc_id,
             "score": float(hits.scores[z]),
@@ -211,9 +211,11 @@ class SearchTool:
         return result
 
 
-def _entry(entries: Any, doc_id: int, name: str) -> str:
+def _entry(entries: Any, doc_id: int | str, name: str) -> str:
+    if isinstance(doc_id, str) and isinstance(entries, Sequence):
+        raise ValueError(f"{name}: expected a mapping, as ids of documents are strings, got a sequence")
     try:
-        if doc_id < 0:  # would silently be an entry counted from the end
+        if not isinstance(doc_id, str) and doc_id < 0:  # would silently be an entry counted from the end
             raise IndexError
         entry = entries[doc_id]
     except LookupError:

@@ -32,7 +32,7 @@ except ImportError as error:
 
 from ragfast import _kernels, arrays, divergence, gather, marginal, nll
 from ragfast.divergence import kl_divergence as kl_of_arrays
-from ragfast.index import FlatIndex
+from ragfast.index import FlatIndex, Snapshot
 
 __all__ = [
     "gather_scores",
@@ -704,9 +704,11 @@ def kl_divergence(
 class _GatherScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, vectors: Any, rows: NDArray[np.int64], n_threads: int | None) -> Tensor:
-        ctx.vectors, ctx.rows, ctx.n_threads = vectors, rows, n_threads
+        # The gradient is of the documents that were scored, whatever became of the index meanwhile.
+        ctx.vectors = vectors = vectors.snapshot() if isinstance(vectors, FlatIndex) else vectors
+        ctx.rows, ctx.n_threads = rows, n_threads
         ctx.dtype = np.float64 if queries.dtype == torch.float64 else np.float32
-        if isinstance(vectors, FlatIndex):
+        if isinstance(vectors, Snapshot):
             return torch.from_numpy(vectors.gather_scores(queries.detach(), rows, n_threads=n_threads))
         if isinstance(vectors, Tensor) and not vectors.is_inference():  # so that a change of them is noticed
             ctx.vectors = None
@@ -717,7 +719,7 @@ class _GatherScores(torch.autograd.Function):
     @_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         keywords = {"dtype": ctx.dtype, "n_threads": ctx.n_threads}
-        if isinstance(ctx.vectors, FlatIndex):
+        if isinstance(ctx.vectors, Snapshot):
             found = ctx.vectors.gather_scores_grad(grad, ctx.rows, **keywords)
         else:
             vectors = ctx.saved_tensors[0] if ctx.vectors is None else ctx.vectors
@@ -728,7 +730,7 @@ class _GatherScores(torch.autograd.Function):
 def gather_scores(queries: Tensor, vectors: Any, rows: Any, *, n_threads: int | None = None) -> Tensor:
     """:func:`ragfast.gather_scores` with a gradient to queries (B,D), to train a query encoder by; the documents are
     constant. vectors (N,D) may be a tensor or array and rows (B,K) their rows; or vectors a
-    :class:`ragfast.FlatIndex` and rows the ids that a search found.
+    :class:`ragfast.FlatIndex`, or a snapshot of one, and rows the ids that a search found.
 
     >>> import torch, ragfast, ragfast.torch
     >>> index = ragfast.FlatIndex.from_vectors(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]))

@@ -41,7 +41,7 @@ class Builder:
     full_only: bool = False
 
 
-def _ours(note: str, exact: bool = True, **how: str) -> Builder:
+def _ours(note: str, exact: bool = True, **how: Any) -> Builder:
     return Builder(
         lambda docs: ragfast.FlatIndex.from_vectors(docs.vectors, **how),
         lambda index: float(index.nbytes),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ragfast.torch
 from ragfast import arrays
-from ragfast.index import FlatIndex
+from ragfast.index import FlatIndex, Snapshot
 from ragfast.rag import tokens_of
 
 __all__ = ["Monitor", "QueryEncoder", "RAGLoss", "TrainableGenerator", "TrainingStep"]
@@ -182,13 +182,10 @@ class RAGLoss:
         if len(answers) != len(questions):
             raise ValueError(f"answers: expected {len(questions)}, one a question, got {len(answers)}")
         queries = self._queries(questions)
-        ids = (
-            self._search(queries)
-            if doc_ids is None
-            else arrays.integers(doc_ids, "doc_ids", f"({len(questions)}, K)", (len(questions), None))
-        )
+        index = self.index.snapshot()  # one version, whoever changes the index meanwhile
+        ids = self._search(index, queries) if doc_ids is None else _given(index, doc_ids, len(questions))
         docs = [[tokens_of(doc_id, self.documents, "documents") for doc_id in row] for row in ids.tolist()]
-        doc_scores = ragfast.torch.gather_scores(queries, self.index, ids, n_threads=self.n_threads)
+        doc_scores = ragfast.torch.gather_scores(queries, index, ids, n_threads=self.n_threads)
         logits, targets = self._logits(questions, docs, answers)
         marginalize = ragfast.torch.rag_token_nll if self.variant == "token" else ragfast.torch.rag_sequence_nll
         nll, posterior = marginalize(
@@ -233,12 +230,12 @@ class RAGLoss:
             raise ValueError(f"encoder: NaN or infinity in the embedding of questions[{b}], {questions[b]!r}")
         return queries
 
-    def _search(self, queries: Tensor) -> NDArray[np.int64]:
-        n_docs = len(self.index)
+    def _search(self, index: Snapshot, queries: Tensor) -> NDArray[Any]:
+        n_docs = len(index)
         if n_docs == 0:
             raise ValueError("index: expected at least one document, got none")
         # The index searches by float32; scores for the gradient are of the queries as they are.
-        hits = self.index.search(queries.detach().float(), min(self.k, n_docs), n_threads=self.n_threads)
+        hits = index.search(queries.detach().float(), min(self.k, n_docs), n_threads=self.n_threads)
         return hits.ids
 
     def _logits(self, questions: Sequence[Any], docs: list[list[Any]], answers: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -257,6 +254,17 @@ class RAGLoss:
             raise ValueError(f"answers[{b}]: expected at least one token, got none from {answers[b]!r}")
         _refuse_constant(logits, self.train_generator, "generator: logits", "train_generator")
         return logits.cpu(), targets.cpu()
+
+
+def _given(index: Snapshot, doc_ids: Any, n_questions: int) -> NDArray[Any]:
+    """Ids (B,K), int64, or strings in an object array where the index has such."""
+    shape = f"({n_questions}, K)"
+    if index.ids_are_strings:
+        ids = np.asarray(doc_ids, object)
+        if ids.ndim != 2 or len(ids) != n_questions:
+            raise ValueError(f"doc_ids: expected shape {shape}, got {ids.shape}")
+        return ids
+    return arrays.integers(doc_ids, "doc_ids", shape, (n_questions, None))
 
 
 def _gradients(wanted: bool) -> AbstractContextManager[Any]:

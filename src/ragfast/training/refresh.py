@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ragfast import arrays
 from ragfast.index import FlatIndex
+from ragfast.names import Names
 from ragfast.rag import Documents, RAGSequence, RAGToken
 
 __all__ = ["Refreshed", "refresh", "refresh_in_background", "topk_drift"]
@@ -51,8 +52,9 @@ def refresh(
 
     encode takes up to batch_size of the texts, a slice of them, and returns their embeddings (b,D), float32, float64
     (rounded to float32), float16 or bfloat16. texts are in the order of the ids: by default those of the model's index,
-    where that has as many documents, else 0, 1, ... The index's dtype and scan are kept. documents_tokens, if given,
-    take the place of the model's in the same moment; give them where documents come, go or change.
+    where that has as many documents, else 0, 1, ... The index's dtype, metric and scan are kept, and its metadata with
+    the ids. documents_tokens, if given, take the place of the model's in the same moment; give them where documents
+    come, go or change.
 
     The model answers from the old documents all the while, and a retrieval, whichever thread it is in, sees the old
     ones or the new ones, never some of each: both are ``model.documents``, which is replaced as one. Other models over
@@ -88,7 +90,7 @@ def refresh(
     batch_size = arrays.positive_int(batch_size, "batch_size")
     before = model.documents
     old = before.embeddings
-    n_before = 0 if old is None else len(old)
+    version = _version(old)
     if isinstance(texts, str | bytes):
         raise TypeError("texts: expected a sequence of documents, got a string")
     if len(texts) == 0:
@@ -96,13 +98,15 @@ def refresh(
     kept = _ids(ids, old, len(texts))  # before the long work: what is wrong shows now, and none is added meanwhile
     vectors = _encoded(encode, texts, batch_size, None if old is None else _dim(old), progress)
     if isinstance(old, FlatIndex):
-        index = FlatIndex.from_vectors(vectors, kept, scan=old.scan, dtype=old.dtype)
+        metadata = old.metadata if ids is None and len(old) == len(texts) else {}
+        how: dict[str, Any] = {"scan": old.scan, "dtype": old.dtype, "metric": old.metric}
+        index = FlatIndex.from_vectors(vectors, kept, metadata=metadata or None, **how)
     else:
         index = FlatIndex.from_vectors(vectors, kept)
     after = Documents(index, before.tokens if documents_tokens is None else documents_tokens)
     drift = topk_drift(_found(model, before, probes), _found(model, after, probes)) if len(probes) else None
     with _swapping:
-        if model.documents is not before or (old is not None and len(old) != n_before):
+        if model.documents is not before or _version(old) != version:
             raise RuntimeError(
                 "the model's documents were replaced or added to during the refresh; nothing was swapped"
             )
@@ -139,8 +143,8 @@ def topk_drift(before: Sequence[Any], after: Sequence[Any]) -> float:
     """The share of the top k that changed, the mean over questions of 1 - |A & B| / max(|A|, |B|): 0 where all
     documents are the same, in whatever order, 1 where none is.
 
-    before and after are B arrays of ids (K,), or (B,K); -1 is no document. A high drift says that the index was stale;
-    ValueError for no questions, or for different numbers of them.
+    before and after are B arrays of ids (K,), or (B,K); -1 or None is no document. A high drift says that the index was
+    stale; ValueError for no questions, or for different numbers of them.
 
     >>> from ragfast.training import topk_drift
     >>> topk_drift([[1, 2], [3, 4]], [[2, 1], [3, 5]])
@@ -150,10 +154,9 @@ def topk_drift(before: Sequence[Any], after: Sequence[Any]) -> float:
         raise ValueError(f"after: expected as many questions as before, 1 or more, got {len(before)} and {len(after)}")
     changed = []
     for first, second in zip(before, after, strict=True):
-        one, other = np.unique(first), np.unique(second)
-        one, other = one[one >= 0], other[other >= 0]
+        one, other = (set(np.asarray(ids).tolist()) - {-1, None} for ids in (first, second))
         most = max(len(one), len(other))
-        changed.append(1 - len(np.intersect1d(one, other)) / most if most else 0.0)
+        changed.append(1 - len(one & other) / most if most else 0.0)
     return float(np.mean(changed))
 
 
@@ -185,19 +188,31 @@ def _encoded(
     return vectors
 
 
+def _version(document_embeddings: Any) -> int:
+    """Another after any change that can be seen."""
+    if isinstance(document_embeddings, FlatIndex):
+        return document_embeddings.version
+    return 0 if document_embeddings is None else len(document_embeddings)
+
+
 def _dim(document_embeddings: Any) -> int:
     if isinstance(document_embeddings, FlatIndex):
         return document_embeddings.dim
     return int(np.shape(document_embeddings)[1])
 
 
-def _ids(ids: Any, old: Any, n: int) -> NDArray[np.int64] | None:
+def _ids(ids: Any, old: Any, n: int) -> NDArray[Any] | list[str] | None:
     """The ids of n documents in the new index, None for 0, 1, ..."""
+    if ids is not None and arrays.are_strings(ids):
+        names = Names().read(ids)
+        if len(names) != n:
+            raise ValueError(f"ids: expected {n}, one for each text, got {len(names)}")
+        return names
     if ids is not None:
         return arrays.document_ids(ids, n)
     if not isinstance(old, FlatIndex):
         return None
-    own = old.ids
+    own: NDArray[Any] = old.ids
     if np.array_equal(own, np.arange(len(own))):
         return None
     if len(own) != n:

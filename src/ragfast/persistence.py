@@ -1,0 +1,446 @@
+"""An index as a directory of arrays, and back: which array is called what, and what must hold between them.
+
+Below are storage's named arrays and meta. Of each segment, ``segment-<name>/``: vectors (N,D), norms (N,), row_sums
+(N,), and where there are any ids (N,), squares (N,), metadata column-0, column-1, ..., the planes of codes high, low,
+bounds with their form center, weight, rotation, and alive (N / 32 rounded up,), the bits of the rows that were not
+removed. Of strings text and offsets: names/, and words-0/, ... of the columns. docs/index-format.md has the details.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfast import _kernels, arrays, codes, storage
+from ragfast.columns import DTYPES, Schema, Vocabulary
+from ragfast.names import Names
+from ragfast.segment import MAX_DOCS, Room, Segment, Source, aligned, rows_on_lines, writable
+from ragfast.selection import Contents, new_numbers
+from ragfast.snapshot import METRICS, SCANS, Snapshot
+
+LAYOUT = 1
+"""Of the arrays; storage has a number for that of the files."""
+PANEL = 32
+PLANES = ("high", "low", "bounds")
+FORM = ("center", "weight", "rotation")
+
+MAX_ID = 2**63 - 1
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def new_segment_name() -> str:
+    return f"segment-{secrets.token_hex(8)}"
+
+
+def segment_arrays(segment: Segment) -> Arrays:
+    """The arrays of a segment, all rows of it, removed or not. Those of several segments, of whole panels all but the
+    last, may be written one behind the other. The form of the codes is not among them, nor which rows are alive."""
+    return _rows(segment) | _ids(segment) | _codes(segment)
+
+
+def _rows(segment: Segment) -> Arrays:
+    room, n = segment.room, segment.n
+    segment.check_vectors()  # what is wrong would get a checksum that is right
+    segment.check("norms", "row_sums", "squares")
+    sums = _kernels.row_sums(segment.vectors) if room.row_sums is None else room.row_sums[:n]
+    found = {"vectors": segment.vectors, "norms": room.norms[:n], "row_sums": sums}
+    if room.half_squares is not None:
+        found["squares"] = room.half_squares[:n]
+    return found | {f"column-{i}": segment.column(name) for i, name in enumerate(room.columns)}
+
+
+def _ids(segment: Segment) -> Arrays:
+    return {} if segment.room.ids is None else {"ids": segment.all_ids}
+
+
+def _codes(segment: Segment) -> Arrays:
+    if segment.room.codes is None:
+        return {}
+    segment.check(*PLANES)
+    planes: tuple[NDArray[Any], ...] = segment.room.codes.planes
+    panels, room = -(-segment.n // PANEL), max(1, len(planes[2]))
+    return {name: plane[: panels * (len(plane) // room)] for name, plane in zip(PLANES, planes, strict=True)}
+
+
+def form_arrays(form: codes.Form) -> Arrays:
+    """The arrays of the form of the codes of a segment, which stand beside its others."""
+    parts = {"center": form.center, "weight": form.weight, "rotation": form.rotation}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def strings_arrays(contents: Contents) -> Arrays:
+    """The names of the documents and the words of the columns."""
+    found: Arrays = {}
+    for i, words in _vocabularies(contents):
+        found |= _packed(f"words-{i}/", *words.packed())
+    return found if contents.names is None else found | _packed("names/", *contents.names.packed())
+
+
+def _vocabularies(contents: Contents) -> list[tuple[int, Vocabulary]]:
+    kinds = {} if contents.schema is None else contents.schema.kinds
+    return [(i, contents.vocabularies[name]) for i, name in enumerate(kinds) if name in contents.vocabularies]
+
+
+def _packed(
+    prefix: str, text: NDArray[np.uint8], offsets: NDArray[np.int64], keys: NDArray[np.int64] | None = None
+) -> Arrays:
+    found: Arrays = {f"{prefix}text": text, f"{prefix}offsets": offsets}
+    return found if keys is None else found | {f"{prefix}keys": keys}
+
+
+def segment_meta(
+    name: str,
+    form: codes.Form | None,
+    n: int,
+    *,
+    n_removed: int = 0,
+    first_id: int = 0,
+    lowest: int = 2**63 - 1,
+    highest: int = -1,
+) -> dict[str, Any]:
+    """What is said of a segment; lowest and highest are of the ids of its rows."""
+    return {
+        "name": name,
+        "n": n,
+        "removed": n_removed,
+        "first_id": first_id,
+        "lowest": lowest,
+        "highest": highest,
+        "codes": None if form is None else {"prefix": form.prefix, "rotation_error": form.rotation_error},
+    }
+
+
+def index_meta(now: Snapshot, contents: Contents, segments: list[dict[str, Any]], commit: str) -> dict[str, Any]:
+    """What is said of an index; commit is another for each version that is written anywhere."""
+    return {
+        "layout": LAYOUT,
+        "commit": commit,
+        "version": now.version,
+        "dim": now.dim,
+        "dtype": now.dtype,
+        "metric": now.metric,
+        "scan": now.scan,
+        "numbering": contents.numbering,
+        "next_id": contents.next_id,
+        "next_key": None if contents.names is None else contents.names.next_key,
+        "columns": None if contents.schema is None else [list(item) for item in contents.schema.kinds.items()],
+        "segments": segments,
+    }
+
+
+def new_commit() -> str:
+    return secrets.token_hex(8)
+
+
+# ---- writing
+
+
+class Stamp(NamedTuple):
+    """What a group of arrays was made of: made of the same again they would be the same."""
+
+    source: object
+    n: int
+
+    def same(self, other: Stamp | None) -> bool:
+        return other is not None and self.source is other.source and self.n == other.n
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What an index knows of the arrays in a directory, by groups: true as long as the directory is at this commit."""
+
+    commit: str
+    stamps: Mapping[str, Stamp]
+
+
+def _group(name: str) -> str:
+    """Of an array: those of a group are written together, or kept."""
+    prefix, _, part = name.partition("/")
+    if part in ("ids", "alive"):
+        return name
+    return f"{prefix}/codes" if part in PLANES + FORM else prefix
+
+
+def _groups(now: Snapshot) -> Iterator[tuple[str, Stamp, Callable[[], Arrays]]]:
+    for segment in now._segments:
+        yield from _segment_groups(segment)
+    for i, words in _vocabularies(now._contents):
+        yield f"words-{i}", Stamp(words, len(words)), lambda i=i, words=words: _packed(f"words-{i}/", *words.packed())  # type: ignore[misc]
+    names = now._contents.names
+    if names is not None:
+        yield "names", Stamp(names, names.next_key), lambda: _packed("names/", *names.packed())
+
+
+def _segment_groups(segment: Segment) -> Iterator[tuple[str, Stamp, Callable[[], Arrays]]]:
+    room, n, prefix = segment.room, segment.n, segment.room.name
+
+    def under(found: Arrays) -> Arrays:
+        return {f"{prefix}/{name}": values for name, values in found.items()}
+
+    yield prefix, Stamp(room.lookup, n), lambda: under(_rows(segment))
+    yield f"{prefix}/ids", Stamp(room.lookup, n), lambda: under(_ids(segment))
+    if room.codes is not None:
+        assert room.form is not None
+        form = form_arrays(room.form)
+        yield f"{prefix}/codes", Stamp(room.codes, n), lambda: under(_codes(segment) | form)
+    alive = segment.alive
+    if alive is not None:
+        yield f"{prefix}/alive", Stamp(alive, n), lambda: under({"alive": alive[: (n + 31) // 32]})
+
+
+def saved_as(now: Snapshot, commit: str) -> Saved:
+    """What is known once this version lies in a directory."""
+    return Saved(commit, {group: stamp for group, stamp, _ in _groups(now)})
+
+
+def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None) -> Saved:
+    """Writes a version; what lies there unchanged since `saved` is not written again."""
+    commit = new_commit()
+    with storage.change(path) as draft:
+        before = draft.before
+        known = saved.stamps if saved is not None and before.meta.get("commit") == saved.commit else {}
+        for group, stamp, make in _groups(now):
+            if stamp.same(known.get(group)):
+                for name in before.arrays:
+                    if _group(name) == group:
+                        draft.keep(name)
+            else:
+                for name, values in make().items():
+                    draft.put(name, values, rows_checked=name.endswith("/vectors"))
+        segments = []
+        for s in now._segments:
+            about = {"n_removed": s.n_removed, "first_id": s.first_id, "lowest": s.lowest, "highest": s.highest}
+            form = None if s.room.codes is None else s.room.form
+            segments.append(segment_meta(s.room.name, form, s.n, **about))
+        draft.commit(index_meta(now, now._contents, segments, commit))
+    return saved_as(now, commit)
+
+
+# ---- reading
+
+
+class Opened(NamedTuple):
+    snapshot: Snapshot
+    saved: Saved
+    form: codes.Form | None  # of the largest segment, for those to come
+    form_docs: int
+
+
+def open(path: str | os.PathLike[str], mmap: object = True, verify: bool = True) -> Opened:
+    """The index that lies there: :meth:`ragfast.FlatIndex.open`."""
+    if not (isinstance(mmap, bool) or mmap == "vectors"):
+        raise ValueError(f'mmap: expected True, False or "vectors", got {mmap!r}')
+    return _Reader(storage.open(path), mmap, verify).index()
+
+
+class _Reader:
+    """Nothing in a directory is trusted: what C or NumPy would be led by is checked against what else is there."""
+
+    def __init__(self, stored: storage.Stored, mmap: object, verify: bool) -> None:
+        self._stored, self._mmap, self._verify = stored, mmap, verify
+        self._names = frozenset(stored.names)
+        self._unused = set(stored.names)
+        self._where = os.path.join(stored.path, "manifest.json")
+
+    def _wrong(self, expected: str, found: object) -> storage.IndexFormatError:
+        return storage.IndexFormatError(f"{self._where}: expected {expected}, found {found!r:.200}")
+
+    def _of(self, about: Any, key: str, kinds: type | tuple[type, ...]) -> Any:
+        if not isinstance(about, dict):
+            raise self._wrong(f"a description with {key!r}", about)
+        value = about.get(key)
+        if key not in about or not isinstance(value, kinds) or (isinstance(value, bool) and kinds is int):
+            raise self._wrong(f"{key!r} in the description of the index", value)
+        return value
+
+    def _whole(self, about: Any, key: str, least: int, most: int) -> int:
+        value: int = self._of(about, key, int)
+        if not least <= value <= most:
+            raise self._wrong(f"{key} from {least} to {most}", value)
+        return value
+
+    def _word(self, about: Any, key: str, words: tuple[str, ...]) -> str:
+        value: str = self._of(about, key, str)
+        if value not in words:
+            raise self._wrong(f"{key} of {', '.join(map(repr, words))}", value)
+        return value
+
+    def index(self) -> Opened:
+        meta = self._stored.meta
+        if self._whole(meta, "layout", 1, MAX_ID) != LAYOUT:
+            raise self._wrong(f"layout {LAYOUT}, which this version of ragfast reads", meta["layout"])
+        dim = self._whole(meta, "dim", 1, arrays.MAX_DIM)
+        scan, dtype = self._word(meta, "scan", SCANS), self._word(meta, "dtype", arrays.STORAGE)
+        how = dim, scan, dtype, self._word(meta, "metric", METRICS), self._whole(meta, "version", 0, MAX_ID)
+        contents = self._contents(meta)
+        empty = Snapshot(*how, (), contents)
+        segments = [self._segment(empty, about) for about in self._of(meta, "segments", list)]
+        if len({segment.room.name for segment in segments}) < len(segments) or sum(s.n for s in segments) >= MAX_DOCS:
+            raise self._wrong("different segments of fewer than 2**31 rows", [s.room.name for s in segments])
+        if contents.schema is None and segments:
+            raise self._wrong("columns where there are documents", None)
+        if self._unused:
+            raise self._wrong("arrays that the description speaks of", min(self._unused))
+        snapshot = Snapshot(*how, tuple(segments), contents)
+        coded = max((s for s in segments if s.room.form is not None), key=lambda s: s.n, default=None)
+        saved = saved_as(snapshot, self._of(meta, "commit", str))
+        return Opened(snapshot, saved, None if coded is None else coded.room.form, 0 if coded is None else coded.n)
+
+    def _array(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """The mapped array, None in the shape standing for any size."""
+        a = self._stored.array(name)
+        self._unused.discard(name)
+        fits = a.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, a.shape, strict=True))
+        if a.dtype != np.dtype(dtype) or not fits:
+            raise self._wrong(f"{name} to be {np.dtype(dtype)} {shape}", f"{a.dtype} {a.shape}")
+        return a
+
+    def _small(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """In memory, verified."""
+        a = self._array(name, dtype, shape)
+        if self._verify:
+            self._stored.verify(name)
+        return np.array(a)
+
+    def _strings(self, prefix: str, make: Callable[..., Any], *more: Any) -> Any:
+        """What make makes of text and offsets, which are read."""
+        text, offsets = (
+            self._small(f"{prefix}/text", np.uint8, (None,)),
+            self._small(f"{prefix}/offsets", np.int64, (None,)),
+        )
+        try:
+            made = make(text, offsets, *more)
+            made.check()
+        except ValueError as error:
+            raise storage.IndexFormatError(f"{self._stored.file(f'{prefix}/text')}: {error}") from None
+        return made
+
+    def _contents(self, meta: Any) -> Contents:
+        numbering = self._word(meta, "numbering", ("", "numbered", "int", "str"))
+        names = None
+        if numbering == "str":
+            keys = self._small("names/keys", np.int64, (None,)) if "names/keys" in self._names else None
+            names = self._strings("names", Names, keys, self._whole(meta, "next_key", 0, MAX_ID))
+        contents = Contents(numbering, self._whole(meta, "next_id", 0, MAX_ID), names)
+        columns = meta.get("columns")
+        if columns is None:
+            return contents
+        try:
+            pairs = [(name, kind) for name, kind in columns]
+            schema = Schema(dict(pairs))
+        except (TypeError, ValueError) as error:
+            raise self._wrong("columns, a list of names and kinds", f"{columns!r:.100} ({error})") from None
+        if len(schema) < len(pairs):
+            raise self._wrong("columns of different names", pairs)
+        kinds = schema.kinds
+        words = {n: self._strings(f"words-{i}", Vocabulary) for i, n in enumerate(kinds) if kinds[n] == "str"}
+        return contents._replace(schema=schema, vocabularies=words, numbers=new_numbers(schema))
+
+    def _segment(self, now: Snapshot, about: Any) -> Segment:
+        name, n = self._of(about, "name", str), self._whole(about, "n", 1, MAX_DOCS)
+        first_id = self._whole(about, "first_id", 0, MAX_ID - n + 1)
+        with_ids = f"{name}/ids" in self._names
+        room = self._room(now, about, name, n, with_ids)
+        alive, removed = None, self._whole(about, "removed", 0, n)
+        if f"{name}/alive" in self._names:
+            alive = self._small(f"{name}/alive", np.uint32, ((n + 31) // 32,))
+            if n - int(arrays.unpacked_bits(alive, n).sum()) != removed:
+                raise self._wrong(f"{name} to have as many rows removed as its bits say", removed)
+        elif removed:
+            raise self._wrong(f"{name}/alive, as {removed} rows are removed", "none")
+        lowest, highest = first_id, first_id + n - 1
+        if with_ids:
+            lowest, highest = self._whole(about, "lowest", 0, MAX_ID), self._whole(about, "highest", 0, MAX_ID)
+        return Segment(room, now.dtype, n, first_id, alive, removed, lowest, highest)
+
+    def _room(self, now: Snapshot, about: Any, name: str, n: int, with_ids: bool) -> Room:
+        parts: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "vectors": (np.float32 if now.dtype == "float32" else np.uint16, (n, now.dim)),
+            "norms": (np.float32, (n,)),
+            "row_sums": (np.uint32, (n,)),
+        }
+        if with_ids:
+            parts["ids"] = np.int64, (n,)
+        if now.metric == "l2":
+            parts["squares"] = np.float64, (n,)
+        kinds = {} if now._contents.schema is None else now._contents.schema.kinds
+        for i, kind in enumerate(kinds.values()):
+            parts[f"column-{i}"] = DTYPES[kind], (n,)
+        coded = self._of(about, "codes", (dict, type(None)))
+        if coded is not None:
+            if now.dim > codes.MAX_DIM:
+                raise self._wrong(f"no codes of {now.dim} elements", coded)
+            of_panel: tuple[NDArray[Any], ...] = _kernels.Codes(PANEL, now.dim, None, None, None, 0.0, 0, False).planes
+            panels = -(-n // PANEL)
+            for plane, one in zip(PLANES, of_panel, strict=True):
+                parts[plane] = one.dtype, (panels * len(one), *one.shape[1:])
+        mapped = {part: self._array(f"{name}/{part}", *what) for part, what in parts.items()}
+        held = mapped if self._mmap is True else {part: self._in_memory(f"{name}/{part}") for part in parts}
+        source = None
+        if self._mmap is not False:
+            checked = {"vectors"} if self._mmap is True else set(parts)
+            unchecked = {f"{name}/{part}" for part in set(parts) - checked} if self._verify else set()
+            source = Source(self._stored, unchecked)
+        form = None if coded is None else self._form(now, coded, name)
+        planes = None
+        if form is not None:
+            at = form.center, form.weight, form.rotation, form.rotation_error, form.prefix, now.scan == "int8"
+            planes = _kernels.Codes.over(held["high"], held["low"], held["bounds"], *at)
+        return Room(
+            held["vectors"],
+            held["norms"],
+            held.get("ids"),
+            held.get("squares"),
+            {column: held[f"column-{i}"] for i, column in enumerate(kinds)},
+            planes,
+            form,
+            held["row_sums"] if self._verify and source is not None else None,
+            source,
+            name=name,
+        )
+
+    def _in_memory(self, name: str) -> NDArray[Any]:
+        """A copy, verified; of vectors only where they are not to be mapped."""
+        a = self._stored.array(name)
+        of_vectors = name.endswith("/vectors")
+        if of_vectors and self._mmap == "vectors":
+            return a
+        if self._verify:
+            self._stored.verify(name)
+        if not of_vectors:
+            return aligned(a)
+        rows = rows_on_lines(len(a), a.shape[1], a.dtype)
+        writable(rows, 0, len(a))[:] = a
+        return rows
+
+    def _form(self, now: Snapshot, coded: Any, name: str) -> codes.Form:
+        found: dict[str, NDArray[Any] | None] = {}
+        for part in FORM:
+            shape = (now.dim, now.dim) if part == "rotation" else (now.dim,)
+            values = self._small(f"{name}/{part}", np.float32, shape) if f"{name}/{part}" in self._names else None
+            found[part] = values
+            if values is not None and not np.isfinite(values).all():
+                raise self._wrong(f"finite values in {name}/{part}", "NaN or infinity")
+        prefix = self._whole(coded, "prefix", 0, now.dim - 1)
+        error = self._of(coded, "rotation_error", (int, float))
+        weight = found["weight"]
+        if prefix % 16 or (prefix and now.metric == "l2"):
+            raise self._wrong("a prefix that is a multiple of 16, and 0 for l2", prefix)
+        if not 0 <= error < 0.01:
+            raise self._wrong("rotation_error from 0 to below 0.01", error)
+        if weight is not None and not ((np.frexp(weight)[0] == 0.5) & (weight >= 2.0**-30) & (weight <= 2.0**30)).all():
+            raise self._wrong(f"powers of two from 2^-30 to 2^30 in {name}/weight", "others")
+        return codes.Form(found["center"], weight, found["rotation"], float(error), prefix)
+
+
+def verify(now: Snapshot) -> None:
+    """Reads every byte of the files that a version looks at; IndexFormatError where one is not as it was written."""
+    for stored in {id(s.room.source): s.room.source.stored for s in now._segments if s.room.source}.values():
+        stored.verify_all()

@@ -1,0 +1,392 @@
+"""Documents that lie together: arrays with room to grow, and immutable views of the rows that a search sees."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfast import _kernels, arrays
+from ragfast.codes import Form
+from ragfast.storage import IndexFormatError, Stored
+
+MAX_DOCS = 2**31
+BLOCK_BYTES = 2**24
+"""What is copied at once where documents move from one segment to another."""
+
+
+class Rows(NamedTuple):
+    """Documents on their way into a segment, in the form in which it keeps them."""
+
+    vectors: NDArray[Any]
+    norms: NDArray[np.float32]
+    ids: NDArray[np.int64] | None
+    half_squares: NDArray[np.float64] | None
+    columns: Mapping[str, NDArray[Any]]
+
+
+class _Run(NamedTuple):
+    """Ids of consecutive rows, ascending, and which rows these are: None where they lay in this order."""
+
+    first: int
+    ids: NDArray[np.int64]
+    rows: NDArray[np.int32] | None
+
+
+class Lookup:
+    """Rows by id, made when first asked for and shared by all versions of a segment.
+
+    The ids are sorted in runs of which each is less than half as long as the one before, so that a segment that grows
+    sorts each id a few times only. Runs are replaced, never changed: two threads that make them do the same twice.
+    """
+
+    def __init__(self) -> None:
+        self._runs: tuple[_Run, ...] = ()
+
+    def runs(self, ids: NDArray[np.int64]) -> tuple[_Run, ...]:
+        """Runs of at least these ids (of all rows from 0): what they hold beyond belongs to a later version."""
+        runs = self._runs
+        done = sum(len(run.ids) for run in runs)
+        if done < len(ids):
+            run = _sorted(done, ids[done:])
+            while runs and len(runs[-1].ids) <= 2 * len(run.ids):
+                run = _merged(runs[-1], run, ids)
+                runs = runs[:-1]
+            runs = self._runs = (*runs, run)
+        return runs
+
+    @property
+    def nbytes(self) -> int:
+        return sum(run.ids.nbytes + run.rows.nbytes for run in self._runs if run.rows is not None)
+
+
+def _sorted(first: int, ids: NDArray[np.int64]) -> _Run:
+    if (ids[1:] > ids[:-1]).all():
+        return _Run(first, ids, None)
+    order = ids.argsort(kind="stable")
+    return _Run(first, ids[order], (first + order).astype(np.int32))
+
+
+def _merged(one: _Run, other: _Run, ids: NDArray[np.int64]) -> _Run:
+    if one.rows is None and other.rows is None and one.ids[-1] < other.ids[0]:
+        return _Run(one.first, ids[one.first : other.first + len(other.ids)], None)
+    both = np.concatenate([one.ids, other.ids])
+    rows = [
+        np.arange(r.first, r.first + len(r.ids), dtype=np.int32) if r.rows is None else r.rows for r in (one, other)
+    ]
+    order = both.argsort(kind="stable")  # fast, of two runs; of equal ids the later row comes last
+    return _Run(one.first, both[order], np.concatenate(rows)[order])
+
+
+class Source:
+    """Where arrays of a room are mapped from. Each of those in `unchecked` is read as a whole before its first use;
+    vectors are not, whose rows have sums."""
+
+    def __init__(self, stored: Stored, unchecked: set[str]) -> None:
+        self.stored = stored
+        self._unchecked = unchecked  # threads may take the same from it twice
+
+    def check(self, *names: str) -> None:
+        """:class:`IndexFormatError` where one of these is not as it was written."""
+        for name in self._unchecked.intersection(names):
+            self.stored.verify(name)
+            self._unchecked.discard(name)
+
+    def file(self, name: str) -> str:
+        return self.stored.file(name)
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """The arrays of a segment. Those in memory may have room for documents to come, which the index that owns the room
+    writes beyond the rows that any search looks at."""
+
+    vectors: NDArray[Any]  # (room,D) float32, or the bits of 16-bit floats
+    norms: NDArray[np.float32]
+    ids: NDArray[np.int64] | None
+    half_squares: NDArray[np.float64] | None
+    columns: Mapping[str, NDArray[Any]]
+    codes: _kernels.Codes | None = None
+    form: Form | None = None
+    row_sums: NDArray[np.uint32] | None = None
+    source: Source | None = None
+    lookup: Lookup = field(default_factory=Lookup)
+    name: str = field(default_factory=lambda: f"segment-{secrets.token_hex(8)}")  # that no other room ever has
+    numbers: dict[str, tuple[int, NDArray[np.int32]]] = field(default_factory=dict)  # Segment.numbered: rows done
+
+    def __len__(self) -> int:
+        return len(self.norms)
+
+
+def rows_on_lines(n: int, dim: int, dtype: Any) -> NDArray[Any]:
+    """An uninitialised read-only (n, dim) array that begins on a cache line; where it does not, as NumPy has it, loads
+    of 64 bytes straddle two lines. Its base owns the memory."""
+    size = n * dim * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    rows: NDArray[Any] = memory[first : first + size].view(dtype).reshape(n, dim)
+    memory.flags.writeable = rows.flags.writeable = False
+    return rows
+
+
+def writable(rows: NDArray[Any], first: int, end: int) -> NDArray[Any]:
+    """What :func:`rows_on_lines` made, to be written to from one row to another. The rows themselves are read-only all
+    the while, and so is what is cut out of them: nobody else changes a row behind its norm."""
+    memory: Any = rows.base
+    begin, row = rows.ctypes.data - memory.ctypes.data, rows.shape[1] * rows.itemsize
+    memory.flags.writeable = True
+    part: NDArray[Any] = memory[begin + first * row : begin + end * row]
+    memory.flags.writeable = False
+    return part.view(rows.dtype).reshape(-1, rows.shape[1])
+
+
+def aligned(a: NDArray[Any]) -> NDArray[Any]:
+    """A copy that begins on a cache line."""
+    memory = np.empty(a.nbytes + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    copied = memory[first : first + a.nbytes].view(a.dtype).reshape(a.shape)
+    copied[...] = a
+    return copied
+
+
+def new_room(
+    n: int, dim: int, storage: str, metric: str, *, with_ids: bool, columns: Mapping[str, NDArray[Any]]
+) -> Room:
+    """Room for n documents, with empty columns (n,). Memory that is not used yet is not touched: the system gives it
+    when it is."""
+    return Room(
+        rows_on_lines(n, dim, np.float32 if storage == "float32" else np.uint16),
+        np.empty(n, np.float32),
+        np.empty(n, np.int64) if with_ids else None,
+        np.empty(n) if metric == "l2" else None,
+        columns,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The first n rows of a room, less those that were removed: never changed, only replaced."""
+
+    room: Room
+    storage: str
+    n: int = 0
+    first_id: int = 0  # where the room has no ids: that of row 0
+    alive: NDArray[np.uint32] | None = None  # a bit for each row of the room, 1 beyond n; None: all are there
+    n_removed: int = 0
+    lowest: int = 2**63 - 1  # bounds of all ids of the rows, removed or not
+    highest: int = -1
+
+    def __len__(self) -> int:
+        """Documents that are there."""
+        return self.n - self.n_removed
+
+    @cached_property
+    def docs(self) -> _kernels.Docs:
+        """For C. Reads what a search of one query looks at, where that is mapped; one of several checks "low"."""
+        room, n = self.room, self.n
+        self.check("high", "bounds", "norms", "ids", "squares", "row_sums")
+        return _kernels.Docs(
+            room.vectors[:n],
+            room.norms[:n],
+            None if room.ids is None else self.all_ids,
+            room.codes,
+            bfloat16=self.storage == "bfloat16",
+            first_id=self.first_id,
+            allowed=None if self.alive is None else self.alive[: (n + 31) // 32],
+            half_squares=None if room.half_squares is None else room.half_squares[:n],
+            row_sums=room.row_sums,
+            far=room.source is not None,
+        )
+
+    def check(self, *parts: str) -> None:
+        """That these arrays are as they were written, where they are mapped files."""
+        if self.room.source is not None:
+            self.room.source.check(*(f"{self.room.name}/{part}" for part in parts))
+
+    def check_vectors(self) -> None:
+        """Likewise of all vectors, which are read."""
+        if self.room.source is not None and self.room.row_sums is not None:
+            self.room.source.stored.verify(f"{self.room.name}/vectors")
+
+    def check_rows(self, rows: NDArray[np.integer[Any]]) -> None:
+        """Likewise of the vectors of these rows."""
+        room = self.room
+        if room.source is not None and room.row_sums is not None and len(rows):
+            self.check("row_sums")
+            wrong = np.flatnonzero(_kernels.row_sums(room.vectors[rows]) != room.row_sums[rows])
+            if wrong.size:
+                raise self.corrupt(int(rows[wrong[0]]))
+
+    def corrupt(self, row: int) -> IndexFormatError:
+        """The error for a row of the vectors, which are mapped."""
+        assert self.room.source is not None
+        where = self.room.source.file(f"{self.room.name}/vectors")
+        return IndexFormatError(f"{where}: expected row {row} as it was written, found other bytes")
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """All rows, those that were removed included."""
+        rows: NDArray[Any] = self.room.vectors[: self.n]
+        return rows
+
+    @property
+    def all_ids(self) -> NDArray[np.int64]:
+        """Of all rows likewise; not to be written to."""
+        if self.room.ids is not None:
+            self.check("ids")
+            return self.room.ids[: self.n]
+        return np.arange(self.first_id, self.first_id + self.n)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Of the documents that are there."""
+        return self.all_ids if self.alive is None else self.all_ids[self.rows]
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The rows of documents that are there, ascending."""
+        return np.arange(self.n) if self.alive is None else np.flatnonzero(arrays.unpacked_bits(self.alive, self.n))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Metadata of all rows likewise."""
+        if self.room.source is not None:
+            self.check(f"column-{list(self.room.columns).index(name)}")
+        values: NDArray[Any] = self.room.columns[name][: self.n]
+        return values
+
+    def holds(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Which of these rows of the room are documents of this version."""
+        there = (rows >= 0) & (rows < self.n)
+        if self.alive is not None:
+            places = np.where(there, rows, 0)
+            there &= (self.alive[places >> 5] >> (places & 31).astype(np.uint32) & np.uint32(1)).astype(bool)
+        return there
+
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row of each id (n,), -1 where there is no such document. Sorted ids are found faster."""
+        found = np.full(len(ids), -1, np.int64)
+        if len(ids) == 0 or ids.min() > self.highest or ids.max() < self.lowest:
+            return found
+        if self.room.ids is None:
+            rows = ids - self.first_id
+            return np.where(self.holds(rows), rows, -1)
+        for run in reversed(self.room.lookup.runs(self.all_ids)):
+            wanted = np.flatnonzero(found < 0)
+            places = np.searchsorted(run.ids, ids[wanted], side="right") - 1
+            while wanted.size:  # an id that was removed and came again has several rows, the last of them last
+                same = (places >= 0) & (run.ids[places] == ids[wanted])
+                wanted, places = wanted[same], places[same]
+                rows = run.first + places if run.rows is None else run.rows[places]
+                held = self.holds(rows)
+                found[wanted[held]] = rows[held]
+                wanted, places = wanted[~held], places[~held] - 1
+        return found
+
+    def with_removed(self, rows: NDArray[np.int64]) -> Segment:
+        """Without these rows, distinct ones that it holds."""
+        if len(rows) == 0:
+            return self
+        words = (len(self.room) + 31) // 32
+        alive = np.full(words, 2**32 - 1, np.uint32) if self.alive is None else self.alive.copy()
+        np.bitwise_and.at(alive, rows >> 5, ~(np.uint32(1) << (rows & 31).astype(np.uint32)))
+        return replace(self, alive=alive, n_removed=self.n_removed + len(rows))
+
+    def taking(self, ids: NDArray[np.int64] | None, first_id: int) -> Segment:
+        """One whose room can take documents of these ids: with an array of ids where they do not follow those that it
+        has."""
+        if self.room.ids is not None or (ids is None and first_id == self.first_id + self.n):
+            return self
+        ids = np.empty(len(self.room), np.int64)
+        ids[: self.n] = self.all_ids
+        return replace(self, room=replace(self.room, ids=ids), first_id=0)
+
+    def grown(self, new: Rows, first_id: int = 0) -> Segment:
+        """With these documents behind the others: written into the room, where nobody looks yet. Codes are made by
+        :meth:`encoded`. first_id is the id of the first of them where they have no ids of their own."""
+        room, n = self.room, self.n
+        total = n + len(new.norms)
+        writable(room.vectors, n, total)[:] = new.vectors
+        room.norms[n:total] = new.norms
+        if room.half_squares is not None:
+            room.half_squares[n:total] = new.half_squares
+        if room.ids is not None:
+            ids = first_id + np.arange(total - n) if new.ids is None else new.ids
+            room.ids[n:total] = ids
+            lowest, highest = int(ids.min()), int(ids.max())
+        else:
+            lowest, highest = first_id, first_id + total - n - 1
+        for name, values in new.columns.items():
+            room.columns[name][n:total] = values
+        return replace(
+            self,
+            n=total,
+            first_id=self.first_id if n or room.ids is not None else first_id,
+            lowest=min(self.lowest, lowest),
+            highest=max(self.highest, highest),
+        )
+
+    def encoded(self, first: int, form: Form, always: bool) -> Segment:
+        """With codes of rows from `first` on; of all rows, in this form, where there were none."""
+        room = self.room
+        if room.codes is None:
+            room = replace(room, codes=form.room(len(room), room.vectors.shape[1], always), form=form)
+            first = 0
+        assert room.codes is not None
+        squares = None if room.half_squares is None else room.half_squares[: self.n]
+        if squares is None:
+            room.codes.encode(self.vectors, first, self.storage == "bfloat16", 0)
+        else:
+            room.codes.encode(self.vectors, first, self.storage == "bfloat16", 0, squares)
+        return self if room is self.room else replace(self, room=room)
+
+    def numbered(self, name: str, number: Callable[[NDArray[np.int64]], NDArray[np.int32]]) -> NDArray[np.int32]:
+        """number(the column of this name), (n,): kept, so that only rows that are new are asked about."""
+        done, known = self.room.numbers.get(name, (0, None))
+        if known is None:
+            known = np.empty(len(self.room), np.int32)
+        if done < self.n:
+            known[done : self.n] = number(self.column(name)[done:])
+            self.room.numbers[name] = self.n, known
+        return known[: self.n]
+
+    def blocks(self) -> Iterator[Rows]:
+        """The documents that are there, as copies of some at a time."""
+        room, rows = self.room, self.rows
+        step = max(1, BLOCK_BYTES // (room.vectors.shape[1] * room.vectors.itemsize))
+        for first in range(0, len(rows), step):
+            yield self.take(rows[first : first + step])
+
+    def take(self, rows: NDArray[np.intp]) -> Rows:
+        """Copies of these rows."""
+        room = self.room
+        self.check_rows(rows)
+        self.check("norms", "squares")
+        return Rows(
+            room.vectors[rows],
+            room.norms[rows],
+            self.first_id + rows if room.ids is None else self.all_ids[rows],
+            None if room.half_squares is None else room.half_squares[rows],
+            {name: self.column(name)[rows] for name in room.columns},
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays, the room for documents to come included; mapped files count as well."""
+        room = self.room
+        held = [
+            room.vectors,
+            room.norms,
+            room.ids,
+            room.half_squares,
+            room.row_sums,
+            self.alive,
+            *room.columns.values(),
+        ]
+        n = sum(a.nbytes for a in held if a is not None) + room.lookup.nbytes
+        return n + (0 if room.codes is None else room.codes.nbytes)

@@ -1,0 +1,166 @@
+"""Which documents a search may find: bits and groups of the rows of each segment."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfast import arrays
+from ragfast.columns import Schema, Vocabulary
+from ragfast.filters import Predicate
+from ragfast.names import Names
+from ragfast.segment import Segment
+
+Segments = tuple[Segment, ...]
+Masks = Iterator[NDArray[np.bool_]]
+"""Of each segment which rows, removed ones or not, bool (n,)."""
+
+
+class Numbers:
+    """Numbers for the values of a column of groups, int32, in the order in which they are met. They are shared by all
+    versions of an index, and searches may ask for new ones at the same time."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, int] = {}
+        self._next = itertools.count()
+
+    def numbers(self, values: NDArray[np.int64]) -> NDArray[np.int32]:
+        different, places = np.unique(values, return_inverse=True)
+        of = self._of
+        found = [of[v] if v in of else of.setdefault(v, next(self._next)) for v in different.tolist()]
+        return np.array(found, np.int32)[places]
+
+    def known(self, value: int) -> int:
+        return self._of.get(value, -1)
+
+
+def new_numbers(schema: Schema) -> dict[str, Numbers]:
+    """For each column that has numbers of groups."""
+    return {name: Numbers() for name, kind in schema.kinds.items() if kind == "int64"}
+
+
+class Contents(NamedTuple):
+    """What a version holds beside its segments. Names, vocabularies and numbers only grow; a later version of the same
+    index shares them."""
+
+    numbering: str = ""  # "numbered", "int" or "str" ids; "": no document came yet
+    next_id: int = 0
+    names: Names | None = None
+    schema: Schema | None = None  # None: no document came yet
+    vocabularies: Mapping[str, Vocabulary] = {}
+    numbers: Mapping[str, Numbers] = {}
+
+    @property
+    def columns(self) -> Schema:
+        """Those of the documents that there are."""
+        return self.schema or Schema({})
+
+
+class Filter:
+    """Which documents a search may find, made ready by :meth:`Snapshot.filter` for the searches of that version.
+
+    In a search of another version what it was made from is looked at anew; a mask cannot be, and is refused.
+    len(filter) is the number of documents that it lets through.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        version: int,
+        segments: tuple[Segment, ...],
+        allowed: tuple[NDArray[np.uint32] | None, ...],
+    ) -> None:
+        self.source = source  # a Predicate or ids; None: a mask
+        self.version = version
+        self.segments = segments
+        self.allowed = allowed  # bits of each segment, None: no document of it
+
+    def __len__(self) -> int:
+        both = zip(self.allowed, self.segments, strict=True)
+        return sum(int(arrays.unpacked_bits(bits, segment.n).sum()) for bits, segment in both if bits is not None)
+
+    def __repr__(self) -> str:
+        return f"Filter of {len(self)} of the {sum(map(len, self.segments))} documents of version {self.version}"
+
+
+def allowed(segments: Segments, masks: Iterable[NDArray[np.bool_]]) -> tuple[NDArray[np.uint32] | None, ...]:
+    """The masks as bits, without removed rows; None where no row is left."""
+    found: list[NDArray[np.uint32] | None] = []
+    for segment, mask in zip(segments, masks, strict=True):
+        bits = arrays.packed_bits(mask)
+        if segment.alive is not None:
+            bits &= segment.alive[: len(bits)]
+        found.append(bits if bits.any() else None)
+    return tuple(found)
+
+
+def true_of(segments: Segments, predicate: Predicate, contents: Contents) -> Masks:
+    bound = predicate.bind(contents.columns, contents.vocabularies)
+    names = predicate.columns()
+    return (bound({name: segment.column(name) for name in names}) for segment in segments)
+
+
+def split(segments: Segments, mask: NDArray[np.bool_]) -> Masks:
+    """A mask of all documents that are there."""
+    first = 0
+    for segment in segments:
+        part = mask[first : first + len(segment)]
+        first += len(segment)
+        if segment.alive is None:
+            yield part
+        else:
+            rows = np.zeros(segment.n, np.bool_)
+            rows[segment.rows] = part
+            yield rows
+
+
+def found(segments: Segments, keys: NDArray[np.int64]) -> Masks:
+    """The documents of these keys."""
+    ascending = np.unique(keys)
+    for segment in segments:
+        rows = segment.find(ascending)
+        mask = np.zeros(segment.n, np.bool_)
+        mask[rows[rows >= 0]] = True
+        yield mask
+
+
+# ---- groups
+
+
+def group_codes(segments: Segments, name: str, contents: Contents) -> list[NDArray[np.int32]]:
+    """Of each segment the groups (n,) of its rows; negative: of none."""
+    if not isinstance(name, str):
+        raise TypeError(f"group: expected the name of a metadata column, got {type(name).__name__}")
+    kind = contents.columns.kind(name)
+    if kind == "str":
+        return [segment.column(name) for segment in segments]
+    if kind != "int64":
+        raise TypeError(f"group: expected a column of int64 or str, {name!r} holds {kind}")
+    numbers = contents.numbers[name]
+    return [segment.numbered(name, numbers.numbers) for segment in segments]
+
+
+def excluded(name: str, exclude: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
+    """The group (B,) of a column that each query must not find, -1: none, or one that no document has."""
+    if contents.columns.kind(name) == "str":
+        if isinstance(exclude, (str, bytes)) or np.ndim(exclude) != 1 or len(exclude) != n_queries:
+            raise ValueError(f"exclude: expected ({n_queries},) strings or None, one for each query")
+        words = list(exclude)
+        if not all(word is None or isinstance(word, str) for word in words):
+            raise TypeError(f"exclude: expected str or None, as column {name!r} holds")
+        there = np.array([word is not None for word in words], np.bool_)
+        found = contents.vocabularies[name].find(["" if word is None else word for word in words])
+        return np.where(there, np.maximum(found, -1), -1).astype(np.int32)
+    there = np.ones(n_queries, np.bool_)
+    of_objects = isinstance(exclude, Sequence) or getattr(exclude, "dtype", np.dtype(int)).kind == "O"
+    if of_objects and not isinstance(exclude, (str, bytes)) and len(exclude) == n_queries:  # None may be among them
+        there = np.array([value is not None for value in exclude], np.bool_)
+        exclude = [0 if value is None else value for value in exclude]
+    values = arrays.integers(exclude, "exclude", f"({n_queries},)", (n_queries,))
+    known = contents.numbers[name].known
+    codes = [known(value) if use else -1 for value, use in zip(values.tolist(), there.tolist(), strict=True)]
+    return np.array(codes, np.int32)

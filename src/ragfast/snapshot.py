@@ -1,0 +1,498 @@
+"""One version of an index, to be read: it never changes, whatever becomes of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ragfast import _kernels, arrays, gather, merge, selection
+from ragfast._kernels import Hits, SearchStats
+from ragfast.columns import Schema
+from ragfast.filters import Predicate
+from ragfast.segment import Segment
+from ragfast.selection import Contents, Filter
+
+__all__ = ["METRICS", "SCANS", "Contents", "Filter", "Hits", "SearchStats", "Snapshot", "search_docs"]
+
+SCANS = ("auto", "float32", "int8")
+METRICS = ("ip", "cosine", "l2")
+
+_KEPT_FILTERS = 8
+"""Filters that a snapshot remembers, so that a predicate that comes again is not evaluated again."""
+
+
+def search_docs(
+    queries: NDArray[Any],
+    docs: tuple[_kernels.Docs, ...],
+    k: object,
+    n_threads: object,
+    temperature: object,
+    out_type: int,
+    name: str = "queries",
+    excluded: NDArray[np.int32] | None = None,
+    at_most: int = 0,
+) -> Hits:
+    """The search behind all others, of plain queries; name is what errors call them."""
+    k = arrays.positive_int(k, "k")
+    temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
+    threads = arrays.thread_count(n_threads)
+    try:
+        return _kernels.search(queries, docs, k, temperature, threads, out_type, excluded, at_most)
+    except _kernels.CorruptDocument:
+        raise
+    except ValueError:
+        arrays.refuse_nonfinite(queries, name)
+        raise
+
+
+class Snapshot:
+    """The documents of an index at one moment, to be searched and read: what :meth:`FlatIndex.snapshot` returns.
+
+    It has all that reads of :class:`FlatIndex` and never changes. version tells it from other versions of its index;
+    what is cached about documents can be kept under it. It costs nothing to take; memory of documents that the index
+    has since removed stays while a snapshot holds them.
+
+    >>> import numpy as np, ragfast
+    >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [0, 2]]), ids=["sun", "rain"])
+    >>> before = index.snapshot()
+    >>> index.remove(["sun"])
+    1
+    >>> before.ids.tolist(), index.ids.tolist(), before.version < index.version
+    (['sun', 'rain'], ['rain'], True)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        scan: str,
+        storage: str,
+        metric: str,
+        version: int,
+        segments: tuple[Segment, ...],
+        contents: Contents,
+    ) -> None:
+        self._dim, self._scan, self._storage, self._metric = dim, scan, storage, metric
+        self._version = version
+        self._segments = segments
+        self._contents = contents
+        self._n = sum(map(len, segments))
+        self._filters: dict[Predicate, Filter] = {}
+        self._mapped = any(segment.room.source is not None for segment in segments)
+        self._plain = metric != "cosine" and contents.names is None and not self._mapped
+        self._docs: tuple[_kernels.Docs, ...] | None = None
+
+    def search(
+        self,
+        queries: arrays.ArrayLike,
+        k: int = 10,
+        *,
+        filter: Any = None,
+        group: str | None = None,
+        exclude: Any = None,
+        at_most: int | None = None,
+        n_threads: int | None = None,
+        temperature: float = 1.0,
+        dtype: DTypeLike = np.float32,
+    ) -> Hits:
+        """As :meth:`FlatIndex.search`."""
+        rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
+        out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
+        if filter is group is exclude is at_most is None:
+            return self.search_rows(rows, k, n_threads, temperature, out_type)
+        return self._search_some(rows, k, n_threads, temperature, out_type, filter, group, exclude, at_most)
+
+    def search_rows(
+        self,
+        queries: NDArray[Any],
+        k: object,
+        n_threads: object,
+        temperature: object,
+        out_type: int,
+        name: str = "queries",
+    ) -> Hits:
+        """Of plain float32 queries (B,D); see :func:`search_docs`."""
+        docs = self._docs
+        if docs is None:
+            docs = self._docs = tuple(segment.docs for segment in self._segments) or (self._no_docs,)
+        if self._plain:
+            return search_docs(queries, docs, k, n_threads, temperature, out_type, name)
+        return self._named(queries, docs, self._segments, k, n_threads, temperature, out_type, name)
+
+    @property
+    def _no_docs(self) -> _kernels.Docs:
+        rows = np.empty((0, self._dim), np.float32 if self._storage == "float32" else np.uint16)
+        squares = np.empty(0) if self._metric == "l2" else None
+        bfloat16 = self._storage == "bfloat16"
+        return _kernels.Docs(rows, np.empty(0, np.float32), bfloat16=bfloat16, half_squares=squares)
+
+    def _named(
+        self,
+        queries: NDArray[Any],
+        docs: tuple[_kernels.Docs, ...],
+        segments: Sequence[Segment],
+        k: object,
+        n_threads: object,
+        temperature: object,
+        out_type: int,
+        name: str = "queries",
+        excluded: NDArray[np.int32] | None = None,
+        at_most: int = 0,
+    ) -> Hits:
+        """Hits as this index has them, of docs of these segments: of cosines, by names, from files."""
+        cosine = self._metric == "cosine"
+        tau = arrays.finite_float(temperature, "temperature", above_zero=True)
+        if self._mapped and len(queries) > 1:
+            for segment in segments:
+                segment.check("low")
+        how = (1.0, arrays.DOUBLE) if cosine else (tau, out_type)
+        try:
+            hits = search_docs(queries, docs, k, n_threads, *how, name, excluded, at_most)
+        except _kernels.CorruptDocument as error:
+            raise segments[error.segment].corrupt(error.row) from None
+        scores, logprobs = hits.scores, hits.logprobs
+        if cosine:
+            scores = hits.scores / self._lengths(queries, name)[:, None]
+            logprobs = merge.list_logprobs(scores, tau)
+            if out_type == arrays.FLOAT:
+                scores, logprobs = _kernels.narrowed(scores), _kernels.narrowed(logprobs)
+        names = self._contents.names
+        return Hits(scores, hits.ids if names is None else names.of(hits.ids), logprobs, hits.stats)
+
+    def _lengths(self, queries: NDArray[Any], name: str) -> NDArray[np.float64]:
+        """Of queries (B,D), by which an inner product becomes a cosine."""
+        lengths = arrays.lengths(queries)
+        if not lengths.all():
+            row = int(np.flatnonzero(lengths == 0)[0])
+            raise ValueError(f"{name}: row {row} holds zeros alone, which has no direction; cosine needs one")
+        return lengths
+
+    def _search_some(
+        self,
+        queries: NDArray[Any],
+        k: object,
+        n_threads: object,
+        temperature: object,
+        out_type: int,
+        filter: Any,
+        group: str | None,
+        exclude: Any,
+        at_most: int | None,
+    ) -> Hits:
+        """Under a filter, or rules of groups."""
+        excluded, most = None, 0
+        if group is None and (exclude is not None or at_most is not None):
+            given = "exclude" if exclude is not None else "at_most"
+            raise ValueError(
+                f"{given}: expected together with group, the metadata column that says who belongs together"
+            )
+        if group is not None:
+            if exclude is None and at_most is None:
+                raise ValueError("group: expected exclude or at_most with it; alone it says nothing")
+            of_group = selection.group_codes(self._segments, group, self._contents)
+            most = 0 if at_most is None else arrays.positive_int(at_most, "at_most")
+            if exclude is not None:
+                excluded = selection.excluded(group, exclude, len(queries), self._contents)
+        bits = () if filter is None else self.filter(filter).allowed
+        docs, looked_at = [], []
+        for i, segment in enumerate(self._segments):
+            if filter is None or bits[i] is not None:
+                changes: dict[str, Any] = {} if filter is None else {"allowed": bits[i]}
+                if group is not None:
+                    changes["groups"] = of_group[i]
+                docs.append(segment.docs.changed(**changes))
+                looked_at.append(segment)
+        some = tuple(docs) or (self._no_docs,)
+        return self._named(queries, some, looked_at, k, n_threads, temperature, out_type, "queries", excluded, most)
+
+    # ---- filters
+
+    def filter(self, filter: Any) -> Filter:
+        """A filter made ready for searches of this version: filter= of :meth:`search` may be what this returns.
+
+        filter is a mask (N,) bool in the order of :attr:`ids`, ids (n,) of documents that may be found, a
+        :class:`Predicate` of metadata (``ragfast.column("year") >= 2000``), or a Filter of this or another version.
+
+        TypeError and ValueError for anything else, and for columns that there are not; ids that are not held are no
+        error.
+        """
+        if isinstance(filter, Filter):
+            if filter.segments is self._segments:
+                return filter
+            if filter.source is None:
+                raise ValueError(
+                    f"filter: a mask of version {filter.version}, whose rows are not those of version "
+                    f"{self._version}; make it anew, or search that snapshot"
+                )
+            return self.filter(filter.source)
+        if isinstance(filter, Predicate):
+            made = self._filters.get(filter)
+            if made is None:
+                true = selection.true_of(self._segments, filter, self._contents)
+                made = self._filter_of(filter, true)
+                if len(self._filters) >= _KEPT_FILTERS:
+                    self._filters = {}
+                self._filters[filter] = made
+            return made
+        if arrays.are_strings(filter):
+            return self._chosen(filter)
+        a = arrays.as_array(filter, "filter")
+        if a.dtype.kind == "b":
+            if a.shape != (self._n,):
+                raise ValueError(f"filter: expected a mask ({self._n},), a value for each document, got {a.shape}")
+            return self._filter_of(None, selection.split(self._segments, a))
+        if a.ndim != 1 or (a.size and a.dtype.kind not in "iu"):
+            raise TypeError(
+                f"filter: expected a mask ({self._n},) of bool, ids (n,) or a Predicate, got {a.dtype} {a.shape}"
+            )
+        return self._chosen(np.array(a) if a.size else np.empty(0, np.int64))
+
+    def _filter_of(self, source: Any, masks: Iterator[NDArray[np.bool_]]) -> Filter:
+        return Filter(source, self._version, self._segments, selection.allowed(self._segments, masks))
+
+    def _chosen(self, ids: Any) -> Filter:
+        return self._filter_of(ids, selection.found(self._segments, self.keys_of(ids, "filter")))
+
+    # ---- documents by their ids
+
+    def keys_of(self, ids: Any, name: str) -> NDArray[np.int64]:
+        """The keys (n,) of ids as a user has them, -1 for strings that were never given. TypeError for the other
+        kind."""
+        names = self._contents.names
+        if names is not None:
+            if not arrays.are_strings(ids) and np.size(ids):
+                raise TypeError(f"{name}: expected ids that are str, as the documents have")
+            return names.find(ids) if np.size(ids) else np.empty(0, np.int64)
+        if arrays.are_strings(ids):
+            raise TypeError(f"{name}: expected integers, as the documents' ids are, got str")
+        return arrays.integers(ids, name, "(n,)", (None,))
+
+    def gather_scores(
+        self,
+        queries: arrays.ArrayLike,
+        ids: arrays.ArrayLike,
+        *,
+        n_threads: int | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> NDArray[Any]:
+        """As :meth:`FlatIndex.gather_scores`."""
+        both = (arrays.FLOAT, arrays.DOUBLE)
+        asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim, dtypes=both)
+        out_type = asked.dtype.num if dtype is None else arrays.float_dtype(dtype)
+        keys, parts = self._rows_of(ids, len(asked))
+        wide = out_type if self._metric != "cosine" else arrays.DOUBLE
+        scores: NDArray[Any] | None = None
+        for segment, rows in parts:
+            segment.check_rows(np.unique(rows[rows >= 0]))
+            segment.check("squares")
+            squares = segment.room.half_squares
+            squares = None if squares is None else squares[: segment.n]
+            of_segment = gather.scores_plain(asked, segment.vectors, self._storage, rows, n_threads, wide, squares)
+            scores = of_segment if scores is None else np.where(rows < 0, scores, of_segment)
+        if scores is None:
+            arrays.thread_count(n_threads)
+            arrays.refuse_nonfinite(asked, "queries")
+            scores = np.full(keys.shape, -np.inf, np.float32 if wide == arrays.FLOAT else np.float64)
+        if self._metric == "cosine":
+            scores = scores / self._lengths(asked, "queries")[:, None]
+            if out_type == arrays.FLOAT:
+                scores = _kernels.narrowed(scores)
+        return scores
+
+    def gather_scores_grad(
+        self,
+        grad: arrays.ArrayLike,
+        ids: arrays.ArrayLike,
+        *,
+        n_threads: int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> NDArray[Any]:
+        """As :meth:`FlatIndex.gather_scores_grad`."""
+        if self._metric != "ip":
+            raise ValueError(
+                f"gather_scores_grad: expected an index of inner products (metric 'ip'), got {self._metric!r}"
+            )
+        keys, parts = self._rows_of(ids, None)
+        for segment, rows in parts:
+            segment.check_rows(np.unique(rows[rows >= 0]))
+        if len(parts) == 1:
+            segment, rows = parts[0]
+            vectors = segment.vectors
+        else:  # the documents that are wanted, side by side: sums are over all segments in the order of k
+            rows = np.full(keys.shape, -1, np.int64)
+            chosen, n = [np.empty((0, self._dim), np.float32 if self._storage == "float32" else np.uint16)], 0
+            for segment, of_segment in parts:
+                used = np.unique(of_segment[of_segment >= 0])
+                chosen.append(segment.vectors[used])
+                rows = np.where(of_segment < 0, rows, n + np.searchsorted(used, of_segment))
+                n += len(used)
+            vectors = np.concatenate(chosen)
+        return gather.grad_plain(grad, vectors, self._storage, rows, n_threads, dtype, arrays.FLOAT)
+
+    def _rows_of(
+        self, ids: arrays.ArrayLike, n_queries: int | None
+    ) -> tuple[NDArray[np.int64], list[tuple[Segment, NDArray[np.int64]]]]:
+        """Keys (B,K) of documents, -1 for none; and the segments that hold any, with the rows (B,K) there, or -1."""
+        letters = f"({'B' if n_queries is None else n_queries}, K)"
+        names = self._contents.names
+        if names is None:
+            keys = given = arrays.integers(ids, "ids", letters, (n_queries, None))
+        else:
+            given = np.asarray(ids, object)
+            if given.ndim != 2 or n_queries not in (None, len(given)):
+                raise ValueError(f"ids: expected shape {letters}, got {given.shape}")
+            none = np.array([doc_id is None for doc_id in given.ravel()], np.bool_).reshape(given.shape)
+            keys = np.full(given.shape, -1, np.int64)
+            keys[~none] = names.find(given[~none].tolist())
+            keys[~none & (keys < 0)] = -2
+        parts, missing = [], keys != -1
+        different, places = np.unique(keys, return_inverse=True)
+        for segment in self._segments:
+            rows = segment.find(different)[places].reshape(keys.shape)
+            if (rows >= 0).any():
+                missing &= rows < 0
+                parts.append((segment, rows))
+        if missing.any():
+            b, k = np.argwhere(missing)[0]
+            none_is = "-1" if names is None else "None"
+            raise ValueError(
+                f"ids: expected ids of documents in the index, or {none_is} for none, got {given[b, k]} at ({b}, {k})"
+            )
+        return keys, parts
+
+    def __contains__(self, doc_id: object) -> bool:
+        """Whether there is a document of this id."""
+        names = self._contents.names
+        if names is not None:
+            if not isinstance(doc_id, str):
+                return False
+            keys = names.find([doc_id])
+        elif isinstance(doc_id, (int, np.integer)) and not isinstance(doc_id, bool) and 0 <= doc_id < 2**63:
+            keys = np.array([doc_id], np.int64)
+        else:
+            return False
+        return any((segment.find(keys) >= 0).any() for segment in self._segments)
+
+    # ---- what it holds
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __copy__(self) -> Snapshot:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Snapshot:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a snapshot cannot be pickled; pickle its index, or save it")
+
+    def __repr__(self) -> str:
+        return f"Snapshot({self.described()}, version {self._version}"
+
+    def described(self) -> str:
+        """What the representation of an index says after the bracket."""
+        removed = sum(segment.n_removed for segment in self._segments)
+        parts = [f"dim={self._dim}, scan={self._scan!r}, dtype={self._storage!r}"]
+        parts += [] if self._metric == "ip" else [f"metric={self._metric!r}"]
+        left = f" ({removed} removed ones still take memory)" if removed else ""
+        return f"{', '.join(parts)}) of {self._n} documents{left}"
+
+    @property
+    def version(self) -> int:
+        """Which version of its index this is: later ones have greater numbers."""
+        return self._version
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self._dim
+
+    @property
+    def scan(self) -> str:
+        """How documents are scanned: "auto", "float32" or "int8", as the index was made."""
+        return self._scan
+
+    @property
+    def dtype(self) -> str:
+        """What the vectors are stored as: "float32", "float16" or "bfloat16"."""
+        return self._storage
+
+    @property
+    def metric(self) -> str:
+        """What scores are: "ip", "cosine" or "l2"."""
+        return self._metric
+
+    @property
+    def ids_are_strings(self) -> bool:
+        """Whether documents were added with ids that are strings."""
+        return self._contents.names is not None
+
+    @property
+    def _schema(self) -> Schema:
+        return self._contents.columns
+
+    def _joined(self, part: Callable[[Segment], NDArray[Any]], nothing: NDArray[Any]) -> NDArray[Any]:
+        """An array of all documents, copied."""
+        return np.concatenate([part(segment) for segment in self._segments]) if self._segments else nothing
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """What the documents (N,) are known by inside of the index, in the order of their ids: a copy."""
+        return self._joined(lambda segment: segment.ids, np.empty(0, np.int64))
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """Their ids (N,), int64, or an object array of str: a copy."""
+        names = self._contents.names
+        return self.keys if names is None else names.of(self.keys)
+
+    @property
+    def stored_vectors(self) -> NDArray[Any]:
+        """The documents (N,D) as they are kept, read-only: the bits of those of 16 bits."""
+        one = self._segments[0] if len(self._segments) == 1 else None
+        if one is not None and one.alive is None:
+            return one.vectors
+        for segment in self._segments:
+            segment.check_vectors()
+        nothing = np.empty((0, self._dim), np.float32 if self._storage == "float32" else np.uint16)
+        copied = self._joined(lambda s: s.vectors if s.alive is None else s.vectors[s.rows], nothing)
+        copied.flags.writeable = False
+        return copied
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """The documents (N,D), read-only, in the order of :attr:`ids`: float32 or float16 as stored (of length 1 for
+        "cosine"); bfloat16, which NumPy lacks, as float32. A copy, save where all lie together and none was removed: of
+        an index whose files are mapped these are the files, which :meth:`FlatIndex.verify` checks."""
+        stored = self.stored_vectors
+        if self._storage != "bfloat16":
+            return stored if self._storage == "float32" else stored.view(np.float16)
+        widened = arrays.widen(stored, self._storage)
+        widened.flags.writeable = False
+        return widened
+
+    def stored_columns(self) -> dict[str, NDArray[Any]]:
+        """The metadata (N,) as it is kept, copied: strings as codes of their vocabulary."""
+        schema = self._schema
+        empty = schema.empty(0)
+        return {
+            name: self._joined(lambda s, name=name: s.column(name)[s.rows], empty[name])  # type: ignore[misc]
+            for name in schema.kinds
+        }
+
+    @property
+    def metadata(self) -> dict[str, NDArray[Any]]:
+        """The metadata columns by name, each (N,) in the order of :attr:`ids`: copies."""
+        return self._schema.decode(self.stored_columns(), self._contents.vocabularies)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the documents in bytes: vectors, norms, ids, codes and metadata, with the room for documents to
+        come; files that are mapped count as well."""
+        contents = self._contents
+        words = sum(vocabulary.nbytes for vocabulary in contents.vocabularies.values())
+        names = 0 if contents.names is None else contents.names.nbytes
+        return sum(segment.nbytes for segment in self._segments) + words + names

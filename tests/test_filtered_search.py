@@ -1,0 +1,198 @@
+"""Searches of some documents: filters and groups, against all scores sorted in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import ragfast
+from ragfast import FlatIndex, Snapshot
+
+N, DIM, K = 3000, 16, 9
+RNG = np.random.default_rng(11)
+X = RNG.integers(-4, 5, (N, DIM)).astype(np.float32)
+Q = RNG.integers(-4, 5, (4, DIM)).astype(np.float32)
+YEAR = RNG.integers(1990, 2020, N)
+BOOK = np.array([None if i % 17 == 0 else f"book {i % 40}" for i in range(N)], object)
+FAR = RNG.choice([-(10**15), 3, 10**12, 2**62], N)
+COLUMNS = {"year": YEAR, "book": BOOK, "far": FAR, "weight": RNG.random(N), "draft": RNG.random(N) < 0.5}
+
+
+@pytest.fixture(scope="module", params=["one segment", "many, some removed", "strings", "l2", "cosine"])
+def case(request: pytest.FixtureRequest) -> tuple[FlatIndex, NDArray[np.intp]]:
+    """An index, and which of the documents X it holds in the order of its ids."""
+    kind = request.param
+    ids = [f"id {i:05}" for i in range(N)] if kind == "strings" else None
+    metric = kind if kind in ("l2", "cosine") else "ip"
+    if kind == "one segment":
+        return FlatIndex.from_vectors(X, metadata=COLUMNS), np.arange(N)
+    index = FlatIndex(DIM, metric=metric)
+    for part in (slice(0, 1200), slice(1200, 1201), slice(1201, N)):
+        columns = {name: values[part] for name, values in COLUMNS.items()}
+        index.add(X[part], None if ids is None else ids[part], columns)
+        index._writer._tail = ""  # as a segment begins
+    gone = np.arange(0, N, 7)
+    index.remove(gone if ids is None else [ids[i] for i in gone])
+    return index, np.setdiff1d(np.arange(N), gone)
+
+
+def scores_of(index: FlatIndex | Snapshot) -> NDArray[np.float64]:
+    q, x = Q.astype(np.float64), X.astype(np.float64)
+    if index.metric == "l2":
+        return -np.square(q[:, None] - x).sum(axis=2)
+    if index.metric == "cosine":
+        unit = FlatIndex.from_vectors(X, metric="cosine").vectors.astype(np.float64)
+        return np.array([[row @ d for d in unit] for row in q]) / np.linalg.norm(q, axis=1)[:, None]
+    return q @ x.T
+
+
+def number(ids: NDArray[Any]) -> list[list[int]]:
+    """Hits.ids as rows of X, -1 for none."""
+    return [[-1 if i in (-1, None) else int(str(i).removeprefix("id ")) for i in row] for row in ids.tolist()]
+
+
+def check(
+    index: FlatIndex | Snapshot,
+    hits: ragfast.Hits,
+    allowed: NDArray[np.bool_],
+    groups: NDArray[Any] | None = None,
+    exclude: Any = None,
+    at_most: int = N,
+    k: int = K,
+) -> None:
+    scores = scores_of(index)
+    for b, found in enumerate(number(hits.ids)):
+        # Rounding may order equal cosines otherwise: documents of one direction are equal to the bit.
+        order = np.lexsort((np.arange(N), -np.round(scores[b], 13)))
+        taken: list[int] = []
+        counts: dict[Any, int] = {}
+        for i in order[allowed[order]].tolist():
+            group = None if groups is None else groups[i]
+            if group is not None:
+                if (exclude is not None and exclude[b] == group) or counts.get(group, 0) >= at_most:
+                    continue
+                counts[group] = counts.get(group, 0) + 1
+            taken.append(i)
+            if len(taken) == k:
+                break
+        expected = taken + [-1] * (k - len(taken))
+        if index.metric == "cosine":
+            np.testing.assert_allclose(hits.scores[b, : len(taken)], scores[b, taken], rtol=1e-6)
+        else:
+            assert found == expected
+            np.testing.assert_array_equal(hits.scores[b, : len(taken)], scores[b, taken])
+        assert [i == -1 for i in found] == [i == -1 for i in expected]
+        assert (hits.scores[b, len(taken) :] == -np.inf).all()
+
+
+def held(rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    mask = np.zeros(N, np.bool_)
+    mask[rows] = True
+    return mask
+
+
+def test_masks(case: tuple[FlatIndex, NDArray[np.intp]]) -> None:
+    index, rows = case
+    for share in (0, 0.002, 0.2, 1):
+        mask = np.random.default_rng(1).random(len(rows)) < share
+        check(index, index.search(Q, K, filter=mask), held(rows[mask]))
+
+
+def test_lists_of_ids(case: tuple[FlatIndex, NDArray[np.intp]]) -> None:
+    index, rows = case
+    some = np.array([5, 7, 14, 1200, 2999, 5])  # 7 and 14 were removed in some of them
+    ids: Any = [f"id {i:05}" for i in some] if index.ids.dtype == object else some
+    unknown: Any = ["?"] if index.ids.dtype == object else np.array([10**9])
+    check(index, index.search(Q, K, filter=np.concatenate([ids, unknown]).tolist()), held(np.intersect1d(some, rows)))
+    check(index, index.search(Q, K, filter=ids[:0]), held(rows[:0]))
+
+
+def test_predicates(case: tuple[FlatIndex, NDArray[np.intp]]) -> None:
+    index, rows = case
+    year, book = ragfast.column("year"), ragfast.column("book")
+    for predicate, mask in (
+        (year >= 2015, YEAR >= 2015),
+        (
+            (year < 2000) & book.isin(["book 3", "book 5"]),
+            (YEAR < 2000) & np.isin(BOOK.astype(str), ["book 3", "book 5"]),
+        ),
+        (~(book == "book 1") | (ragfast.column("weight") > 0.5), (BOOK != "book 1") | (COLUMNS["weight"] > 0.5)),
+        (ragfast.column("draft") == True, COLUMNS["draft"]),  # noqa: E712
+        (book == "nowhere", np.zeros(N, np.bool_)),
+    ):
+        check(index, index.search(Q, K, filter=predicate), held(rows) & mask)
+        assert len(index.filter(predicate)) == (held(rows) & mask).sum()
+
+
+@pytest.mark.parametrize("group", ["year", "book", "far"])
+def test_groups(case: tuple[FlatIndex, NDArray[np.intp]], group: str) -> None:
+    index, rows = case
+    groups, mask = COLUMNS[group], YEAR % 3 > 0
+    exclude = [groups[1], groups[2], None, groups[3]]
+    check(index, index.search(Q, K, group=group, exclude=exclude), held(rows), groups, exclude)
+    check(index, index.search(Q, K, group=group, at_most=1), held(rows), groups, None, 1)
+    hits = index.search(Q, 60, filter=ragfast.column("year").isin(YEAR[mask]), group=group, exclude=exclude, at_most=2)
+    check(index, hits, held(rows) & mask, groups, exclude, 2, 60)
+    unknown: Any = ["nothing"] * 4 if group == "book" else [5] * 4
+    plain = index.search(Q, K)
+    assert index.search(Q, K, group=group, exclude=unknown).ids.tolist() == plain.ids.tolist()
+
+
+def test_filters_made_ready() -> None:
+    index = FlatIndex.from_vectors(X, metadata=COLUMNS)
+    before = index.snapshot()
+    recent, few = index.filter(ragfast.column("year") > 2010), index.filter([3, 4, 5])
+    mask = index.filter(np.arange(N) < 10)
+    assert before.filter(recent) is recent
+    assert before.filter(ragfast.column("year") > 2010) is recent  # remembered
+    assert "documents of version 1" in repr(mask)
+    assert len(mask) == 10
+    index.remove([3])
+    index.upsert([4], X[:1], {name: values[:1] for name, values in COLUMNS.items()})
+    assert 3 not in index.search(Q, N, filter=few).ids
+    assert sorted(set(index.search(Q[:1], 5, filter=few).ids[0].tolist())) == [-1, 4, 5]
+    assert sorted(set(before.search(Q[:1], 5, filter=few).ids[0].tolist())) == [-1, 3, 4, 5]
+    assert len(index.filter(recent)) == (index.metadata["year"] > 2010).sum()
+    assert before.search(Q, 10, filter=mask).ids.max() < 10
+    with pytest.raises(ValueError, match=r"filter: a mask of version 1, whose rows are not those of version 3"):
+        index.search(Q, filter=mask)
+
+
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"filter": np.ones(N + 1, bool)}, ValueError, r"filter: expected a mask \(3000,\).* got \(3001,\)"),
+    ({"filter": 5}, TypeError, r"filter: expected a mask .* or a Predicate, got int64 \(\)"),
+    ({"filter": [0.5]}, TypeError, r"filter: expected a mask .* got float64 \(1,\)"),
+    ({"filter": ["a"]}, TypeError, r"filter: expected integers, as the documents' ids are, got str"),
+    ({"filter": ragfast.column("where") == 1}, ValueError, r"column 'where': there is no such column"),
+    ({"filter": ragfast.column("year") == "x"}, TypeError, r"column 'year' holds int64: expected a number"),
+    ({"group": "book"}, ValueError, r"group: expected exclude or at_most with it"),
+    ({"exclude": [1]}, ValueError, r"exclude: expected together with group"),
+    ({"at_most": 1}, ValueError, r"at_most: expected together with group"),
+    ({"group": "where", "at_most": 1}, ValueError, r"column 'where': there is no such column"),
+    ({"group": "weight", "at_most": 1}, TypeError, r"group: expected a column of int64 or str, 'weight' holds float64"),
+    ({"group": 3, "at_most": 1}, TypeError, r"group: expected the name of a metadata column, got int"),
+    ({"group": "book", "at_most": 0}, ValueError, r"at_most: expected 1 or more, got 0"),
+    ({"group": "book", "exclude": ["a"]}, ValueError, r"exclude: expected \(4,\) strings or None"),
+    ({"group": "book", "exclude": "abcd"}, ValueError, r"exclude: expected \(4,\) strings or None"),
+    ({"group": "book", "exclude": [1, 2, 3, 4]}, TypeError, r"exclude: expected str or None, as column 'book' holds"),
+    ({"group": "year", "exclude": [1]}, ValueError, r"exclude: expected shape \(4,\), got \(1,\)"),
+    ({"group": "year", "exclude": ["a"] * 4}, TypeError, r"exclude: expected integers"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), REFUSED)
+def test_what_does_not_go_together(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    index = FlatIndex.from_vectors(X, metadata=COLUMNS)
+    with pytest.raises(error, match=message):
+        index.search(Q, **arguments)
+
+
+def test_without_metadata_or_documents() -> None:
+    with pytest.raises(ValueError, match="column 'year': there is no such column; there are none"):
+        FlatIndex.from_vectors(X).search(Q, filter=ragfast.column("year") == 1)
+    empty = FlatIndex(DIM)
+    assert empty.search(Q, 2, filter=np.zeros(0, bool)).ids.tolist() == [[-1, -1]] * 4
+    assert empty.search(Q, 2, filter=[1, 2]).ids.tolist() == [[-1, -1]] * 4
