@@ -925,6 +925,7 @@ int main(int argc, char **argv) {
     check_mixtures(threads_only);
     check_gather(threads_only);
     check_metric(threads_only);
+    check_segments(threads_only);
 #if defined(__x86_64__)
     check_caller_environment();
 #endif

@@ -56,6 +56,9 @@ void check_gather(int threads_only);
 void check_distance_kernels(const ragfast_kernels *kernels);
 void check_metric(int threads_only);
 
+/* In checksegments.c: searches of several segments, bitmaps, groups, distances. */
+void check_segments(int threads_only);
+
 /* In checkcodes.c. */
 void check_code_kernels(const ragfast_kernels *kernels);
 void check_emulated_amx(void); /* once, after the levels: says so where it cannot be checked */
