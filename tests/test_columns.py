@@ -50,7 +50,7 @@ def test_what_goes_in_comes_out(case: tuple[int, dict[str, tuple[str, list[Any]]
     metadata = {name: values for name, (_, values) in table.items()}
     columns = schema.encode(schema.read(metadata, n), vocabularies)
     schema.check(columns, vocabularies, n)
-    stored = {name: Vocabulary(*vocabulary.packed()) for name, vocabulary in vocabularies.items()}
+    stored = {name: Vocabulary(*vocabulary.packed(len(vocabulary))) for name, vocabulary in vocabularies.items()}
     for words in (vocabularies, stored):
         decoded = schema.decode(columns, words)
         assert {name: a.tolist() for name, a in decoded.items()} == metadata
@@ -268,20 +268,20 @@ def test_codes_are_the_order_of_addition() -> None:
 def test_a_stored_vocabulary_goes_on(first: list[str], second: list[str]) -> None:
     vocabulary = Vocabulary()
     vocabulary.add(first)
-    data, offsets = vocabulary.packed()
+    data, offsets = vocabulary.packed(len(vocabulary))
     data.flags.writeable = offsets.flags.writeable = False
     again = Vocabulary(data, offsets)
     again.check()
-    assert again.packed()[0] is data  # nothing was added: nothing is to be written
+    assert again.packed(len(again))[0] is data  # nothing was added: nothing is to be written
     assert again.add(second).tolist() == vocabulary.add(second).tolist()
     assert again.words() == vocabulary.words()
-    assert [a.tolist() for a in again.packed()] == [a.tolist() for a in vocabulary.packed()]
+    assert [a.tolist() for a in again.packed(len(again))] == [a.tolist() for a in vocabulary.packed(len(vocabulary))]
 
 
 def test_a_few_words_of_many_are_read_alone() -> None:
     vocabulary = Vocabulary()
     vocabulary.add([f"word {i} ä" for i in range(1000)])
-    data, offsets = vocabulary.packed()
+    data, offsets = vocabulary.packed(len(vocabulary))
     broken = data.copy()
     broken[offsets[500] : offsets[501]] = 0xFF
     again = Vocabulary(broken, offsets)

@@ -110,6 +110,14 @@ def test_lists_of_ids(case: tuple[FlatIndex, NDArray[np.intp]]) -> None:
     check(index, index.search(Q, K, filter=ids[:0]), held(rows[:0]))
 
 
+def test_ids_that_repeat_in_any_order(case: tuple[FlatIndex, NDArray[np.intp]]) -> None:
+    index, _ = case
+    chosen = index.ids[[5, 900, 5, 17, 17, 3]]
+    wanted = index.search(Q, 9, filter=index.ids[[3, 5, 17, 900]])
+    assert index.search(Q, 9, filter=chosen).ids.tolist() == wanted.ids.tolist()
+    assert len(index.filter(chosen)) == 4
+
+
 def test_predicates(case: tuple[FlatIndex, NDArray[np.intp]]) -> None:
     index, rows = case
     year, book = ragfast.column("year"), ragfast.column("book")
@@ -196,3 +204,45 @@ def test_without_metadata_or_documents() -> None:
     empty = FlatIndex(DIM)
     assert empty.search(Q, 2, filter=np.zeros(0, bool)).ids.tolist() == [[-1, -1]] * 4
     assert empty.search(Q, 2, filter=[1, 2]).ids.tolist() == [[-1, -1]] * 4
+    assert empty.search(Q, 2, filter=["a"]).ids.tolist() == [[-1, -1]] * 4  # of either kind: none came yet
+    assert empty.remove(["a"], missing_ok=True) == 0
+    with pytest.raises(ValueError, match="ids: expected ids that the index holds, got 'a'"):
+        empty.remove(["a"])
+    made = empty.snapshot().filter(["a"])
+    empty.add(X[:2], ["b", "a"])
+    assert empty.search(Q, 2, filter=made).ids.tolist() == [["a", None]] * 4
+
+
+def test_before_any_document_came() -> None:
+    """A service that begins with nothing is asked the same as later."""
+    index, query = FlatIndex(2), np.ones((1, 2), np.float32)
+    for how in (
+        {"filter": ragfast.column("day") >= 3},
+        {"filter": ["a"]},
+        {"filter": [3]},
+        {"group": "book", "at_most": 1},
+        {"group": "book", "exclude": ["a"]},
+    ):
+        assert index.search(query, k=2, **how).scores.tolist() == [[-np.inf, -np.inf]]
+    index.add(query, metadata={"day": [4]})
+    assert index.search(query, k=1, filter=ragfast.column("day") >= 3).ids.tolist() == [[0]]
+    with pytest.raises(ValueError, match="book"):
+        index.search(query, k=1, group="book", at_most=1)
+
+
+def test_a_prepared_filter_keeps_its_ids() -> None:
+    index = FlatIndex.from_vectors(np.eye(2, dtype=np.float32), ids=["a", "b"])
+    ids = ["a"]
+    prepared = index.filter(ids)
+    ids[:] = ["b"]
+    index.add(np.ones((1, 2), np.float32), ids=["c"])
+    assert index.search(np.ones((1, 2), np.float32), k=1, filter=prepared).ids.tolist() == [["a"]]
+
+
+def test_a_predicate_nested_too_deep() -> None:
+    index = FlatIndex.from_vectors(np.eye(2, dtype=np.float32), metadata={"x": [1, 2]})
+    predicate = ragfast.column("x") == 1
+    for i in range(5000):
+        predicate = (predicate & (ragfast.column("x") > 0)) | (ragfast.column("x") == i)
+    with pytest.raises(ValueError, match="nested too deep"):
+        index.search(np.ones((1, 2), np.float32), k=1, filter=predicate)

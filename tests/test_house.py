@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "ragfast"
 ROWS = [
     {"_kernels"},
     {"arrays", "levels"},
-    {"threads", "weights", "codes", "gather", "merge", "strings", "manifest", "sources"},
+    {"threads", "weights", "codes", "gather", "merge", "strings", "manifest", "sources", "taken"},
     {"columns", "names", "draft"},
     {"storage"},
     {"filters", "segment"},

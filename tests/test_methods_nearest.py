@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragfast import methods
-from ragfast.methods import KNNDatastore, NearestIndex
+from ragfast import FlatIndex, methods
+from ragfast.methods import KNNDatastore
 
 Array = NDArray[Any]
 
@@ -35,13 +35,13 @@ def brute_force(
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize(("n", "dim"), [(1, 1), (40, 3), (1500, 33)])
 def test_random_vectors(metric: Any, n: int, dim: int) -> None:
     rng = np.random.default_rng(n)
     vectors = (3 + rng.standard_normal((n, dim))).astype(np.float32)
     queries = (3 + rng.standard_normal((7, dim))).astype(np.float32)
-    scores, ids = NearestIndex(vectors, metric=metric).search(queries, 5)
+    scores, ids = FlatIndex.from_vectors(vectors, metric=metric).search(queries, 5, dtype=np.float64)
     expected, expected_ids = brute_force(vectors, queries, 5, metric)
     assert ids.tolist() == expected_ids.tolist()
     np.testing.assert_allclose(scores, expected, rtol=1e-13)
@@ -59,34 +59,35 @@ def near_ties() -> tuple[Array, Array]:
 
 def test_near_ties() -> None:
     vectors, queries = near_ties()
-    scores, ids = NearestIndex(vectors).search(queries, 10)
+    scores, ids = FlatIndex.from_vectors(vectors, metric="l2").search(queries, 10, dtype=np.float64)
     expected, expected_ids = brute_force(vectors, queries, 10, "l2")
     assert scores.tolist() == expected.tolist()  # sums of squares that are exact in any order
     assert ids.tolist() == expected_ids.tolist()
     assert (scores[:, 0] == 0).all()
 
 
-def test_near_ties_need_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the test above would show nothing: by the searched inner products alone the order is another."""
+def test_near_ties_need_distances() -> None:
+    """Else the test above would show nothing: by q . x - |x|^2 / 2 in float64 the order is another."""
     vectors, queries = near_ties()
     _, expected_ids = brute_force(vectors, queries, 10, "l2")
-    monkeypatch.setattr(NearestIndex, "_margin", lambda self, asked: np.zeros(len(asked)))
-    _, ids = NearestIndex(vectors).search(queries, 10)
+    wide = vectors.astype(float)
+    halves = queries.astype(float) @ wide.T - (wide**2).sum(axis=1) / 2
+    ids = np.lexsort((np.broadcast_to(np.arange(len(wide)), halves.shape), -halves))[:, :10]
     assert ids.tolist() != expected_ids.tolist()
 
 
-@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_duplicates_come_by_id(metric: Any) -> None:
     """More of them than any list that is asked for at first."""
     vectors = np.zeros((600, 4), np.float32)
     vectors[::3] = 1
     vectors[500] = 2
     expected, expected_ids = brute_force(vectors, vectors[:4], 7, metric)
-    scores, ids = NearestIndex(vectors, metric=metric).search(vectors[:4], 7)
+    scores, ids = FlatIndex.from_vectors(vectors, metric=metric).search(vectors[:4], 7, dtype=np.float64)
     assert (ids.tolist(), scores.tolist()) == (expected_ids.tolist(), expected.tolist())
 
 
-@pytest.mark.parametrize("metric", ["l2", "inner_product"])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_retro_many_chunks_of_one_document(metric: Any) -> None:
     """The nearest hundreds of chunks are the document's own, and duplicates stand in other documents."""
     rng = np.random.default_rng(6)
@@ -123,9 +124,9 @@ def test_fewer_than_k() -> None:
     assert (scores == -np.inf).all()
     scores, ids = methods.retro_neighbours(np.float32([[0], [1], [5]]), [1, 2, 1], 5)
     assert ids.tolist() == [[1, -1, -1, -1, -1], [0, 2, -1, -1, -1], [1, -1, -1, -1, -1]]
-    none = NearestIndex(np.empty((0, 2), np.float32))
+    none = FlatIndex(2, metric="l2")
     assert none.search(np.zeros((2, 2), np.float32), 3).ids.tolist() == [[-1, -1, -1]] * 2
-    assert NearestIndex(np.zeros((3, 2), np.float32)).search(np.empty((0, 2), np.float32), 3).ids.shape == (0, 3)
+    assert methods.retro_neighbours(np.empty((0, 2), np.float32), np.empty(0, int), 3).ids.shape == (0, 3)
 
 
 @settings(max_examples=60)
@@ -135,7 +136,7 @@ def test_fewer_than_k() -> None:
     dim=st.integers(1, 9),
     k=st.integers(1, 12),
     scale=st.sampled_from([2.0**-60, 1.0, 2.0**50]),
-    metric=st.sampled_from(["l2", "inner_product"]),
+    metric=st.sampled_from(["l2", "ip"]),
 )
 def test_small_integers(seed: int, n: int, dim: int, k: int, scale: float, metric: Any) -> None:
     """Full of equal distances, and exact in any order of sums."""
@@ -151,7 +152,7 @@ def test_small_integers(seed: int, n: int, dim: int, k: int, scale: float, metri
 def test_extreme_magnitudes() -> None:
     """Norms whose halved squares reach from denormals to the end of float32, beside each other."""
     vectors = np.float32([[1e-30, 0], [2e-30, 0], [1e-22, 1e-22], [1, 1], [1e19, 1e18], [0, 0]])
-    scores, ids = NearestIndex(vectors).search(vectors, 6)
+    scores, ids = FlatIndex.from_vectors(vectors, metric="l2").search(vectors, 6, dtype=np.float64)
     expected, expected_ids = brute_force(vectors, vectors, 6, "l2")
     assert ids.tolist() == expected_ids.tolist()
     np.testing.assert_allclose(scores, expected, rtol=1e-14)
@@ -164,7 +165,7 @@ def test_datastore() -> None:
     rng = np.random.default_rng(8)
     keys, tokens = rng.standard_normal((200, 6)).astype(np.float32), rng.integers(0, 30, 200)
     queries = rng.standard_normal((5, 6)).astype(np.float32)
-    for metric in ("l2", "inner_product"):
+    for metric in ("l2", "ip"):
         store = KNNDatastore(keys, tokens, metric=metric)  # type: ignore[arg-type]
         scores, found = store.search(queries, 8)
         expected, ids = brute_force(keys, queries, 8, metric)
@@ -227,32 +228,31 @@ def test_knn_lm_without_neighbours() -> None:
     assert np.exp(single) == pytest.approx(np.e / (1 + np.e))
 
 
+def test_extreme_norms() -> None:
+    """Squares beyond float32, which distances in float64 hold."""
+    vectors = np.float32([[0, 0], [3e19, 0], [3e38, 0], [3e38, 1e30]])
+    scores, ids = FlatIndex.from_vectors(vectors, metric="l2").search(vectors, 4, dtype=np.float64)
+    expected, expected_ids = brute_force(vectors, vectors, 4, "l2")
+    assert ids.tolist() == expected_ids.tolist()
+    np.testing.assert_allclose(scores, expected, rtol=1e-14)
+
+
 def test_errors() -> None:
     vectors = np.zeros((3, 2), np.float32)
-    with pytest.raises(ValueError, match=r'^metric: expected "l2" or "inner_product", got \'cosine\'$'):
-        NearestIndex(vectors, metric="cosine")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^vectors: expected float32 .*, got float64"):
-        NearestIndex(vectors.astype(float))
-    with pytest.raises(ValueError, match=r"^vectors: row 1 holds NaN or an infinity"):
-        NearestIndex(np.float32([[0], [np.nan]]))
-    with pytest.raises(ValueError, match=r"^vectors: row 2 has a norm of 3e\+19; expected below 2\.6e19$"):
-        NearestIndex(np.float32([[0], [1], [3e19]]))
-    assert NearestIndex(np.float32([[3e19]]), metric="inner_product").search(np.float32([[1]]), 1).ids.tolist() == [[0]]
-    with pytest.raises(ValueError, match=r"^groups: expected shape \(3,\), one for each vector, got \(2,\)$"):
-        NearestIndex(vectors, [0, 1])
-    index = NearestIndex(vectors, [0, 1, 2])
+    with pytest.raises(ValueError, match=r"^metric: expected "):
+        methods.retro_neighbours(vectors, [0, 1, 2], 1, metric="inner_product")
+    with pytest.raises(TypeError, match=r"^chunks: expected float32 .*, got float64"):
+        methods.retro_neighbours(vectors.astype(float), [0, 1, 2], 1)
+    with pytest.raises(ValueError, match=r"^documents: expected shape \(3,\), one for each chunk, got \(2,\)$"):
+        methods.retro_neighbours(vectors, [0, 1], 1)
+    with pytest.raises(TypeError, match=r"^documents: expected integers"):
+        methods.retro_neighbours(vectors, [0.5, 1, 2], 1)
     with pytest.raises(ValueError, match=r"^queries: expected shape \(B, 2\), got \(1, 3\)$"):
-        index.search(np.zeros((1, 3), np.float32))
-    with pytest.raises(ValueError, match=r"^queries: row 0 holds NaN"):
-        index.search(np.float32([[np.nan, 0]]))
+        methods.retro_neighbours(vectors, [0, 1, 2], 1, queries=np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match=r"^query_documents: expected shape \(3,\), one for each query, got \(1,\)$"):
+        methods.retro_neighbours(vectors, [0, 1, 2], 1, queries=vectors, query_documents=[0])
     with pytest.raises(ValueError, match=r"^k: expected 1 or more, got 0$"):
-        index.search(vectors, 0)
-    with pytest.raises(ValueError, match=r"^groups: expected shape \(3,\), one for each query, got \(1,\)$"):
-        index.search(vectors, 1, groups=[0])
-    with pytest.raises(TypeError, match=r"^groups: expected integers"):
-        index.search(vectors, 1, groups=[0.5, 1, 2])
-    with pytest.raises(ValueError, match=r"^groups: given for queries, but the vectors were indexed without groups$"):
-        NearestIndex(vectors).search(vectors, 1, groups=[0, 1, 2])
+        methods.retro_neighbours(vectors, [0, 1, 2], 0)
     with pytest.raises(ValueError, match=r"^query_documents: given without queries"):
         methods.retro_neighbours(vectors, [0, 1, 2], 1, query_documents=[0, 1, 2])
     with pytest.raises(ValueError, match=r"^tokens: expected shape \(3,\), one for each key"):

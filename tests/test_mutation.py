@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragfast import FlatIndex, Snapshot, writing
+import ragfast
+from ragfast import FlatIndex, Snapshot, taken, writing
 
 RNG = np.random.default_rng(7)
 DIM = 12
@@ -325,6 +327,54 @@ def test_swap() -> None:
     assert one.ids.tolist() == ["a", "b", "c", "o", "p"]
 
 
+def test_names_that_came_later_are_not_swapped_in() -> None:
+    """Nor are those of removed documents: what comes after them has its place in ties as if they had never been."""
+    same = np.ones((1, DIM), np.float32)
+    index = FlatIndex.from_vectors(same, ["a"])
+    before = index.snapshot()
+    index.add(np.repeat(same, 3, axis=0), ["x", "y", "z"])
+    index.swap(before)
+    names = index.snapshot()._contents.names
+    assert names is not None
+    assert len(names) == 1
+    index.add(np.repeat(same, 2, axis=0), ["z", "x"])
+    assert index.search(same, 3).ids.tolist() == [["a", "z", "x"]]
+
+
+@pytest.mark.parametrize("strings", [False, True])
+def test_ids_in_any_order_and_batches(monkeypatch: pytest.MonkeyPatch, strings: bool) -> None:
+    """Against a set, with what an index remembers of ids sorted in after a few of them already."""
+    monkeypatch.setattr(taken, "_NEWEST", 20)
+    monkeypatch.setattr(writing, "MIN_ROOM", 64)
+    rng = np.random.default_rng(3)
+    index, there = FlatIndex(DIM), set[Any]()
+    refused = 0
+    for i in range(300):
+        drawn = rng.choice(2000, rng.choice([1, 3, 30]), replace=False)
+        batch = [f"id {n}" for n in drawn] if strings else drawn.tolist()
+        rows = draw(len(batch))
+        if there.intersection(batch):
+            refused += 1
+            held = next(n for n in batch if n in there) if strings else min(there.intersection(batch))
+            with pytest.raises(ValueError, match="ids: expected ids that the index does not hold, got") as error:
+                index.add(rows, batch)
+            assert strings or str(error.value).endswith(f"got {held}")
+            if i % 3 == 0:
+                index.upsert(batch, rows)
+                there.update(batch)
+            elif i % 3 == 1:
+                assert index.remove(batch, missing_ok=True) == len(there.intersection(batch))
+                there.difference_update(batch)
+        else:
+            index.add(rows, batch)
+            there.update(batch)
+        if i % 70 == 69:
+            index.compact()
+    assert refused > 50
+    assert len(index) == len(there) > 500
+    assert set(index.ids.tolist()) == there
+
+
 def test_an_index_swapped_does_not_write_where_the_other_does() -> None:
     one, other = FlatIndex(DIM), FlatIndex(DIM)
     other.add(draw(10))  # leaves room to spare
@@ -358,6 +408,22 @@ def test_cosine() -> None:
     with pytest.raises(ValueError, match=r"metric 'ip'.*got 'cosine'"):
         index.gather_scores_grad(np.ones((1, 1)), [[0]])
     assert "metric='cosine'" in repr(index)
+
+
+def test_cosines_that_tie_once_divided_come_by_their_ids() -> None:
+    """Their products differ by a last bit, which the division rounds away."""
+    rng = np.random.default_rng(0)
+    angle, size = rng.random(100) * 2e-3, 1.5 + rng.random(20) * 0.3
+    rows = np.stack([np.full(100, 0.55), 0.8 * np.cos(angle), 0.8 * np.sin(angle)], axis=1).astype(np.float32)
+    queries = np.stack([size, size * 2.0**-30, 0 * size], axis=1).astype(np.float32)
+    ids = rng.permutation(100)
+    for given in (ids, [f"document {i}" for i in ids]):
+        hits = FlatIndex.from_vectors(rows, given, metric="cosine").search(queries, 105, dtype=np.float64)
+        first = {doc_id: i for i, doc_id in enumerate(given)} if given is not ids else {i: i for i in range(100)}
+        for scores, found in zip(hits.scores[:, :100], hits.ids[:, :100].tolist(), strict=True):
+            assert found == [found[i] for i in np.lexsort(([first[doc_id] for doc_id in found], -scores))]
+        assert (hits.scores[:, 100:] == -np.inf).all()
+        assert set(hits.ids[:, 100:].ravel().tolist()) == ({-1} if given is ids else {None})
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16"])
@@ -409,3 +475,54 @@ def test_a_search_sees_one_version() -> None:
         reader.join()
     assert wrong == []
     assert index.vectors.tolist() == (199 * one).tolist()
+
+
+@pytest.mark.parametrize("ids", [[2**63 - 1], [2**63 - 2, 2**63 - 1], [2**63 - 1, 5]])
+def test_the_largest_ids(ids: list[int], tmp_path: Path) -> None:
+    vectors = np.eye(2, dtype=np.float32)[: len(ids)]
+    index = FlatIndex.from_vectors(vectors, ids=ids)
+    index.save(tmp_path / "i")
+    for same in (index, pickle.loads(pickle.dumps(index)), FlatIndex.open(tmp_path / "i")):
+        assert same.ids.dtype == np.int64
+        assert same.ids.tolist() == ids
+        assert same.search(vectors, k=1).ids.ravel().tolist() == ids
+        assert ids[0] in same
+
+
+def test_opened_changed_and_saved_for_ever(tmp_path: Path) -> None:
+    """Each time a few documents more, of which each save makes a segment."""
+    vectors = np.random.default_rng(1).standard_normal((3 * writing.MAX_SEGMENTS, 4)).astype(np.float32)
+    FlatIndex.from_vectors(vectors[:1]).save(tmp_path / "i")
+    for row in vectors[1:]:
+        index = FlatIndex.open(tmp_path / "i")
+        index.add(row[None])
+        index.save(tmp_path / "i")
+        assert len(index.snapshot()._segments) <= writing.MAX_SEGMENTS
+    opened = FlatIndex.open(tmp_path / "i")
+    expected = ragfast.search(vectors[:5], vectors, k=7)
+    found = opened.search(vectors[:5], k=7)
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.scores.tobytes() == expected.scores.tobytes()
+
+
+def test_compacting_forgets_words(tmp_path: Path) -> None:
+    index = FlatIndex(2)
+    row = np.ones((1, 2), np.float32)
+    for i in range(300):
+        index.add(row, metadata={"word": [None if i == 250 else f"word {i}"], "book": [i]})
+    before = index.snapshot()
+    index.remove(np.arange(200))
+    index.compact()
+    assert [len(v) for v in index.snapshot()._contents.vocabularies.values()] == [99]
+    expected = [None if i == 250 else f"word {i}" for i in range(200, 300)]
+    assert index.metadata["word"].tolist() == expected
+    query = np.ones((1, 2), np.float32)
+    assert index.search(query, k=1, filter=ragfast.column("word") == "word 299").ids.tolist() == [[299]]
+    assert index.search(query, k=2, group="book", exclude=[200]).ids.tolist() == [[201, 202]]
+    assert before.search(query, k=1, filter=ragfast.column("word") == "word 3").ids.tolist() == [[3]]
+    index.add(row, metadata={"word": ["word 3"], "book": [3]})
+    index.save(tmp_path / "i")
+    assert FlatIndex.open(tmp_path / "i").metadata["word"].tolist() == [*expected, "word 3"]
+    index.remove(index.ids)
+    index.compact()
+    assert len(index.snapshot()._contents.vocabularies["word"]) == 0

@@ -46,7 +46,7 @@ class NamesMachine(RuleBasedStateMachine):
 
     @rule()
     def store(self) -> None:
-        data, offsets, keys = self.names.packed()
+        data, offsets, keys = self.names.packed(self.names.next_key)
         self.names = Names(data, offsets, keys, self.names.next_key)
         self.names.check()
 
@@ -122,7 +122,7 @@ def test_takes_sequences_of_strings(ids: Any) -> None:
 def stored(keys: Any = None, next_key: int | None = None) -> Names:
     names = Names()
     names.append(["a", "b", "c"])
-    return Names(*names.packed()[:2], keys, next_key)
+    return Names(*names.packed(names.next_key)[:2], keys, next_key)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_checks_that_names_are_distinct() -> None:
 def test_stored_names_are_read_when_asked_for() -> None:
     names = Names()
     names.append([f"name {i}" for i in range(1000)])
-    data, offsets, _ = names.packed()
+    data, offsets, _ = names.packed(names.next_key)
     broken = data.copy()
     broken[offsets[500] : offsets[501]] = 0xFF
     lazy = Names(broken, offsets)

@@ -16,6 +16,7 @@ from ragfast import FlatIndex, IndexFormatError, persistence, storage, writing
 DIM = 32
 RNG = np.random.default_rng(5)
 Q = RNG.standard_normal((3, DIM), dtype=np.float32)
+ROW = np.ones((1, 2), np.float32)
 
 
 def columns(n: int) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def test_two_that_save_in_one_place_do_not_mix(tmp_path: Path) -> None:
     one.remove(one.ids[:3])
     other.remove(other.ids[-3:])
     for index in (one, other, one):
-        index.save(tmp_path)
+        index.save(tmp_path, overwrite=True)
         assert_same(index, FlatIndex.open(tmp_path))
 
 
@@ -296,7 +297,98 @@ def test_other_directories(tmp_path: Path) -> None:
 
 def test_every_array_has_a_group() -> None:
     index = made("str", "l2")
-    stamps = persistence.saved_as(index.snapshot(), "").stamps
+    stamps = {group for group, _, _ in persistence._groups(index.snapshot())}
     for segment in index.snapshot()._segments:
         for name in persistence.segment_arrays(segment):
             assert persistence._group(f"{segment.room.name}/{name}") in stamps
+
+
+def test_saved_beside_a_writer_then_once_more(tmp_path: Path) -> None:
+    """What comes while names and words are written belongs to the next save, which must not take it for written."""
+    index = FlatIndex(2)
+    index.add(ROW, ids=["first"], metadata={"word": ["first"]})
+    index.compact()  # names with keys of their own
+    names = index.snapshot()._contents.names
+    words = index.snapshot()._contents.vocabularies["word"]
+    assert names is not None
+    of_names, of_words = type(names).packed, type(words).packed
+
+    def late(packed: Any, i: int) -> Any:
+        def then(self: Any, n: int) -> Any:
+            if f"n{i}" not in index:
+                index.add(ROW, ids=[f"n{i}"], metadata={"word": [f"w{i}"]})
+            return packed(self, n)
+
+        return then
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(names), "packed", late(of_names, 1))
+        patch.setattr(type(words), "packed", late(of_words, 2))
+        index.save(tmp_path / "i")
+    assert FlatIndex.open(tmp_path / "i").ids.tolist() == ["first"]
+    index.save(tmp_path / "i")
+    opened = FlatIndex.open(tmp_path / "i")
+    assert sorted(opened.ids) == ["first", "n1", "n2"]
+    assert sorted(opened.metadata["word"]) == ["first", "w1", "w2"]
+
+
+@pytest.mark.parametrize("part", ["names", "words"])
+def test_an_add_that_failed_between_strings_and_their_numbers(part: str, tmp_path: Path) -> None:
+    index = FlatIndex(2)
+    index.add(ROW, ids=["a"], metadata={"word": ["a"]})
+    contents = index.snapshot()._contents
+    strings: Any = contents.names if part == "names" else contents.vocabularies["word"]
+
+    class Full(dict[str, int]):
+        def update(self, *_: Any, **__: Any) -> None:
+            raise MemoryError
+
+    added = strings._added
+    strings._added = Full(added)
+    with pytest.raises(MemoryError):
+        index.add(ROW, ids=["b"], metadata={"word": ["b"]})
+    strings._added = added
+    index.add(ROW, ids=["b"], metadata={"word": ["b"]})
+    index.save(tmp_path / "i")
+    opened = FlatIndex.open(tmp_path / "i")
+    assert (opened.ids.tolist(), opened.metadata["word"].tolist()) == (["a", "b"], ["a", "b"])
+
+
+def test_two_who_opened_the_same(tmp_path: Path) -> None:
+    FlatIndex.from_vectors(ROW, ids=[1]).save(tmp_path / "i")
+    one, other = FlatIndex.open(tmp_path / "i"), FlatIndex.open(tmp_path / "i")
+    one.add(ROW, ids=[2])
+    other.add(ROW, ids=[3])
+    one.save(tmp_path / "i")
+    with pytest.raises(FileExistsError, match="another writer saved"):
+        other.save(tmp_path / "i")
+    assert FlatIndex.open(tmp_path / "i").ids.tolist() == [1, 2]
+    one.add(ROW, ids=[4])
+    one.save(tmp_path / "i")
+    other.save(tmp_path / "i", overwrite=True)
+    assert FlatIndex.open(tmp_path / "i").ids.tolist() == [1, 3]
+    FlatIndex.from_vectors(ROW).save(tmp_path / "i")  # a new index in the place of an old one, as ever
+
+
+@pytest.mark.parametrize("mmap", [True, False, "vectors"])
+def test_verify_reads_the_directory(mmap: Any, tmp_path: Path) -> None:
+    index = FlatIndex.from_vectors(ROW)
+    with pytest.raises(ValueError, match="no files"):
+        index.verify()
+    index.save(tmp_path / "i")
+    index.verify()
+    (norms,) = (tmp_path / "i").glob("*norms*")
+    data = bytearray(norms.read_bytes())
+    data[-1] ^= 1
+    norms.write_bytes(data)
+    with pytest.raises(IndexFormatError, match="norms"):
+        FlatIndex.open(tmp_path / "i", mmap=mmap, verify=False).verify()
+
+
+def test_a_file_that_went_is_written_again(tmp_path: Path) -> None:
+    FlatIndex.from_vectors(ROW, ids=[7]).save(tmp_path / "i")
+    index = FlatIndex.open(tmp_path / "i")
+    (vectors,) = (tmp_path / "i").glob("*vectors*")
+    vectors.unlink()
+    index.save(tmp_path / "i")
+    assert FlatIndex.open(tmp_path / "i", mmap=False).ids.tolist() == [7]

@@ -1,4 +1,4 @@
-"""The command line: ``ragfast demo``, ``ask``, ``eval``, ``mcp`` and ``bench``; also as ``python -m ragfast``."""
+"""The command line: ``ragfast demo``, ``ask``, ``eval``, ``mcp``, ``index``, ``bench``; also ``python -m ragfast``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import ragfast
+import ragfast.sources
 
 DESCRIPTION = """\
 Exact retrieval and marginalization for Retrieval-Augmented Generation.
@@ -22,6 +26,8 @@ the documents, which takes minutes, and keeps the result in $RAGFAST_CACHE or th
 
 `eval` measures the same retrieval and answers over a file of questions with known answers. `mcp` serves the retrieval
 as a tool to programs that speak the Model Context Protocol.
+
+`index` builds an index directory from files of embeddings, and says what is in one and whether it is whole.
 
 `bench` measures the library beside every other one that is installed (`make bench` installs them)."""
 
@@ -37,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             status = 0
         else:
-            status = {"bench": _bench, "eval": _eval}.get(chosen.command, _demo)(parser, chosen)
+            status = {"bench": _bench, "eval": _eval, "index": _index}.get(chosen.command, _demo)(parser, chosen)
         sys.stdout.flush()  # here, where a reader that has gone is understood
         return status
     except KeyboardInterrupt:
@@ -131,6 +137,50 @@ def _eval(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         print(f"ragfast: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _index(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
+    try:
+        if chosen.action == "build":
+            index = ragfast.FlatIndex.build(
+                chosen.index, _source(chosen), dtype=chosen.dtype, metric=chosen.metric, scan=chosen.scan
+            )
+        else:
+            index = ragfast.FlatIndex.open(chosen.index)
+        if chosen.action == "verify":
+            index.verify()
+        print(index)
+        for name, kind in index.columns.items():
+            print(f"  {name}: {kind}")
+        if chosen.action == "verify":
+            print("every file is as it was written")
+    except (OSError, ImportError, TypeError, ValueError) as error:
+        print(f"ragfast: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _source(chosen: argparse.Namespace) -> Any:
+    """Blocks of the files, read by what their names end in."""
+    kinds = {path.suffix for path in chosen.files}
+    if len(kinds) > 1:
+        raise ValueError(f"expected files of one kind, got {', '.join(sorted(kinds))}")
+    kind = kinds.pop()
+    if kind in (".npy", ".safetensors"):
+        ids = None if chosen.ids is None else np.load(chosen.ids, mmap_mode="r", allow_pickle=False)
+        if chosen.metadata:
+            raise ValueError(f"--metadata: columns of Parquet or Arrow files; {kind} files have none")
+        if kind == ".npy":
+            return ragfast.sources.npy(chosen.files, ids=ids)
+        return ragfast.sources.safetensors(chosen.files, chosen.vectors, ids=ids)
+    if kind not in (".parquet", ".arrow"):
+        raise ValueError(f"{chosen.files[0]}: expected a .npy, .safetensors, .parquet or .arrow file")
+    names = {"vectors": chosen.vectors or "embedding", "ids": chosen.ids, "metadata": tuple(chosen.metadata or ())}
+    if kind == ".parquet":
+        return ragfast.sources.parquet(chosen.files, **names)
+    if len(chosen.files) > 1:
+        raise ValueError(f"expected one .arrow file, got {len(chosen.files)}")
+    return ragfast.sources.arrow(chosen.files[0], **names)
 
 
 def _bench(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
@@ -250,6 +300,13 @@ def _parser() -> argparse.ArgumentParser:
         description="A server on stdin and stdout with one tool, search, over the demo's documents. Needs what "
         "`make demo` installs, and mcp: pip install 'ragfast-kernels[mcp]'.",
     )
+    _add_index(
+        commands.add_parser(
+            "index",
+            help="build an index directory from files of embeddings, or look at one",
+            description="An index directory is what FlatIndex.open reads. Building takes little memory.",
+        )
+    )
     _add_bench(
         commands.add_parser(
             "bench",
@@ -293,6 +350,23 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
         metavar="B",
         help="questions that are answered together; memory grows with it (default: %(default)s)",
     )
+
+
+def _add_index(index: argparse.ArgumentParser) -> None:
+    actions = index.add_subparsers(dest="action", metavar="action", title="actions", required=True)
+    build = actions.add_parser("build", help="write an index of the vectors in files, one after the other")
+    build.add_argument("index", type=Path, metavar="INDEX", help="the directory, which is made")
+    build.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".npy, .safetensors, .parquet or .arrow")
+    build.add_argument("--vectors", metavar="NAME", help='column or tensor of the vectors (columns: "embedding")')
+    build.add_argument("--ids", metavar="NAME", help="column of the ids; for .npy and .safetensors a .npy file of them")
+    build.add_argument("--metadata", nargs="+", metavar="NAME", help="columns to keep, to filter by")
+    build.add_argument("--metric", choices=("ip", "cosine", "l2"), default="ip", help="(default: %(default)s)")
+    build.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="kept so (default: %(default)s)"
+    )
+    build.add_argument("--scan", choices=("auto", "float32", "int8"), default="auto", help="(default: %(default)s)")
+    for name, help in (("info", "say what an index holds"), ("verify", "read every byte and compare its checksum")):
+        actions.add_parser(name, help=help).add_argument("index", type=Path, metavar="INDEX")
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:

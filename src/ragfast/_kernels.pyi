@@ -71,7 +71,6 @@ class Codes:
         n_threads: int,
         half_squares: NDArray[float64] | None = None,
     ) -> None: ...
-
     @staticmethod
     def over(
         high: NDArray[uint8],

@@ -79,7 +79,10 @@ def build(
             draft.put(name, part)
         about = [persistence.segment_meta(segment, form, n, lowest=lowest, highest=highest)] if n else []
         now = incoming.now(version=1)
-        draft.commit(persistence.index_meta(now, incoming.contents, about, persistence.new_commit()))
+        names = incoming.contents.names
+        next_key = None if names is None else names.next_key
+        commit = persistence.new_commit(persistence.new_writer())
+        draft.commit(persistence.index_meta(now, incoming.contents, about, commit, next_key))
 
 
 def _append(out: Mapping[str, storage.ArrayWriter], parts: Mapping[str, NDArray[Any]]) -> None:
@@ -206,15 +209,15 @@ class _Incoming:
         if self.contents.next_id + n >= MAX_DOCS:
             raise ValueError("vectors: an index holds fewer than 2**31 documents")
         now = self.now(0)
-        numbering, keys, strings = writing._read_ids(now, block.ids, n)
-        contents, values = writing._read_metadata(now, block.metadata, n)
+        numbering, keys, strings = writing.read_ids(now, block.ids, n)
+        contents, values = writing.read_metadata(now, block.metadata, n)
         if strings is not None:
             names = Names() if contents.names is None else contents.names
             keys = names.append(strings)
             contents = contents._replace(names=names)
         elif keys is not None:
             self._ids.append(keys)
-        columns = writing._encoded(contents, values)
+        columns = writing.encoded(contents, values)
         self.contents = contents._replace(numbering=numbering, next_id=contents.next_id + n)
         return keys, columns
 

@@ -43,7 +43,7 @@ class Vocabulary:
         self._added: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._strings)
+        return self._strings.n_stored + len(self._added)
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +82,7 @@ class Vocabulary:
             raise ValueError(f"a column of strings has fewer than 2**31 different ones, got {first + len(new)}")
         codes[new] = np.arange(first, first + len(new))
         added = [words[i] for i in new.tolist()]
-        self._strings.extend(added)  # before any of them can be found
+        self._strings.extend(added, first)  # before any of them can be found
         self._added.update(zip(added, range(first, first + len(added)), strict=True))
         return codes
 
@@ -91,9 +91,9 @@ class Vocabulary:
         used, places = np.unique(codes, return_inverse=True)  # documents share words
         return self._strings.take(used)[places].reshape(codes.shape)
 
-    def packed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(data, offsets) for storage."""
-        return self._strings.packed()
+    def packed(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """(data, offsets) of the first n words for storage: more may come meanwhile."""
+        return self._strings.packed(n)
 
 
 class Words(NamedTuple):

@@ -66,6 +66,10 @@ class Draft:
         """The number that this version will have."""
         return self.before.version + 1
 
+    def has(self, name: str) -> bool:
+        """Whether the file of an array of the version before is still there."""
+        return os.path.lexists(os.path.join(self._directory, self.before.arrays[name].file))
+
     def keep(self, name: str) -> None:
         """Takes over an array of the version before, without reading or writing its data."""
         self._refuse(name)
@@ -185,7 +189,8 @@ class ArrayWriter:
         for first in range(0, len(given) if given.nbytes else 0, step):
             data = np.ascontiguousarray(given[first : first + step], self._dtype).reshape(-1).view(np.uint8)
             for start in range(0, len(data), BLOCK):
-                part = data[start : start + BLOCK].data
+                # A copy: of a panel of codes that lie beside it, an add may be writing those of rows to come.
+                part = data[start : start + BLOCK].copy().data
                 self._sums.update(part)
                 _write(self._fd, part)
         self._rows += len(given)

@@ -174,16 +174,17 @@ class FlatIndex:
         theirs = other if isinstance(other, Snapshot) else other._snapshot
         return self._change(lambda now: self._writer.swapped(now, theirs))[0]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes the index as it is at this moment into a directory, which is made, or which holds an index: that is
         replaced at once when all is written. Whatever happens before, a crash included, it stays as it was; what of
         this index lies there already is not written again. docs/index-format.md describes the files.
 
-        BlockingIOError while another writer is at work there; FileExistsError for a directory of other things.
+        BlockingIOError while another writer is at work there; FileExistsError for a directory of other things, and
+        unless `overwrite` where this index was opened or saved before but somebody else has saved since.
         """
         with self._lock:
             now, saved = self._writer.seal(self._snapshot), self._saved
-        self._saved = persistence.save(path, now, saved)
+        self._saved = persistence.save(path, now, saved, overwrite)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool | str = True, verify: bool = True) -> FlatIndex:
@@ -260,9 +261,10 @@ class FlatIndex:
         return cls.open(path, mmap="vectors")
 
     def verify(self) -> None:
-        """Reads every byte of the files that the index was opened from. :class:`IndexFormatError` where one is not as
-        it was written."""
-        persistence.verify(self._snapshot)
+        """Reads every byte of the files in the directory that the index was opened from or last saved to, and of those
+        that it has mapped. :class:`IndexFormatError` where one is not as it was written, ValueError where the index was
+        neither opened nor saved."""
+        persistence.verify(self._snapshot, self._saved)
 
     def snapshot(self) -> Snapshot:
         """This version of the index, to be searched and read while the index goes on."""
@@ -287,9 +289,12 @@ class FlatIndex:
         for "cosine" that of the query and the stored document, divided by the query's length; for "l2" -|q - d|^2.
         Documents come by (score descending, id ascending; strings in the order in which they were first added), the
         same bits at every instruction-set level, thread count and batch size, and whatever was added and removed
-        before. Returns :class:`Hits` of scores (B,K) and logprobs (B,K) in dtype (float32: rounded from float64; or
-        float64) and ids (B,K) int64, or str in an object array; -inf and -1, or None, where fewer than k documents
-        qualify. logprobs are log_softmax(scores / temperature), p(z|x) of Lewis et al. 2020, section 2.2, over these k
+        before. (Inner products that differ may be the same cosine once divided: of such documents those of the largest
+        products are among the k, and there they too come by their ids.)
+
+        Returns :class:`Hits` of scores (B,K) and logprobs (B,K) in dtype (float32: rounded from float64; or float64)
+        and ids (B,K) int64, or str in an object array; -inf and -1, or None, where fewer than k documents qualify.
+        logprobs are log_softmax(scores / temperature), p(z|x) of Lewis et al. 2020, section 2.2, over these k
         documents. n_threads: see :func:`ragfast.set_num_threads`.
 
         filter says which documents may be found: a mask (N,) of bool in the order of :attr:`ids`, ids (n,), of which
@@ -311,17 +316,7 @@ class FlatIndex:
         >>> index.search(query, k=2, group="book", at_most=1).ids.tolist()
         [[2, 1]]
         """
-        return self._snapshot.search(
-            queries,
-            k,
-            filter=filter,
-            group=group,
-            exclude=exclude,
-            at_most=at_most,
-            n_threads=n_threads,
-            temperature=temperature,
-            dtype=dtype,
-        )
+        return self._snapshot.searched(queries, k, filter, group, exclude, at_most, n_threads, temperature, dtype)
 
     def gather_scores(
         self,
@@ -417,6 +412,11 @@ class FlatIndex:
     def ids(self) -> NDArray[Any]:
         """Their ids (N,), int64, or an object array of str: a copy."""
         return self._snapshot.ids
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The kinds of the metadata columns by name: "int64", "float64", "bool" or "str"."""
+        return self._snapshot.columns
 
     @property
     def metadata(self) -> dict[str, NDArray[Any]]:

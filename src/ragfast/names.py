@@ -49,11 +49,11 @@ class Names:
         self._added: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._strings)
+        return self._strings.n_stored + len(self._added)
 
     @property
     def next_key(self) -> int:
-        return self._first_added + len(self._strings) - self._strings.n_stored
+        return self._first_added + len(self._added)
 
     @property
     def nbytes(self) -> int:
@@ -101,7 +101,7 @@ class Names:
         if known.size:
             raise ValueError(f"ids: expected ids that the index does not hold, got {strings[known[0]]!r:.80}")
         first = self.next_key
-        self._strings.extend(strings)  # before any key can be found
+        self._strings.extend(strings, len(self))  # before any key can be found
         self._added.update(zip(strings, range(first, first + len(strings)), strict=True))
         return np.arange(first, first + len(strings), dtype=np.int64)
 
@@ -133,20 +133,20 @@ class Names:
         """The keys (n,) of strings, which may repeat; -1 for what is not known."""
         return self._found(listed(x, "ids"))
 
-    def _keys(self) -> NDArray[np.int64]:
-        n = self._strings.n_stored
-        stored = np.arange(n, dtype=np.int64) if self._stored_keys is None else self._stored_keys
-        return np.concatenate([stored, np.arange(self._first_added, self.next_key, dtype=np.int64)])
-
     def kept(self, keys: NDArray[np.int64]) -> Names:
         """Other Names with only these keys, distinct; later ones go on where these do."""
         ascending = np.sort(np.asarray(keys, np.int64))
         return Names(*pack(self.of(ascending).tolist()), ascending, self.next_key)
 
-    def packed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64] | None]:
-        """(data, offsets, keys) for storage; keys None: 0, 1, 2, ... To be stored beside :attr:`next_key`."""
-        plain = self._stored_keys is None and self._first_added == self._strings.n_stored
-        return (*self._strings.packed(), None if plain else self._keys())
+    def packed(self, next_key: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64] | None]:
+        """(data, offsets, keys) for storage, as they were when :attr:`next_key` was that, which is to be stored beside
+        them: more may come meanwhile. keys None: 0, 1, 2, ..."""
+        n = self._strings.n_stored
+        text = self._strings.packed(n + next_key - self._first_added)
+        if self._stored_keys is None and self._first_added == n:
+            return (*text, None)
+        stored = np.arange(n, dtype=np.int64) if self._stored_keys is None else self._stored_keys
+        return (*text, np.concatenate([stored, np.arange(self._first_added, next_key, dtype=np.int64)]))
 
 
 def _repeated(strings: Sequence[str]) -> str:

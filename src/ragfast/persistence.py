@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,8 +79,9 @@ def strings_arrays(contents: Contents) -> Arrays:
     """The names of the documents and the words of the columns."""
     found: Arrays = {}
     for i, words in _vocabularies(contents):
-        found |= _packed(f"words-{i}/", *words.packed())
-    return found if contents.names is None else found | _packed("names/", *contents.names.packed())
+        found |= _packed(f"words-{i}/", *words.packed(len(words)))
+    names = contents.names
+    return found if names is None else found | _packed("names/", *names.packed(names.next_key))
 
 
 def _vocabularies(contents: Contents) -> list[tuple[int, Vocabulary]]:
@@ -117,8 +118,11 @@ def segment_meta(
     }
 
 
-def index_meta(now: Snapshot, contents: Contents, segments: list[dict[str, Any]], commit: str) -> dict[str, Any]:
-    """What is said of an index; commit is another for each version that is written anywhere."""
+def index_meta(
+    now: Snapshot, contents: Contents, segments: list[dict[str, Any]], commit: str, next_key: int | None
+) -> dict[str, Any]:
+    """What is said of an index; commit is another for each version that is written anywhere, next_key that of the names
+    that are written."""
     return {
         "layout": LAYOUT,
         "commit": commit,
@@ -129,13 +133,17 @@ def index_meta(now: Snapshot, contents: Contents, segments: list[dict[str, Any]]
         "scan": now.scan,
         "numbering": contents.numbering,
         "next_id": contents.next_id,
-        "next_key": None if contents.names is None else contents.names.next_key,
+        "next_key": next_key,
         "columns": None if contents.schema is None else [list(item) for item in contents.schema.kinds.items()],
         "segments": segments,
     }
 
 
-def new_commit() -> str:
+def new_commit(writer: str) -> str:
+    return f"{writer}-{secrets.token_hex(8)}"
+
+
+def new_writer() -> str:
     return secrets.token_hex(8)
 
 
@@ -154,10 +162,13 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Saved:
-    """What an index knows of the arrays in a directory, by groups: true as long as the directory is at this commit."""
+    """What an index knows of the arrays in a directory, by groups: true as long as the directory is at this commit.
+    A commit of the same writer that is not this one is of a save that failed at its very end."""
 
+    path: str
     commit: str
     stamps: Mapping[str, Stamp]
+    writer: str = field(default_factory=new_writer)
 
 
 def _group(name: str) -> str:
@@ -172,10 +183,12 @@ def _groups(now: Snapshot) -> Iterator[tuple[str, Stamp, Callable[[], Arrays]]]:
     for segment in now._segments:
         yield from _segment_groups(segment)
     for i, words in _vocabularies(now._contents):
-        yield f"words-{i}", Stamp(words, len(words)), lambda i=i, words=words: _packed(f"words-{i}/", *words.packed())  # type: ignore[misc]
+        n = len(words)  # once: a writer may go on
+        yield f"words-{i}", Stamp(words, n), lambda i=i, n=n, words=words: _packed(f"words-{i}/", *words.packed(n))  # type: ignore[misc]
     names = now._contents.names
     if names is not None:
-        yield "names", Stamp(names, names.next_key), lambda: _packed("names/", *names.packed())
+        next_key = names.next_key  # likewise
+        yield "names", Stamp(names, next_key), lambda: _packed("names/", *names.packed(next_key))
 
 
 def _segment_groups(segment: Segment) -> Iterator[tuple[str, Stamp, Callable[[], Arrays]]]:
@@ -195,22 +208,29 @@ def _segment_groups(segment: Segment) -> Iterator[tuple[str, Stamp, Callable[[],
         yield f"{prefix}/alive", Stamp(alive, n), lambda: under({"alive": alive[: (n + 31) // 32]})
 
 
-def saved_as(now: Snapshot, commit: str) -> Saved:
-    """What is known once this version lies in a directory."""
-    return Saved(commit, {group: stamp for group, stamp, _ in _groups(now)})
-
-
-def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None) -> Saved:
-    """Writes a version; what lies there unchanged since `saved` is not written again."""
-    commit = new_commit()
+def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None, overwrite: bool) -> Saved:
+    """Writes a version; what lies there unchanged since `saved` is not written again. Not over what another writer put
+    where `saved` was, unless overwrite."""
+    where = os.path.abspath(path)
+    writer = new_writer() if saved is None else saved.writer
+    commit, stamps = new_commit(writer), {}
     with storage.change(path) as draft:
         before = draft.before
-        known = saved.stamps if saved is not None and before.meta.get("commit") == saved.commit else {}
+        there = before.meta.get("commit")
+        if saved is not None and saved.path == where and before.version and not overwrite:
+            ours = isinstance(there, str) and there.startswith(f"{writer}-")
+            if there != saved.commit and not ours:
+                raise FileExistsError(
+                    f"{os.fspath(path)}: another writer saved an index there since this one was opened or saved; "
+                    "open it and make the changes again, save elsewhere, or pass overwrite=True"
+                )
+        known = saved.stamps if saved is not None and there == saved.commit else {}
         for group, stamp, make in _groups(now):
-            if stamp.same(known.get(group)):
-                for name in before.arrays:
-                    if _group(name) == group:
-                        draft.keep(name)
+            stamps[group] = stamp  # from before it is written: names and words may grow meanwhile
+            kept = [name for name in before.arrays if _group(name) == group] if stamp.same(known.get(group)) else []
+            if kept and all(draft.has(name) for name in kept):
+                for name in kept:
+                    draft.keep(name)
             else:
                 for name, values in make().items():
                     draft.put(name, values, rows_checked=name.endswith("/vectors"))
@@ -219,8 +239,9 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None) -> Sa
             about = {"n_removed": s.n_removed, "first_id": s.first_id, "lowest": s.lowest, "highest": s.highest}
             form = None if s.room.codes is None else s.room.form
             segments.append(segment_meta(s.room.name, form, s.n, **about))
-        draft.commit(index_meta(now, now._contents, segments, commit))
-    return saved_as(now, commit)
+        next_key = stamps["names"].n if "names" in stamps else None
+        draft.commit(index_meta(now, now._contents, segments, commit, next_key))
+    return Saved(where, commit, stamps, writer)
 
 
 # ---- reading
@@ -290,7 +311,8 @@ class _Reader:
             raise self._wrong("arrays that the description speaks of", min(self._unused))
         snapshot = Snapshot(*how, tuple(segments), contents)
         coded = max((s for s in segments if s.room.form is not None), key=lambda s: s.n, default=None)
-        saved = saved_as(snapshot, self._of(meta, "commit", str))
+        stamps = {group: stamp for group, stamp, _ in _groups(snapshot)}
+        saved = Saved(os.path.abspath(self._stored.path), self._of(meta, "commit", str), stamps)
         return Opened(snapshot, saved, None if coded is None else coded.room.form, 0 if coded is None else coded.n)
 
     def _array(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
@@ -440,7 +462,13 @@ class _Reader:
         return codes.Form(found["center"], weight, found["rotation"], float(error), prefix)
 
 
-def verify(now: Snapshot) -> None:
-    """Reads every byte of the files that a version looks at; IndexFormatError where one is not as it was written."""
-    for stored in {id(s.room.source): s.room.source.stored for s in now._segments if s.room.source}.values():
+def verify(now: Snapshot, saved: Saved | None) -> None:
+    """Reads every byte of the files that a version looks at, and of the directory that the index was opened from or
+    saved to; IndexFormatError where one is not as it was written, ValueError where there are none."""
+    mapped = {id(s.room.source): s.room.source.stored for s in now._segments if s.room.source}
+    if saved is None and not mapped:
+        raise ValueError("verify: expected an index that was opened or saved; this one has no files")
+    for stored in mapped.values():
         stored.verify_all()
+    if saved is not None:
+        storage.open(saved.path).verify_all()

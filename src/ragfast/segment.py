@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -219,6 +218,8 @@ class Segment:
         room = self.room
         if room.source is not None and room.row_sums is not None and len(rows):
             self.check("row_sums")
+            if not (rows[1:] > rows[:-1]).all():
+                rows = np.unique(rows)
             wrong = np.flatnonzero(_kernels.row_sums(room.vectors[rows]) != room.row_sums[rows])
             if wrong.size:
                 raise self.corrupt(int(rows[wrong[0]]))
@@ -241,7 +242,7 @@ class Segment:
         if self.room.ids is not None:
             self.check("ids")
             return self.room.ids[: self.n]
-        return np.arange(self.first_id, self.first_id + self.n)
+        return self.first_id + np.arange(self.n)  # so that the last may be 2**63 - 1
 
     @property
     def ids(self) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from ragfast.columns import Schema, Vocabulary
 from ragfast.filters import Predicate
 from ragfast.names import Names
 from ragfast.segment import Segment
+from ragfast.taken import distinct
 
 Segments = tuple[Segment, ...]
 Masks = Iterator[NDArray[np.bool_]]
@@ -99,6 +100,8 @@ def allowed(segments: Segments, masks: Iterable[NDArray[np.bool_]]) -> tuple[NDA
 
 
 def true_of(segments: Segments, predicate: Predicate, contents: Contents) -> Masks:
+    if contents.schema is None:  # no document came yet, so any column may come
+        return iter(())
     bound = predicate.bind(contents.columns, contents.vocabularies)
     names = predicate.columns()
     return (bound({name: segment.column(name) for name in names}) for segment in segments)
@@ -120,7 +123,7 @@ def split(segments: Segments, mask: NDArray[np.bool_]) -> Masks:
 
 def found(segments: Segments, keys: NDArray[np.int64]) -> Masks:
     """The documents of these keys."""
-    ascending = np.unique(keys)
+    ascending = distinct(keys)
     for segment in segments:
         rows = segment.find(ascending)
         mask = np.zeros(segment.n, np.bool_)
@@ -135,6 +138,8 @@ def group_codes(segments: Segments, name: str, contents: Contents) -> list[NDArr
     """Of each segment the groups (n,) of its rows; negative: of none."""
     if not isinstance(name, str):
         raise TypeError(f"group: expected the name of a metadata column, got {type(name).__name__}")
+    if contents.schema is None:
+        return []
     kind = contents.columns.kind(name)
     if kind == "str":
         return [segment.column(name) for segment in segments]
@@ -146,6 +151,8 @@ def group_codes(segments: Segments, name: str, contents: Contents) -> list[NDArr
 
 def excluded(name: str, exclude: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
     """The group (B,) of a column that each query must not find, -1: none, or one that no document has."""
+    if contents.schema is None:
+        return np.full(n_queries, -1, np.int32)
     if contents.columns.kind(name) == "str":
         if isinstance(exclude, (str, bytes)) or np.ndim(exclude) != 1 or len(exclude) != n_queries:
             raise ValueError(f"exclude: expected ({n_queries},) strings or None, one for each query")

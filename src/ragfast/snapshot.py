@@ -48,6 +48,17 @@ def search_docs(
         raise
 
 
+def _ascending_in_ties(scores: NDArray[np.float64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """keys (B,K), those of equal scores in each row ascending: products that differ may be one number once divided."""
+    wrong = (scores[:, 1:] == scores[:, :-1]) & (keys[:, 1:] < keys[:, :-1]) & (keys[:, 1:] >= 0)
+    if not wrong.any():
+        return keys
+    ordered = keys.copy()
+    for row in np.flatnonzero(wrong.any(axis=1)):
+        ordered[row] = keys[row, np.lexsort((keys[row], -scores[row]))]
+    return ordered
+
+
 class Snapshot:
     """The documents of an index at one moment, to be searched and read: what :meth:`FlatIndex.snapshot` returns.
 
@@ -98,9 +109,26 @@ class Snapshot:
         dtype: DTypeLike = np.float32,
     ) -> Hits:
         """As :meth:`FlatIndex.search`."""
+        return self.searched(queries, k, filter, group, exclude, at_most, n_threads, temperature, dtype)
+
+    def searched(
+        self,
+        queries: arrays.ArrayLike,
+        k: int,
+        filter: Any,
+        group: str | None,
+        exclude: Any,
+        at_most: int | None,
+        n_threads: int | None,
+        temperature: float,
+        dtype: DTypeLike,
+    ) -> Hits:
+        """:meth:`search`, without the time that keywords take to be handed on."""
         rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
         out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
         if filter is group is exclude is at_most is None:
+            if self._plain and self._docs is not None:
+                return search_docs(rows, self._docs, k, n_threads, temperature, out_type)
             return self.search_rows(rows, k, n_threads, temperature, out_type)
         return self._search_some(rows, k, n_threads, temperature, out_type, filter, group, exclude, at_most)
 
@@ -152,14 +180,15 @@ class Snapshot:
             hits = search_docs(queries, docs, k, n_threads, *how, name, excluded, at_most)
         except _kernels.CorruptDocument as error:
             raise segments[error.segment].corrupt(error.row) from None
-        scores, logprobs = hits.scores, hits.logprobs
+        scores, keys, logprobs = hits.scores, hits.ids, hits.logprobs
         if cosine:
             scores = hits.scores / self._lengths(queries, name)[:, None]
+            keys = _ascending_in_ties(scores, keys)
             logprobs = merge.list_logprobs(scores, tau)
             if out_type == arrays.FLOAT:
                 scores, logprobs = _kernels.narrowed(scores), _kernels.narrowed(logprobs)
         names = self._contents.names
-        return Hits(scores, hits.ids if names is None else names.of(hits.ids), logprobs, hits.stats)
+        return Hits(scores, keys if names is None else names.of(keys), logprobs, hits.stats)
 
     def _lengths(self, queries: NDArray[Any], name: str) -> NDArray[np.float64]:
         """Of queries (B,D), by which an inner product becomes a cosine."""
@@ -228,16 +257,14 @@ class Snapshot:
                 )
             return self.filter(filter.source)
         if isinstance(filter, Predicate):
-            made = self._filters.get(filter)
-            if made is None:
-                true = selection.true_of(self._segments, filter, self._contents)
-                made = self._filter_of(filter, true)
-                if len(self._filters) >= _KEPT_FILTERS:
-                    self._filters = {}
-                self._filters[filter] = made
-            return made
+            try:
+                return self._filter_by(filter)
+            except RecursionError:
+                raise ValueError(
+                    "filter: the predicate is nested too deep; isin(...) is one comparison with many values"
+                ) from None
         if arrays.are_strings(filter):
-            return self._chosen(filter)
+            return self._chosen(list(filter))
         a = arrays.as_array(filter, "filter")
         if a.dtype.kind == "b":
             if a.shape != (self._n,):
@@ -248,6 +275,15 @@ class Snapshot:
                 f"filter: expected a mask ({self._n},) of bool, ids (n,) or a Predicate, got {a.dtype} {a.shape}"
             )
         return self._chosen(np.array(a) if a.size else np.empty(0, np.int64))
+
+    def _filter_by(self, predicate: Predicate) -> Filter:
+        made = self._filters.get(predicate)
+        if made is None:
+            made = self._filter_of(predicate, selection.true_of(self._segments, predicate, self._contents))
+            if len(self._filters) >= _KEPT_FILTERS:
+                self._filters = {}
+            self._filters[predicate] = made
+        return made
 
     def _filter_of(self, source: Any, masks: Iterator[NDArray[np.bool_]]) -> Filter:
         return Filter(source, self._version, self._segments, selection.allowed(self._segments, masks))
@@ -266,6 +302,8 @@ class Snapshot:
                 raise TypeError(f"{name}: expected ids that are str, as the documents have")
             return names.find(ids) if np.size(ids) else np.empty(0, np.int64)
         if arrays.are_strings(ids):
+            if self._contents.numbering == "":  # no document came yet that could tell
+                return np.full(len(ids), -1, np.int64)
             raise TypeError(f"{name}: expected integers, as the documents' ids are, got str")
         return arrays.integers(ids, name, "(n,)", (None,))
 
@@ -285,7 +323,7 @@ class Snapshot:
         wide = out_type if self._metric != "cosine" else arrays.DOUBLE
         scores: NDArray[Any] | None = None
         for segment, rows in parts:
-            segment.check_rows(np.unique(rows[rows >= 0]))
+            segment.check_rows(rows[rows >= 0])
             segment.check("squares")
             squares = segment.room.half_squares
             squares = None if squares is None else squares[: segment.n]
@@ -316,7 +354,7 @@ class Snapshot:
             )
         keys, parts = self._rows_of(ids, None)
         for segment, rows in parts:
-            segment.check_rows(np.unique(rows[rows >= 0]))
+            segment.check_rows(rows[rows >= 0])
         if len(parts) == 1:
             segment, rows = parts[0]
             vectors = segment.vectors
@@ -482,6 +520,11 @@ class Snapshot:
             name: self._joined(lambda s, name=name: s.column(name)[s.rows], empty[name])  # type: ignore[misc]
             for name in schema.kinds
         }
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The kinds of the metadata columns by name: "int64", "float64", "bool" or "str"."""
+        return dict(self._schema.kinds)
 
     @property
     def metadata(self) -> dict[str, NDArray[Any]]:

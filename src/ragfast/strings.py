@@ -137,8 +137,10 @@ class Strings:
     def all(self) -> list[str]:
         return self.stored() + self._added[:]
 
-    def extend(self, strings: Sequence[str]) -> None:
-        """Appends strings that :func:`refuse_surrogates` has seen."""
+    def extend(self, strings: Sequence[str], n: int) -> None:
+        """Appends strings that :func:`refuse_surrogates` has seen to the first n; what is beyond was left by an append
+        that did not come to its end."""
+        del self._added[n - self.n_stored :]
         self._added.extend(strings)
 
     def take(self, positions: NDArray[Any]) -> NDArray[np.object_]:
@@ -165,9 +167,10 @@ class Strings:
         except UnicodeDecodeError as error:
             raise ValueError(f"the text of string {i}: expected UTF-8; {error.reason}") from None
 
-    def packed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(data, offsets) of all, for storage."""
-        if not self._added:
+    def packed(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """(data, offsets) of the first n, no fewer than it began with, for storage: more may come meanwhile."""
+        added = self._added[: n - self.n_stored]
+        if not added:
             return self._data, self._offsets
-        data, offsets = pack(self._added)
+        data, offsets = pack(added)
         return np.concatenate([self._data, data]), np.concatenate([self._offsets, offsets[1:] + self._offsets[-1]])

@@ -16,6 +16,7 @@ from ragfast.names import Names
 from ragfast.segment import MAX_DOCS, Rows, Segment, new_room
 from ragfast.selection import Contents, new_numbers
 from ragfast.snapshot import Snapshot
+from ragfast.taken import Taken, ascending, distinct
 
 NOTHING = Contents()
 MIN_ROOM = 4096
@@ -66,6 +67,7 @@ class Writer:
         self._tail = ""  # the room that this index may write to
         self._form = form
         self._form_docs = form_docs  # how many there were when it was chosen
+        self._taken: Taken | None = None  # all ids of documents at least; None: not asked for yet
 
     def seal(self, now: Snapshot) -> Snapshot:
         """Before this version is saved: a last segment that is long enough is not written again by later saves, because
@@ -84,25 +86,31 @@ class Writer:
         exact_room: bool = False,
     ) -> Snapshot:
         n = len(documents.norms)
-        numbering, keys, strings = _read_ids(now, ids, n)
-        contents, values = _read_metadata(now, metadata, n)
+        numbering, keys, strings = read_ids(now, ids, n)
+        contents, values = read_metadata(now, metadata, n)
         if n == 0:
             return now
         if strings is not None:
             keys = _keys(contents, strings)
         first_id = contents.next_id
+        new = np.empty(0, np.int64)
         if keys is not None:
-            held = _held(now, keys)
+            held, new = self._looked_for(now, keys)
             if held is not None:
                 taken = held if strings is None else repr(strings[int(np.flatnonzero(keys == held)[0])])
                 raise ValueError(f"ids: expected ids that the index does not hold, got {taken}")
         contents = contents._replace(numbering=numbering, next_id=contents.next_id + n)
         if strings is not None:
+            assert keys is not None
+            unnamed = keys < 0
             contents, keys = _with_names(contents, strings)
+            new = np.concatenate([new, keys[unnamed]])  # greater than all before
         if keys is not None and _consecutive(keys):
             first_id, keys = int(keys[0]), None
-        rows = documents.rows(keys, _encoded(contents, values))
+        rows = documents.rows(keys, encoded(contents, values))
         segments = self._appended(now, now._segments, rows, first_id, contents, exact_room)
+        if self._taken is not None:
+            self._taken.add(new)
         return self._changed(now, segments, contents)
 
     def upserted(self, now: Snapshot, documents: Documents, ids: Any, metadata: Mapping[str, Any] | None) -> Snapshot:
@@ -112,9 +120,9 @@ class Writer:
         if now._contents.numbering == "numbered":
             read: _Ids = _Ids("numbered", arrays.document_ids(ids, n), None)
         else:
-            read = _read_ids(now, ids, n)
+            read = read_ids(now, ids, n)
         numbering, keys, strings = read
-        contents, values = _read_metadata(now, metadata, n)
+        contents, values = read_metadata(now, metadata, n)
         if n == 0:
             return now
         if strings is not None:
@@ -131,17 +139,22 @@ class Writer:
             contents = contents._replace(next_id=contents.next_id + n)
         if strings is not None:
             contents, keys = _with_names(contents, strings)
-        rows = documents.rows(keys, _encoded(contents, values))
-        return self._changed(now, self._appended(now, segments, rows, 0, contents), contents)
+        rows = documents.rows(keys, encoded(contents, values))
+        segments = self._appended(now, segments, rows, 0, contents)
+        if self._taken is not None:
+            others = ascending(keys[~found])
+            self._taken.add(others[~self._taken.among(others)])
+        return self._changed(now, segments, contents)
 
     def removed(self, now: Snapshot, ids: Any, missing_ok: bool) -> Snapshot:
         keys = now.keys_of(ids, "ids")
-        segments, found = _without(now._segments, np.unique(keys[keys >= 0]))
-        if not missing_ok:
-            missing = ~np.isin(keys, np.unique(keys[keys >= 0])[found])
+        asked = distinct(keys[keys >= 0])
+        segments, found = _without(now._segments, asked)
+        if not missing_ok and not (found.all() and len(asked) == len(keys)):
+            missing = ~np.isin(keys, asked[found])
             if missing.any():
                 place = int(np.flatnonzero(missing)[0])
-                first = int(keys[place]) if now._contents.names is None else list(ids)[place]
+                first = list(ids)[place] if arrays.are_strings(ids) else int(keys[place])
                 raise ValueError(
                     f"ids: expected ids that the index holds, got {first!r}; missing_ok=True passes over others"
                 )
@@ -156,15 +169,33 @@ class Writer:
         if contents.names is not None:
             contents = contents._replace(names=contents.names.kept(now.keys))
         self._tail = ""
-        return _next(now, tuple(segments), contents)
+        self._taken = None
+        return _next(now, *_with_words_in_use(tuple(segments), contents))
 
     def swapped(self, now: Snapshot, other: Snapshot) -> Snapshot:
         mine, theirs = (f"dim {s.dim}, dtype {s.dtype}, metric {s.metric}" for s in (now, other))
         if mine != theirs:
             raise ValueError(f"other: expected {mine}, as this index has, got {theirs}")
         self._tail = ""  # their room is theirs to grow
-        self._form = None
-        return _next(now, other._segments, _own(other._contents))
+        self._form = self._taken = None
+        return _next(now, other._segments, _own(other))
+
+    def _looked_for(self, now: Snapshot, keys: NDArray[np.int64]) -> tuple[int | None, NDArray[np.int64]]:
+        """The smallest of these distinct keys (-1: none) that a document has; and those that no document ever had,
+        for :attr:`_taken`."""
+        keys = ascending(keys if now._contents.names is None else keys[keys >= 0])
+        if len(keys) == 0:
+            return None, keys
+        if self._taken is None and keys[0] > max((s.highest for s in now._segments), default=-1):
+            return None, keys
+        if self._taken is None or len(self._taken) > 2 * len(now) + MIN_ROOM:  # of documents that went, for the most
+            self._taken = Taken(now.keys)
+        known = self._taken.among(keys)
+        if not known.any():
+            return None, keys
+        asked = keys[known]
+        held = [int(asked[there][0]) for s in now._segments if (there := s.find(asked) >= 0).any()]
+        return min(held, default=None), keys[~known]
 
     # ---- segments
 
@@ -237,23 +268,46 @@ class Writer:
         return self._coded(now, [made], 0)
 
     def _tidied(self, now: Snapshot, segments: list[Segment], contents: Contents) -> list[Segment]:
-        """Without removed rows where these are most of a segment, and with few segments; what lies in files is left
-        as it is. The order of the documents stays."""
+        """Without removed rows where these are most of a segment, and with few segments; large ones that lie in files
+        are left as they are. The order of the documents stays."""
         segments = [segment for segment in segments if len(segment)]
         for i, segment in enumerate(segments):
-            if segment.room.source is None and segment.n_removed > max(MIN_REMOVED, segment.n // 2):
+            if _is_movable(segment) and segment.n_removed > max(MIN_REMOVED, segment.n // 2):
                 segments[i] = self._rewritten(now, [segment], contents)
         while len(segments) > MAX_SEGMENTS:
             pairs = [
                 (len(one) + len(other), i)
                 for i, (one, other) in enumerate(itertools.pairwise(segments))
-                if one.room.source is None and other.room.source is None
+                if _is_movable(one) and _is_movable(other)
             ]
             if not pairs:
                 break
             i = min(pairs)[1]
             segments[i : i + 2] = [self._rewritten(now, segments[i : i + 2], contents)]
         return segments
+
+
+def _is_movable(segment: Segment) -> bool:
+    """Whether it may be read into memory to be put together with another: few rows of a file may."""
+    return segment.room.source is None or segment.n < SEALED
+
+
+def _with_words_in_use(segments: tuple[Segment, ...], contents: Contents) -> tuple[tuple[Segment, ...], Contents]:
+    """The one segment, in memory, with vocabularies of the words that its documents have, and numbers likewise."""
+    schema = contents.schema
+    if schema is None:
+        return segments, contents
+    words, columns = schema.vocabularies(), {}
+    for segment in segments:
+        columns = dict(segment.room.columns)
+        for name, vocabulary in words.items():
+            codes = columns[name][: segment.n]
+            used = np.flatnonzero(np.bincount(codes[codes >= 0]))
+            placed = np.full(len(contents.vocabularies[name]) + 1, -1, np.int32)  # the last is that of None, -1
+            placed[used] = vocabulary.add(contents.vocabularies[name].take(used.astype(np.int32)).tolist())
+            columns[name] = placed[codes]
+        segments = (replace(segment, room=replace(segment.room, columns=columns)),)
+    return segments, contents._replace(vocabularies=words, numbers=new_numbers(schema))
 
 
 def _next(now: Snapshot, segments: tuple[Segment, ...], contents: Contents) -> Snapshot:
@@ -279,7 +333,8 @@ def _form(now: Snapshot, segments: Sequence[Segment]) -> codes.Form:
 
     def rows_at(numbers: NDArray[np.intp]) -> NDArray[np.float32]:
         of = np.searchsorted(ends, numbers, side="right")
-        parts = [segments[i].vectors[numbers[of == i] - (ends[i] - segments[i].n)] for i in np.unique(of)]
+        used = np.flatnonzero(np.bincount(of)).tolist()
+        parts = [segments[i].vectors[numbers[of == i] - (ends[i] - segments[i].n)] for i in used]
         return arrays.widen(np.concatenate(parts), now.dtype)
 
     return codes.choose(int(ends[-1]), now.dim, rows_at, with_prefix=now.metric != "l2")
@@ -299,15 +354,7 @@ def _without(segments: Sequence[Segment], keys: NDArray[np.int64]) -> tuple[list
 
 def _consecutive(keys: NDArray[np.int64]) -> bool:
     """Such keys need no array."""
-    return bool(keys[-1] - keys[0] == len(keys) - 1 and (np.diff(keys) == 1).all())
-
-
-def _held(now: Snapshot, keys: NDArray[np.int64]) -> int | None:
-    """The smallest of these keys that a document has."""
-    keys = keys[keys >= 0]
-    ascending = keys if (keys[1:] > keys[:-1]).all() else np.sort(keys)
-    held = [int(ascending[there][0]) for s in now._segments if (there := s.find(ascending) >= 0).any()]
-    return min(held, default=None)
+    return bool(keys[-1] - keys[0] == len(keys) - 1 and (keys[1:] - keys[:-1] == 1).all())
 
 
 # ---- ids and metadata
@@ -321,8 +368,8 @@ class _Ids(NamedTuple):
     strings: list[str] | None
 
 
-def _read_ids(now: Snapshot, ids: Any, n: int) -> _Ids:
-    """ValueError where the documents before came otherwise."""
+def read_ids(now: Snapshot, ids: Any, n: int) -> _Ids:
+    """What a user gave for ids of n documents. ValueError where the documents before came otherwise."""
     if ids is None:
         read = _Ids("numbered", None, None)
     elif arrays.are_strings(ids) or (now._contents.numbering == "str" and np.size(ids) == 0):
@@ -356,7 +403,7 @@ def _with_names(contents: Contents, strings: list[str]) -> tuple[Contents, NDArr
     return contents._replace(names=names), keys
 
 
-def _read_metadata(now: Snapshot, metadata: Mapping[str, Any] | None, n: int) -> tuple[Contents, Mapping[str, Any]]:
+def read_metadata(now: Snapshot, metadata: Mapping[str, Any] | None, n: int) -> tuple[Contents, Mapping[str, Any]]:
     """What the index holds beside its segments, with a schema if it had none; and the values, checked."""
     contents = now._contents
     if n == 0 and (metadata is None or contents.schema is None):  # which say nothing of columns
@@ -368,17 +415,18 @@ def _read_metadata(now: Snapshot, metadata: Mapping[str, Any] | None, n: int) ->
     return contents, contents.schema.read({} if metadata is None else metadata, n)
 
 
-def _encoded(contents: Contents, values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def encoded(contents: Contents, values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Columns as segments keep them, of values that :func:`read_metadata` checked."""
     assert contents.schema is not None
     return contents.schema.encode(values, contents.vocabularies)
 
 
-def _own(contents: Contents) -> Contents:
-    """Names and vocabularies that another index does not write to. Numbers can be shared."""
-    names = contents.names
+def _own(snapshot: Snapshot) -> Contents:
+    """Names, of its documents alone, and vocabularies that another index does not write to. Numbers can be shared."""
+    contents = snapshot._contents
     return contents._replace(
-        names=None if names is None else Names(*names.packed(), names.next_key),
-        vocabularies={name: Vocabulary(*words.packed()) for name, words in contents.vocabularies.items()},
+        names=None if contents.names is None else contents.names.kept(snapshot.keys),
+        vocabularies={name: Vocabulary(*words.packed(len(words))) for name, words in contents.vocabularies.items()},
     )
 
 
@@ -390,8 +438,9 @@ def state(now: Snapshot) -> tuple[Any, ...]:
     for segment in now._segments:
         segment.check_vectors()
     contents, keys = now._contents, now.keys
-    names = None if contents.names is None else (*contents.names.kept(keys).packed(), contents.names.next_key)
-    words = {name: vocabulary.packed() for name, vocabulary in contents.vocabularies.items()}
+    kept = None if contents.names is None else contents.names.kept(keys)
+    names = None if kept is None else (*kept.packed(kept.next_key), kept.next_key)
+    words = {name: vocabulary.packed(len(vocabulary)) for name, vocabulary in contents.vocabularies.items()}
     kinds = None if contents.schema is None else contents.schema.kinds
     about = contents.numbering, contents.next_id, names, kinds, words
     how = now.dim, now.scan, now.dtype, now.metric, now.version
@@ -414,7 +463,7 @@ def restored(state: tuple[Any, ...]) -> Snapshot:
     if len(keys) == 0:
         return now
     first = int(keys[0])
-    ids = None if numbering == "numbered" and np.array_equal(keys, np.arange(first, first + len(keys))) else keys
+    ids = None if numbering == "numbered" and np.array_equal(keys, first + np.arange(len(keys))) else keys
     rows = stored(vectors, "vectors", now).rows(ids, columns)
     segments = Writer()._appended(now, (), rows, first, contents, exact_room=True)
     return Snapshot(dim, scan, dtype, metric, version, tuple(segments), contents)

@@ -15,7 +15,6 @@ from ragfast.methods.attention import attention_scores
 from ragfast.methods.distillation import adist_loss, fid_distillation_loss, loop_loss, pdist_loss, replug_lsr_loss
 from ragfast.methods.emdr2 import atlas_emdr2_loss, emdr2_loss, emdr2_utility
 from ragfast.methods.knn_lm import KNNDatastore, knn_lm_logprobs, knn_lm_target_logprobs
-from ragfast.methods.nearest import NearestIndex, Neighbours
 from ragfast.methods.realm import marginal_log_loss, realm_nll, realm_reader_nll
 from ragfast.methods.replug import replug_logprobs, replug_nll
 from ragfast.methods.retro import retro_neighbours
@@ -23,8 +22,6 @@ from ragfast.methods.self_rag import self_rag_answers, self_rag_retrieve, self_r
 
 __all__ = [
     "KNNDatastore",
-    "NearestIndex",
-    "Neighbours",
     "adist_loss",
     "atlas_emdr2_loss",
     "attention_scores",

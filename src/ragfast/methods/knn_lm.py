@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import _kernels, arrays
+from ragfast.index import FlatIndex
 from ragfast.marginal import keyed_logsumexp, logsumexp, marginalize_token
 from ragfast.methods.inputs import temperate_logprobs
-from ragfast.methods.nearest import Metric, NearestIndex
 
 __all__ = ["KNNDatastore", "knn_lm_logprobs", "knn_lm_target_logprobs"]
 
@@ -19,8 +19,8 @@ class KNNDatastore:
     """The datastore (Khandelwal et al. 2020, section 2): keys (N,D), float32 or what widens to it, the representation
     of each context, and tokens (N,) integers of 0 or more, what followed it.
 
-    metric is "l2", the squared distance as in the paper, or "inner_product". Errors are those of
-    :class:`ragfast.methods.NearestIndex`, which searches; ValueError for a token below 0.
+    metric is "l2", the squared distance as in the paper, or another of :class:`ragfast.FlatIndex`, which searches and
+    whose errors are; ValueError for a token below 0.
 
     >>> import numpy as np
     >>> from ragfast.methods import KNNDatastore
@@ -30,8 +30,8 @@ class KNNDatastore:
     ([[0.0, -1.0]], [[4, 2]])
     """
 
-    def __init__(self, keys: arrays.ArrayLike, tokens: arrays.ArrayLike, *, metric: Metric = "l2") -> None:
-        self._index = NearestIndex(keys, metric=metric)
+    def __init__(self, keys: arrays.ArrayLike, tokens: arrays.ArrayLike, *, metric: str = "l2") -> None:
+        self._index = FlatIndex.from_vectors(keys, metric=metric)
         n = len(self._index)
         followed = arrays.integers(tokens, "tokens", f"({n},), one for each key", (n,))
         if n and followed.min() < 0:
@@ -44,9 +44,9 @@ class KNNDatastore:
     def search(
         self, queries: arrays.ArrayLike, k: int, *, n_threads: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The k nearest contexts of each query (B,D): scores (B,k), -|q - key|^2 or the inner product, and the tokens
-        that followed (B,k); -inf and -1 where the datastore holds fewer."""
-        scores, ids = self._index.search(queries, k, n_threads=n_threads)
+        """The k nearest contexts of each query (B,D): scores (B,k), -|q - key|^2 for "l2", and the tokens that followed
+        (B,k); -inf and -1 where the datastore holds fewer."""
+        scores, ids = self._index.search(queries, k, n_threads=n_threads, dtype=np.float64)
         return scores, self._tokens[ids]
 
 
