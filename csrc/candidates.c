@@ -69,11 +69,12 @@ static inline __attribute__((always_inline)) void fetch_row(const ragfast_docs *
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 0, 2);
 }
 
+size_t ragfast_page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
 /* Asks the kernel for its pages. */
-void ragfast_ask_for_row(const ragfast_docs *docs, size_t row) {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)row_at(docs, row);
-    uintptr_t end = first + docs->dim * ragfast_element_size(docs->dtype);
-    first -= first % page;
+void ragfast_ask_for_row(const search *s, const ragfast_docs *docs, size_t row) {
+    uintptr_t first = (uintptr_t)row_at(docs, row), end = first + docs->dim * ragfast_element_size(docs->dtype);
+    first -= first % s->page_bytes;
     posix_madvise((void *)first, end - first,
                   POSIX_MADV_WILLNEED); /* a hint: where it fails the row is read all the same */
 }
@@ -83,7 +84,7 @@ enum { AHEAD = 3 }; /* rows */
 static void rescore(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
     for (size_t i = 0; i < n && s->any_far; i++) /* all at once: the medium sees a queue, not one row after the other */
         if (!items[i].exact && s->segments[items[i].segment].far)
-            ragfast_ask_for_row(&s->segments[items[i].segment], items[i].row);
+            ragfast_ask_for_row(s, &s->segments[items[i].segment], items[i].row);
     for (size_t i = 0; i < n && i < AHEAD; i++)
         if (!items[i].exact) fetch_row(&s->segments[items[i].segment], items[i].row);
     for (size_t i = 0; i < n; i++) {
@@ -124,10 +125,21 @@ static void sort_by_group(const search *s, ragfast_candidate *items, size_t n) {
     }
 }
 
+static group_floor *group_floor_of(const search *s, size_t q, size_t worker, int32_t group) {
+    return s->group_floors + (q * s->n_workers + worker) * RAGFAST_GROUP_FLOORS + group % RAGFAST_GROUP_FLOORS;
+}
+
+/* Whether at_most others of its group are certainly before a row, as far as this worker remembers. */
+static int is_below_group(const search *s, size_t q, size_t worker, size_t row, double upper) {
+    if (!s->at_most || !s->docs->groups || s->docs->groups[row] < 0) return 0;
+    const group_floor *floor = group_floor_of(s, q, worker, s->docs->groups[row]);
+    return floor->group == s->docs->groups[row] && upper < floor->lower;
+}
+
 /* Puts the best at_most of each group, by lower bounds, first and drops what at_most others of its group are certainly before.
  * An exact one behind them is: their lower bounds, and at a tie their ids, are before its score. Returns how many are first;
  * *n becomes how many are left. */
-static size_t put_feasible_first(const search *s, ragfast_candidate *items, size_t *n) {
+static size_t put_feasible_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
     sort_by_group(s, items, *n);
     size_t n_feasible = 0, kept = 0, in_group = 0;
     int32_t before = -1;
@@ -136,7 +148,10 @@ static size_t put_feasible_first(const search *s, ragfast_candidate *items, size
         int32_t group = group_of(s, &items[i]);
         in_group = group < 0 || group != before ? 1 : in_group + 1;
         before = group;
-        if (in_group == s->at_most) last_lower = items[i].lower;
+        if (in_group == s->at_most) {
+            last_lower = items[i].lower;
+            if (group >= 0) *group_floor_of(s, q, worker, group) = (group_floor){last_lower, group};
+        }
         if (in_group > s->at_most && (items[i].exact || items[i].upper < last_lower)) continue;
         items[kept++] = items[i];
         if (in_group <= s->at_most) ragfast_swap(&items[kept - 1], &items[n_feasible++]);
@@ -148,17 +163,17 @@ static size_t put_feasible_first(const search *s, ragfast_candidate *items, size
 /* ---- reservoirs -------------------------------------------------------------------------------------------------- */
 
 /* Puts the best feasible ones first, where there are k or more the k-th at k - 1. Returns how many, at most k. */
-static size_t put_best_first(const search *s, ragfast_candidate *items, size_t *n) {
-    size_t n_best = s->at_most ? put_feasible_first(s, items, n) : *n;
+static size_t put_best_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
+    size_t n_best = s->at_most ? put_feasible_first(s, q, worker, items, n) : *n;
     if (n_best < s->k) return n_best;
     ragfast_select_best(items, n_best, s->k);
     return s->k;
 }
 
 /* Drops what cannot be among the results, raising the floor by what is there. Returns how many stay. */
-static size_t drop_below_floor(search *s, size_t q, ragfast_candidate *items, size_t n) {
+static size_t drop_below_floor(search *s, size_t q, size_t worker, ragfast_candidate *items, size_t n) {
     if (n < s->k) return n;
-    if (put_best_first(s, items, &n) == s->k) raise_floor(s, q, items[s->k - 1].lower);
+    if (put_best_first(s, q, worker, items, &n) == s->k) raise_floor(s, q, items[s->k - 1].lower);
     double floor = ragfast_floor_of(s, q);
     size_t kept = 0;
     for (size_t i = 0; i < n; i++)
@@ -167,14 +182,14 @@ static size_t drop_below_floor(search *s, size_t q, ragfast_candidate *items, si
 }
 
 /* Scores those that should be above the floor: it rises to where it belongs, and most of the others go without being read. */
-static size_t drop_by_likely(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
+static size_t drop_by_likely(search *s, size_t q, size_t worker, query_slot *slot, ragfast_candidate *items, size_t n) {
     double floor = ragfast_floor_of(s, q);
     size_t n_likely = 0;
     for (size_t i = 0; i < n; i++)
         if (!items[i].exact && items[i].lower / 2 + items[i].upper / 2 >= floor)
             ragfast_swap(&items[i], &items[n_likely++]);
     rescore(s, q, slot, items, n_likely);
-    return drop_below_floor(s, q, items, n);
+    return drop_below_floor(s, q, worker, items, n);
 }
 
 static ragfast_candidate *items_of(const search *s, size_t q, size_t worker) {
@@ -183,7 +198,7 @@ static ragfast_candidate *items_of(const search *s, size_t q, size_t worker) {
 
 void ragfast_raise_floor(search *s, size_t q, size_t worker) {
     query_slot *slot = &s->workers[worker].slots[q];
-    slot->count = drop_below_floor(s, q, items_of(s, q, worker), slot->count);
+    slot->count = drop_below_floor(s, q, worker, items_of(s, q, worker), slot->count);
 }
 
 /* Makes room in a reservoir, by the cheapest means that does: by the bounds alone; by float64 scores of the likeliest; and
@@ -193,11 +208,11 @@ void ragfast_settle(search *s, size_t q, size_t worker) {
     ragfast_candidate *items = items_of(s, q, worker);
     size_t room = s->capacity - s->k;
     slot->likely = 0;
-    slot->count = drop_below_floor(s, q, items, slot->count);
-    if (slot->count > s->k + room / 2) slot->count = drop_by_likely(s, q, slot, items, slot->count);
+    slot->count = drop_below_floor(s, q, worker, items, slot->count);
+    if (slot->count > s->k + room / 2) slot->count = drop_by_likely(s, q, worker, slot, items, slot->count);
     if (slot->count <= s->k + room / 4 * 3) return;
     rescore(s, q, slot, items, slot->count);
-    slot->count = put_best_first(s, items, &slot->count);
+    slot->count = put_best_first(s, q, worker, items, &slot->count);
     if (slot->count == s->k) raise_floor(s, q, items[s->k - 1].lower);
 }
 
@@ -219,7 +234,8 @@ ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double
     }
     if (!isfinite(error)) middle = 0, error = INFINITY; /* nothing is known of it */
     double floor = ragfast_floor_of(s, q);
-    if (middle + error < floor || is_excluded(s, q, row)) return RAGFAST_DROPPED;
+    if (middle + error < floor || is_excluded(s, q, row) || is_below_group(s, q, worker, row, middle + error))
+        return RAGFAST_DROPPED;
     add(s, q, worker,
         (ragfast_candidate){middle - error, middle + error, ragfast_id_of(s->docs, row), (uint32_t)row, s->segment, 0});
     return middle >= floor ? RAGFAST_LIKELY : RAGFAST_KEPT;
@@ -227,7 +243,6 @@ ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double
 
 void ragfast_score_rows(search *s, const doc_block *block, size_t worker) {
     const ragfast_docs *docs = s->docs;
-    for (size_t j = 0; j < block->n_docs && docs->far; j++) ragfast_ask_for_row(docs, ragfast_row_of(block, j));
     for (size_t q = 0; q < s->n_queries; q++) {
         int32_t excluded = s->excluded && docs->groups ? s->excluded[q] : -1;
         uint64_t n_left_out = 0;
@@ -239,7 +254,7 @@ void ragfast_score_rows(search *s, const doc_block *block, size_t worker) {
                 continue;
             }
             double score = exact_score(s, q, s->segment, row);
-            if (score >= ragfast_floor_of(s, q))
+            if (score >= ragfast_floor_of(s, q) && !is_below_group(s, q, worker, row, score))
                 add(s, q, worker,
                     (ragfast_candidate){score, score, ragfast_id_of(docs, row), (uint32_t)row, s->segment, 1});
         }
@@ -277,10 +292,10 @@ void ragfast_finish_query(search *s, size_t q) {
         total.by_codes += slot->by_codes;
         total.by_float32 += slot->by_float32;
     }
-    size_t n = drop_below_floor(s, q, items, total.count);
-    n = drop_by_likely(s, q, &total, items, n);
+    size_t n = drop_below_floor(s, q, 0, items, total.count);
+    n = drop_by_likely(s, q, 0, &total, items, n);
     rescore(s, q, &total, items, n);
-    size_t n_best = put_best_first(s, items, &n);
+    size_t n_best = put_best_first(s, q, 0, items, &n);
     ragfast_sort_best(items, n_best);
     write_results(s, q, items, n_best);
     if (s->stats) s->stats[q] = (ragfast_query_stats){total.rescored, total.by_codes, total.by_float32};

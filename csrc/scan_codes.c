@@ -14,7 +14,6 @@ enum {
     TILE = RAGFAST_TILE_QUERIES,
     HIGH_BLOCK_BYTES = 128 << 10, /* of the high plane: several tiles of queries meet it in the second-level cache */
     HITS_BEFORE_JUDGING = 256,    /* and 8 K: until floors have risen, much is a hit */
-    FAR_PAGE = 4096
 };
 
 static const double unit_roundoff = 0x1p-24;
@@ -268,6 +267,7 @@ static void scan_many(search *s, size_t first, size_t end, size_t worker) {
 /* A second look costs all elements again, for a single query: three times its share of a tile. At first floors are low
  * and there are many, so that a prefix which does not pay is tried again, each time after longer. */
 static void judge_prefix(const search *s, search_worker *w) {
+    if (w->looks == 0) return; /* no panel of the chunk had a document that is allowed */
     if (!w->use_prefix) {
         w->use_prefix = w->chunks_without > 0 && --w->chunks_without == 0;
         return;
@@ -284,11 +284,11 @@ static void judge_prefix(const search *s, search_worker *w) {
 
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
  * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. From a far
- * medium a row is a page more than its bytes, and stays in memory for the queries after. */
+ * medium a candidate costs a page more than its bytes. */
 static void judge(search *s, search_worker *w) {
     double part = 0.5 / (double)ragfast_min(s->n_queries, 16);
     double row_bytes = (double)(s->docs->dim * ragfast_element_size(s->docs->dtype));
-    if (s->docs->far) part = row_bytes / (row_bytes + FAR_PAGE);
+    if (s->docs->far) part = row_bytes / (row_bytes + (double)s->page_bytes) / (double)ragfast_min(s->n_queries, 16);
     for (size_t q = 0; q < s->n_queries; q++)
         if (!w->is_listed[q] && (double)(w->slots[q].rescored + w->slots[q].hits / 8) >
                                     (double)(HITS_BEFORE_JUDGING + 8 * s->k) + part * (double)w->slots[q].by_codes)

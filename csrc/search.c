@@ -67,15 +67,23 @@ static int all_finite(const double *x, size_t n) {
 }
 
 /* Norms of float32 documents that came without, and so have not been checked either. */
-static int find_norms(search *s, size_t first, size_t n_docs, float *norms) {
+static int find_norms(search *s, const doc_block *block, float *norms) {
     size_t dim = s->docs->dim;
-    const float *docs = (const float *)s->docs->vectors + first * dim;
-    for (size_t j = 0; j < n_docs; j++) {
-        double squared = s->kernels->inner_f64_f32(docs + j * dim, docs + j * dim, dim);
+    for (size_t j = 0; j < block->n_docs; j++) {
+        size_t row = ragfast_row_of(block, j);
+        const float *vector = (const float *)s->docs->vectors + row * dim;
+        norms[j] = 0;
+        if (!ragfast_is_allowed(s->docs, row)) continue; /* whatever it holds */
+        double squared = s->kernels->inner_f64_f32(vector, vector, dim);
         if (!isfinite(squared)) return 0;
         norms[j] = norm_rounded_up(squared);
     }
     return 1;
+}
+
+static void ask_for_rows(const search *s, const doc_block *block) {
+    for (size_t j = 0; j < block->n_docs && s->docs->far; j++)
+        ragfast_ask_for_row(s, s->docs, ragfast_row_of(block, j));
 }
 
 static int rows_are_sound(search *s, const doc_block *block) {
@@ -91,11 +99,10 @@ static void run_block(search *s, const doc_block *block, size_t worker) {
     const ragfast_docs *docs = s->docs;
     search_worker *w = &s->workers[worker];
     size_t dim = docs->dim;
-    for (size_t j = 0; j < block->n_docs && docs->far && block->rows; j++) ragfast_ask_for_row(docs, block->rows[j]);
+    if (block->rows || s->exact_only) ask_for_rows(s, block);
     if (!rows_are_sound(s, block)) return; /* before they are called infinite: damaged ones may be */
-    int checked =
-        docs->dtype == RAGFAST_F64 || docs->norms || find_norms(s, block->first, block->n_docs, w->block_norms);
-    for (size_t j = 0; j < block->n_docs && docs->dtype == RAGFAST_F64; j++)
+    int checked = docs->dtype == RAGFAST_F64 || docs->norms || find_norms(s, block, w->block_norms);
+    for (size_t j = 0; j < block->n_docs && docs->dtype == RAGFAST_F64; j++) /* listed where not all are allowed */
         checked &= all_finite((const double *)docs->vectors + ragfast_row_of(block, j) * dim, dim);
     if (!checked) {
         ragfast_fail(s, RAGFAST_ERROR_NONFINITE_DOC);
@@ -182,6 +189,9 @@ static ragfast_status prepare_queries(search *s) {
         atomic_init(&s->floors[q], -INFINITY);
     }
     for (size_t i = 0; i < s->n_workers; i++) memset(s->workers[i].slots, 0, s->n_queries * sizeof(query_slot));
+    for (size_t i = 0; i < s->n_queries * s->n_workers && s->at_most; i++)
+        for (size_t j = 0; j < RAGFAST_GROUP_FLOORS; j++)
+            s->group_floors[i * RAGFAST_GROUP_FLOORS + j] = (group_floor){.group = -1};
     s->prepared = NULL;
     s->seen = 0;
     return RAGFAST_OK;
@@ -213,6 +223,7 @@ static void score_seeds(search *s) {
             block = list_rows(s, w->rows, &first, end);
         else
             first = end;
+        ask_for_rows(s, &block);
         if (!rows_are_sound(s, &block)) return;
         ragfast_score_rows(s, &block, 0);
     }
@@ -224,7 +235,8 @@ static void score_seeds(search *s) {
 
 /* ---- the segment ------------------------------------------------------------------------------------------------- */
 
-/* Whether codes serve this segment at all; queries that they turn out not to serve leave them on the way. */
+/* Whether codes serve this segment at all; queries that they turn out not to serve leave them on the way. n_queries of the
+ * whole search: all groups of queries decide alike, as room was made for. */
 static int codes_serve(const ragfast_docs *docs, size_t n_queries, size_t k) {
     const ragfast_codes *codes = docs->codes;
     if (!codes || docs->dim > RAGFAST_MAX_CODE_DIM || docs->dtype == RAGFAST_F64 || !docs->norms) return 0;
@@ -280,7 +292,7 @@ static void begin_segment(search *s, size_t segment) {
     s->segment = (uint32_t)segment;
     size_t n_panels;
     s->n_allowed = ragfast_count_allowed(docs, 0, docs->n_docs, &n_panels);
-    s->coded = codes_serve(docs, s->n_queries, s->k);
+    s->coded = codes_serve(docs, s->n_all_queries, s->k);
     s->many = s->coded && s->n_queries >= s->kernels->code_many;
     s->exact_only =
         docs->dtype == RAGFAST_F64 || s->n_allowed <= EXACT_MAX_DOCS || s->k >= (s->seen + s->n_allowed) / 2;
@@ -330,6 +342,7 @@ static size_t lay_out(search *s, char *block, size_t group) {
         used += ((count) * sizeof *(field) + 63) / 64 * 64;                                                            \
     } while (0)
     CARVE(s->candidates, group * s->n_workers * s->capacity);
+    CARVE(s->group_floors, s->at_most ? group * s->n_workers * RAGFAST_GROUP_FLOORS : 0);
     CARVE(s->floors, group);
     CARVE(s->query_norms, group);
     CARVE(s->query_squares, group);
@@ -376,6 +389,7 @@ static int is_valid(const ragfast_docs *segments, size_t n_segments) {
 /* Sizes that all segments and groups of queries share. */
 static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
     size_t dim = s->segments->dim, n_chunks = 1;
+    s->n_all_queries = n_queries;
     s->block_docs = BLOCK_BYTES / (dim * sizeof(float)) / PANEL * PANEL;
     if (s->block_docs < PANEL) s->block_docs = PANEL;
     for (size_t i = 0; i < s->n_segments; i++) {
@@ -392,6 +406,7 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
         size_t chunks = count_chunks(n, chunk);
         if (chunks > n_chunks) n_chunks = chunks;
     }
+    if (s->any_far) s->page_bytes = ragfast_page_bytes();
     s->n_workers = ragfast_min(ragfast_min(n_threads, RAGFAST_MAX_THREADS), n_chunks);
     /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. */
     size_t room = s->room_for_many ? ROOM_MANY : s->room_for_codes ? ROOM_FEW : ROOM_FLOAT32;

@@ -46,6 +46,15 @@ static inline size_t ragfast_row_of(const doc_block *block, size_t j) {
     return block->rows ? block->rows[j] : block->first + j;
 }
 
+/* What a document of a group must reach: at_most others of it are certainly as good. Without these, where fewer than k
+ * documents qualify and so no floor rises, all would be kept and sorted. Few groups are remembered, by their last digits. */
+typedef struct group_floor {
+    double lower;
+    int32_t group; /* -1: none yet */
+} group_floor;
+
+enum { RAGFAST_GROUP_FLOORS = 16 };
+
 /* What one worker has to itself. */
 typedef struct search_worker {
     query_slot *slots; /* (group,) */
@@ -77,9 +86,11 @@ typedef struct search {
     const char *queries;     /* of the group */
     const int32_t *excluded; /* of the group, or NULL */
     size_t n_queries;        /* of the group */
-    size_t k;                /* min(K, N of all segments) */
-    size_t at_most;          /* documents of a group, 0: any number */
+    size_t n_all_queries;
+    size_t k;       /* min(K, N of all segments) */
+    size_t at_most; /* documents of a group, 0: any number */
     int l2, any_far;
+    size_t page_bytes; /* of memory, where any are far */
     size_t block_docs; /* that the caches hold */
     size_t n_workers;
     double gamma, underflow;
@@ -101,6 +112,7 @@ typedef struct search {
 
     size_t capacity;               /* candidates a query may hold on one worker: k and room beyond */
     ragfast_candidate *candidates; /* (group, workers, capacity) */
+    group_floor *group_floors;     /* (group, workers, GROUP_FLOORS), for at_most */
     _Atomic double *floors;        /* (group,) */
     double *query_norms;           /* (group,) */
     double *query_squares;         /* (group,), by inner_f64, for distances */
@@ -163,7 +175,9 @@ void ragfast_settle(search *s, size_t q, size_t worker);
 void ragfast_raise_floor(search *s, size_t q, size_t worker); /* by what the reservoir holds */
 void ragfast_finish_query(search *s, size_t q); /* candidates of all workers together, the best k of them written out */
 int ragfast_row_is_sound(search *s, size_t segment, size_t row); /* by its checksum; else the search fails */
-void ragfast_ask_for_row(const ragfast_docs *docs, size_t row);  /* of the medium that it is mapped from */
+size_t ragfast_page_bytes(void);
+void ragfast_ask_for_row(const search *s, const ragfast_docs *docs,
+                         size_t row); /* of the medium that it is mapped from */
 
 /* scan_float32.c: a block of documents against the listed queries. After a change to the list it is to be laid out. */
 size_t ragfast_scan_queries_size(const search *s, size_t n_queries);

@@ -436,7 +436,6 @@ def test_half_squares_of_the_wrong_kind(wrong: NDArray[Any]) -> None:
 def test_a_prefix_does_not_go_with_distances() -> None:
     vectors = np.ones((5, 20), np.float32)
     room = codes.Form(prefix=16).room(5, 20, True)
-    room.encode(vectors, 0, False, 1)
     with pytest.raises(ValueError, match="range"):
         room.encode(vectors, 0, False, 1, _kernels.half_squares(vectors, False, 1))
 
@@ -503,3 +502,99 @@ def test_a_damaged_row_that_is_not_finite(isa: str, storage: str, norms: bool) -
     with pytest.raises(_kernels.CorruptDocument) as refused:
         found(problem, docs, 1)
     assert (refused.value.segment, refused.value.row) == (1, 140)
+
+
+# ---- groups of queries, seeds, rows that do not take part ------------------------------------------------------------
+
+
+def coded_docs(vectors: NDArray[np.float32], always: bool, first_id: int = 0, prefix: int = 0, **rest: Any) -> Any:
+    room = codes.Form(prefix=prefix).room(*vectors.shape, always)
+    room.encode(vectors, 0, False, 1)
+    norms = _kernels.row_norms(vectors, False, 1)[0]
+    return _kernels.Docs(vectors, norms, codes=room, first_id=first_id, **rest)
+
+
+def nothing(n: int, dim: int) -> _kernels.Docs:
+    """So many rows that there is a worker for every thread, none of which is ever read."""
+    return _kernels.Docs(np.zeros((n, dim), np.float32), np.zeros(n, np.float32), allowed=np.zeros(n // 32, np.uint32))
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_several_groups_of_queries(always: bool) -> None:
+    """256 workers have room for the candidates of 65 queries a time, or with codes of fewer. The last group is of one
+    query: codes that would serve it alone must not be taken, as there is no room for them."""
+    rng = np.random.default_rng(0)
+    n_queries, dim, k = 65 * 64 + 1 if not always else 101, 16, 62
+    vectors = rng.standard_normal((3990, dim)).astype(np.float32)
+    queries = rng.standard_normal((n_queries, dim)).astype(np.float32)
+    n_large = 256 * (256 << 10) // (4 * dim)
+    docs = nothing(n_large, dim), coded_docs(vectors, always, n_large)
+    hits = _kernels.search(queries, docs, k, 1.0, 256, DOUBLE)
+    few = np.r_[0, 30, 55, 80, n_queries - 2, n_queries - 1]
+    alone = _kernels.search(queries[few], (_kernels.Docs(vectors, first_id=n_large),), k, 1.0, 1, DOUBLE)
+    assert hits.ids[few].tolist() == alone.ids.tolist()
+    assert hits.scores[few].tobytes() == alone.scores.tobytes()
+    assert ((hits.stats.by_codes > 0) == always).all()
+
+
+def test_seeds_are_looked_at_once(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((4100, 16)).astype(np.float32)
+    vectors[:128] *= 10
+    queries = rng.standard_normal((5, 16)).astype(np.float32)
+    expected = np.argsort(-exact_scores(queries, vectors, "ip"), axis=1, kind="stable")[:, :120]
+    for n_threads in (1, 2):
+        hits = _kernels.search(queries, (coded_docs(vectors, True),), 120, 1.0, n_threads, DOUBLE)
+        assert hits.ids.tolist() == expected.tolist()
+        assert (hits.stats.by_codes == len(vectors)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+@pytest.mark.parametrize("n_queries", [1, 5, 40])
+def test_rows_that_are_not_allowed_may_hold_anything(dtype: Any, share: float, n_queries: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.standard_normal((3000, 8)).astype(dtype), rng.standard_normal((n_queries, 8)).astype(dtype)
+    allowed = rng.random(3000) < share
+    bits, sums = bits_of(allowed, rng), _kernels.row_sums(vectors)
+    scores = np.where(allowed, exact_scores(queries, vectors, "ip"), -np.inf)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :7]
+    wrong = vectors.copy()
+    wrong[~allowed] = np.resize(np.array([np.nan, np.inf, -np.inf, 1e38], dtype), (int((~allowed).sum()), 8))
+    for row_sums in (None, sums):
+        docs = _kernels.Docs(wrong, allowed=bits, row_sums=row_sums)
+        assert _kernels.search(queries, (docs,), 7, 1.0, 1, DOUBLE).ids.tolist() == expected.tolist()
+    wrong[np.flatnonzero(allowed)[-1]] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        _kernels.search(queries, (_kernels.Docs(wrong, allowed=bits),), 7, 1.0, 1, DOUBLE)
+
+
+def test_a_prefix_where_little_is_allowed(isa: str) -> None:
+    """Chunks without any row that is allowed say nothing of the prefix."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((40_000, 80)).astype(np.float32)
+    queries = rng.standard_normal((3, 80)).astype(np.float32)
+    allowed = np.zeros(40_000, bool)
+    allowed[:7000] = allowed[39_000:] = True
+    scores = np.where(allowed, exact_scores(queries, vectors, "ip"), -np.inf)
+    docs = coded_docs(vectors, True, prefix=32, allowed=bits_of(allowed, rng))
+    hits = _kernels.search(queries, (docs,), 5, 1.0, 2, DOUBLE)
+    assert hits.ids.tolist() == np.argsort(-scores, axis=1, kind="stable")[:, :5].tolist()
+
+
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("n_groups", [1, 3, 40])
+@pytest.mark.parametrize("at_most", [1, 3])
+def test_fewer_qualify_than_are_wanted(isa: str, coded: bool, n_groups: int, at_most: int) -> None:
+    """No floor rises; groups have floors of their own. Copies: a tie is not below."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((6000, 16)).astype(np.float32)[rng.integers(0, 900, 6000)]
+    queries, groups = vectors[:3] * 2, rng.integers(0, n_groups, 6000).astype(np.int32)
+    norms, k = _kernels.row_norms(vectors, False, 1)[0], n_groups * at_most + 4
+    docs = coded_docs(vectors, True, groups=groups) if coded else _kernels.Docs(vectors, norms, groups=groups)
+    order = np.argsort(-exact_scores(queries, vectors, "ip"), axis=1, kind="stable")
+    for n_threads in (1, 2):
+        hits = _kernels.search(queries, (docs,), k, 1.0, n_threads, DOUBLE, None, at_most)
+        for ids, by_score in zip(hits.ids, order, strict=True):
+            expected = by_score[taken(groups[by_score], at_most)]
+            assert ids.tolist() == expected.tolist() + [-1] * 4

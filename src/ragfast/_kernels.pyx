@@ -164,11 +164,15 @@ cdef class Codes:
     cdef ragfast_codes c
     cdef readonly Py_ssize_t nbytes, n_docs
     cdef Py_ssize_t n_groups, dim  # dim 0: what n_groups allow
+    cdef readonly Py_ssize_t n_encoded  # documents, the first ones
+    cdef readonly bint half_squares  # of those encoded: for searches by distance
     cdef object arrays
     cdef bint writable
 
     def __init__(self, size_t n_docs, size_t dim, np.ndarray center, np.ndarray weight, np.ndarray rotation,
                  double rotation_error, size_t prefix, bint always):
+        if self.arrays is not None:
+            raise TypeError("codes: these have their room already, which searches may be reading")
         cdef size_t high, low, bounds
         ragfast_codes_size(&high, &low, &bounds, n_docs, dim)
         self.take(n_docs, (dim + 15) // 16, dim, on_line(high), on_line(low), on_line(bounds), center, weight, rotation,
@@ -177,9 +181,10 @@ cdef class Codes:
 
     @staticmethod
     def over(np.ndarray high not None, np.ndarray low not None, np.ndarray bounds not None, np.ndarray center,
-             np.ndarray weight, np.ndarray rotation, double rotation_error, size_t prefix, bint always):
-        """Codes that exist: the planes and bounds of `planes`, read-only ones too, as they lie. They are of as many documents
-        as they have panels for, and cannot be encoded any more."""
+             np.ndarray weight, np.ndarray rotation, double rotation_error, size_t prefix, bint always,
+             bint half_squares=False):
+        """Codes that exist: the planes and bounds of `planes`, read-only ones too, as they lie; half_squares says whether they
+        were encoded with such. They are of as many documents as they have panels for, and cannot be encoded any more."""
         cdef Codes codes = Codes.__new__(Codes)
         if not is_plain(high, np.NPY_UINT8, 1) or not is_plain(low, np.NPY_UINT8, 1):
             raise ValueError("codes: expected planes that are plain uint8 arrays of one axis")
@@ -199,6 +204,8 @@ cdef class Codes:
             raise ValueError(f"codes: expected planes of {dim} elements a document, got {high_size} bytes for {n_panels} "
                              "panels")
         codes.take(32 * n_panels, n_groups, dim, high, low, bounds, center, weight, rotation, rotation_error, prefix, always)
+        codes.n_encoded = codes.n_docs
+        codes.half_squares = half_squares
         return codes
 
     cdef take(self, size_t n_docs, size_t n_groups, size_t dim, np.ndarray high_plane, np.ndarray low_plane,
@@ -207,7 +214,7 @@ cdef class Codes:
         for name, x, ndim in (("center", center, 1), ("weight", weight, 1), ("rotation", rotation, 2)):
             if x is not None and (not is_plain(x, np.NPY_FLOAT, ndim) or np.shape(x) != (dim,) * ndim):
                 raise ValueError(f"codes: expected {name} as a plain float32 array {(dim,) * ndim}, got {x.dtype} {np.shape(x)}")
-        if prefix % 16 or (prefix and prefix >= 16 * n_groups):
+        if prefix % 16 or (n_groups and prefix >= 16 * n_groups):  # without panels, nobody knows D
             raise ValueError(f"codes: expected a prefix that is a multiple of 16 and below D, got {prefix}")
         if not 0 <= rotation_error < 0.01:
             raise ValueError(f"codes: expected a rotation_error from 0 to below 0.01, got {rotation_error}")
@@ -256,6 +263,10 @@ cdef class Codes:
         if np.PyArray_DIM(vectors, 0) > self.n_docs or not self.fits(np.PyArray_DIM(vectors, 1)):
             raise ValueError(f"vectors: expected at most the {self.n_docs} rows of {self.dim} that there is room for, got "
                              f"{np.shape(vectors)}")
+        if first > <size_t>self.n_encoded:
+            raise ValueError(f"first: expected at most {self.n_encoded}, the documents encoded before, got {first}")
+        if self.n_encoded and self.half_squares != (half_squares is not None):
+            raise ValueError(f"half_squares: expected {'some' if self.half_squares else 'none'}, as for the documents before")
         cdef size_t n_docs = np.PyArray_DIM(vectors, 0), dim = np.PyArray_DIM(vectors, 1)
         cdef ragfast_dtype dtype = rows_dtype(vectors, bfloat16)
         cdef const void *data = np.PyArray_DATA(vectors)
@@ -263,6 +274,8 @@ cdef class Codes:
         with nogil:
             status = ragfast_encode(&self.c, data, squares, dtype, first, n_docs, dim, n_threads)
         check(status)
+        self.half_squares = half_squares is not None
+        self.n_encoded = max(self.n_encoded, <Py_ssize_t>n_docs)
 
 
 class CorruptDocument(ValueError):
@@ -302,6 +315,8 @@ cdef class Docs:
 
     def __init__(self, np.ndarray vectors not None, norms=None, ids=None, Codes codes=None, *, bint bfloat16=False,
                  int64_t first_id=0, allowed=None, groups=None, half_squares=None, row_sums=None, bint far=False):
+        if self.vectors is not None:
+            raise TypeError("docs: these never change")
         cdef int type_num = np.PyArray_TYPE(vectors)
         if type_num not in (np.NPY_FLOAT, np.NPY_DOUBLE, np.NPY_FLOAT16, np.NPY_UINT16) or not is_plain(vectors, type_num, 2):
             raise ValueError("vectors: expected a plain array (N,D) of float32, float64 or the bits of 16-bit floats, got "
@@ -310,6 +325,11 @@ cdef class Docs:
         if codes is not None and (codes.n_docs < n or not codes.fits(dim)):
             raise ValueError(f"codes: expected those of at least {n} documents of {dim} elements, got {codes.n_docs} of "
                              f"{codes.dim or 16 * codes.n_groups}")
+        if codes is not None and codes.n_encoded < n:
+            raise ValueError(f"codes: expected {n} documents or more to be encoded, got {codes.n_encoded}")
+        if codes is not None and n and codes.half_squares != (half_squares is not None):
+            raise ValueError(f"codes: expected those of documents encoded {'without' if half_squares is None else 'with'} "
+                             "half_squares")
         if first_id < 0:
             raise ValueError(f"first_id: expected 0 or more, got {first_id}")
         self.vectors = vectors
@@ -361,6 +381,9 @@ cdef check_search(np.ndarray queries, tuple docs, np.ndarray excluded):
     """That C reads nothing beyond an array."""
     if not docs:
         raise ValueError("docs: expected one segment or more")
+    for x in docs:
+        if not isinstance(x, Docs):
+            raise TypeError(f"docs: expected segments (Docs), got {type(x)!r}")
     cdef Docs first = docs[0], one
     for one in docs:
         if one.c.dim != first.c.dim or one.c.dtype != first.c.dtype:

@@ -414,7 +414,7 @@ class _Reader:
         planes = None
         if form is not None:
             at = form.center, form.weight, form.rotation, form.rotation_error, form.prefix, now.scan == "int8"
-            planes = _kernels.Codes.over(held["high"], held["low"], held["bounds"], *at)
+            planes = _kernels.Codes.over(held["high"], held["low"], held["bounds"], *at, now.metric == "l2")
         return Room(
             held["vectors"],
             held["norms"],
