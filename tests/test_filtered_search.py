@@ -246,3 +246,19 @@ def test_a_predicate_nested_too_deep() -> None:
         predicate = (predicate & (ragfast.column("x") > 0)) | (ragfast.column("x") == i)
     with pytest.raises(ValueError, match="nested too deep"):
         index.search(np.ones((1, 2), np.float32), k=1, filter=predicate)
+
+
+@pytest.mark.parametrize("wrong", ["ab", "a", b"a", {"a"}])
+def test_a_filter_that_is_no_list(wrong: Any) -> None:
+    index = FlatIndex.from_vectors(np.eye(2, dtype=np.float32), ids=["a", "b"])
+    with pytest.raises(TypeError, match=f"^filter: expected .*, got {type(wrong).__name__}$"):
+        index.search(np.ones((1, 2), np.float32), k=1, filter=wrong)
+
+
+def test_no_bool_is_a_group() -> None:
+    index = FlatIndex.from_vectors(np.eye(2, dtype=np.float32), metadata={"book": [0, 1]})
+    queries = np.ones((2, 2), np.float32)
+    for exclude in ([True, None], [True, False]):
+        with pytest.raises(TypeError, match=r"^exclude: expected integers"):
+            index.search(queries, k=1, group="book", exclude=exclude)
+    assert index.search(queries, k=1, group="book", exclude=[1, None]).ids.tolist() == [[0], [0]]

@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.ma  # else imported on first use, where a child forked beside a writer could hang in the import lock
 from numpy.typing import DTypeLike, NDArray
 
 from ragfast import _kernels

@@ -293,7 +293,8 @@ class FlatIndex:
         products are among the k, and there they too come by their ids.)
 
         Returns :class:`Hits` of scores (B,K) and logprobs (B,K) in dtype (float32: rounded from float64; or float64)
-        and ids (B,K) int64, or str in an object array; -inf and -1, or None, where fewer than k documents qualify.
+        and ids (B,K) int64, or str in an object array; -inf and -1, or None, where fewer than k documents qualify
+        (a score beyond float32 is infinite there too: ids tell which).
         logprobs are log_softmax(scores / temperature), p(z|x) of Lewis et al. 2020, section 2.2, over these k
         documents. n_threads: see :func:`ragfast.set_num_threads`.
 

@@ -166,6 +166,8 @@ def excluded(name: str, exclude: Any, n_queries: int, contents: Contents) -> NDA
     of_objects = isinstance(exclude, Sequence) or getattr(exclude, "dtype", np.dtype(int)).kind == "O"
     if of_objects and not isinstance(exclude, (str, bytes)) and len(exclude) == n_queries:  # None may be among them
         there = np.array([value is not None for value in exclude], np.bool_)
+        if any(isinstance(value, (bool, np.bool_)) for value in exclude):
+            raise TypeError(f"exclude: expected integers or None, as column {name!r} holds, got bool")
         exclude = [0 if value is None else value for value in exclude]
     values = arrays.integers(exclude, "exclude", f"({n_queries},)", (n_queries,))
     known = contents.numbers[name].known

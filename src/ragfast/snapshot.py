@@ -263,6 +263,11 @@ class Snapshot:
                 raise ValueError(
                     "filter: the predicate is nested too deep; isin(...) is one comparison with many values"
                 ) from None
+        if isinstance(filter, (str, bytes, set, frozenset)):
+            raise TypeError(
+                f"filter: expected a mask ({self._n},) of bool, a list of ids or a Predicate, "
+                f"got {type(filter).__name__}"
+            )
         if arrays.are_strings(filter):
             return self._chosen(list(filter))
         a = arrays.as_array(filter, "filter")
