@@ -97,7 +97,7 @@ def _each(blocks: Any) -> Iterable[Any]:
     if isinstance(blocks, (str, bytes, os.PathLike)) or not hasattr(blocks, "__iter__"):
         hint = "; ragfast.sources reads files" if isinstance(blocks, (str, os.PathLike)) else ""
         raise TypeError(f"blocks: expected an iterable of Blocks or arrays (n, D), got {blocks!r:.80}{hint}")
-    return blocks  # type: ignore[no-any-return]
+    return blocks  # type: ignore[no-any-return]  # the caller's: anything that iterates
 
 
 def _bar(progress: bool, n_docs: int | None) -> AbstractContextManager[Any]:
@@ -107,7 +107,7 @@ def _bar(progress: bool, n_docs: int | None) -> AbstractContextManager[Any]:
             from tqdm import tqdm
         except ImportError:
             return nullcontext()
-        return tqdm(  # type: ignore[no-any-return]
+        return tqdm(  # type: ignore[no-any-return]  # mypy does not follow extras
             total=n_docs,
             desc="Building the index",
             unit=" documents",

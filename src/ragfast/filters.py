@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -79,10 +80,10 @@ class Column:
     def __repr__(self) -> str:
         return f"column({self.name!r})"
 
-    def __eq__(self, value: object) -> Predicate:  # type: ignore[override]
+    def __eq__(self, value: object) -> Predicate:  # type: ignore[override]  # not a bool, as NumPy has it
         return Comparison(self.name, "==", _scalar(value, self.name))
 
-    def __ne__(self, value: object) -> Predicate:  # type: ignore[override]
+    def __ne__(self, value: object) -> Predicate:  # type: ignore[override]  # not a bool, as NumPy has it
         return Comparison(self.name, "!=", _scalar(value, self.name))
 
     def __lt__(self, value: object) -> Predicate:
@@ -121,7 +122,7 @@ class Column:
 def _scalar(value: object, name: str) -> Scalar:
     """value as Python has it."""
     if type(value) in (int, float, str, bool):
-        return value  # type: ignore[return-value]
+        return value  # type: ignore[return-value]  # its type was looked at above
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, (int, np.integer)):
@@ -136,7 +137,7 @@ def _scalar(value: object, name: str) -> Scalar:
     )
 
 
-class Predicate:
+class Predicate(ABC):
     """A condition on metadata columns, made by :func:`column`; ``search(..., filter=predicate)``.
 
     Predicates are equal if they are written alike, and may be keys of a cache. They have no truth of their own.
@@ -159,15 +160,15 @@ class Predicate:
             "of and, or and not, each comparison in parentheses, as in (column('a') >= 1) & (column('a') < 3)"
         )
 
+    @abstractmethod
     def columns(self) -> frozenset[str]:
         """The names of the columns that it looks at."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
         """The same as a function of the columns' arrays, of any number of documents encoded with these vocabularies
         before this call. ValueError for a column that the schema does not have, TypeError for a value that is not of
         its kind."""
-        raise NotImplementedError
 
     def evaluate(self, columns: Columns, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> NDArray[np.bool_]:
         """Which documents it is true of, bool (n,); columns (n,) each. See :meth:`bind` for what is raised."""
@@ -321,8 +322,8 @@ class _Several(Predicate):
         return bound
 
     @staticmethod
-    def _joined(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        raise NotImplementedError
+    @abstractmethod
+    def _joined(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True, repr=False)

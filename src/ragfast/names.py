@@ -151,4 +151,4 @@ class Names:
 
 def _repeated(strings: Sequence[str]) -> str:
     seen: set[str] = set()
-    return next(string for string in strings if string in seen or seen.add(string))  # type: ignore[func-returns-value]
+    return next(string for string in strings if string in seen or seen.add(string))  # type: ignore[func-returns-value]  # set.add returns None, which is false

@@ -184,7 +184,7 @@ def _groups(now: Snapshot) -> Iterator[tuple[str, Stamp, Callable[[], Arrays]]]:
         yield from _segment_groups(segment)
     for i, words in _vocabularies(now._contents):
         n = len(words)  # once: a writer may go on
-        yield f"words-{i}", Stamp(words, n), lambda i=i, n=n, words=words: _packed(f"words-{i}/", *words.packed(n))  # type: ignore[misc]
+        yield f"words-{i}", Stamp(words, n), lambda i=i, n=n, words=words: _packed(f"words-{i}/", *words.packed(n))  # type: ignore[misc]  # of the defaults of a lambda
     names = now._contents.names
     if names is not None:
         next_key = names.next_key  # likewise

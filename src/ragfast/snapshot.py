@@ -522,7 +522,7 @@ class Snapshot:
         schema = self._schema
         empty = schema.empty(0)
         return {
-            name: self._joined(lambda s, name=name: s.column(name)[s.rows], empty[name])  # type: ignore[misc]
+            name: self._joined(lambda s, name=name: s.column(name)[s.rows], empty[name])  # type: ignore[misc]  # of the default of a lambda
             for name in schema.kinds
         }
 

@@ -296,7 +296,7 @@ def _vectors(column: Any, columns: Columns, first: int, dim: int | None, where: 
     if values.null_count:
         place = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(f"{at}: row {first + place // dim} holds a null")
-    return rounded_floats(values.to_numpy(), at, columns.rounded).reshape(-1, dim)  # type: ignore[no-any-return]
+    return rounded_floats(values.to_numpy(), at, columns.rounded).reshape(-1, dim)  # type: ignore[no-any-return]  # of pyarrow
 
 
 def _ids(column: Any, name: str, first: int, where: str) -> NDArray[Any]:
@@ -305,7 +305,7 @@ def _ids(column: Any, name: str, first: int, where: str) -> NDArray[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_integer(column.type):
-        return column.cast(pa.int64()).to_numpy()  # type: ignore[no-any-return]
+        return column.cast(pa.int64()).to_numpy()  # type: ignore[no-any-return]  # of pyarrow
     return _texts(column, name, where, "integers or strings for ids")
 
 
@@ -314,11 +314,11 @@ def _values(column: Any, name: str, first: int, where: str) -> NDArray[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(column.type):
-        return column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+        return column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]  # of pyarrow
     if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         _refuse_nulls(column, name, first, where)
         column = column if pa.types.is_boolean(column.type) else column.cast(pa.int64())
-        return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+        return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]  # of pyarrow
     return _texts(column, name, where, "integers, floating-point numbers, booleans or strings")
 
 
