@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ragfast import arrays, codes, persistence, storage, writing
 from ragfast.names import Names
-from ragfast.segment import MAX_DOCS, Segment, new_room
+from ragfast.segment import MAX_DOCS, Segment, new_name, new_room
 from ragfast.snapshot import Snapshot
 from ragfast.sources import Block
 
@@ -25,8 +25,6 @@ BATCH_BYTES = 2**25
 SAMPLE = 65_536
 SAMPLE_BYTES = 2**28
 """The first documents, from which the form of the codes is chosen: so many, or as many as have so many bytes."""
-PANEL = 32
-"""Documents whose codes lie together: a batch has whole panels of them."""
 QUIET = 2.0
 """Seconds before a progress bar shows."""
 
@@ -45,7 +43,7 @@ def build(
     """:meth:`ragfast.FlatIndex.build`, but for opening what was built; scan and metric are ones that there are."""
     n_docs = getattr(blocks, "n_docs", None) if n_docs is None else arrays.positive_int(n_docs, "n_docs")
     incoming = _Incoming(_each(blocks), dim, scan, arrays.storage_type(dtype), metric)
-    segment = persistence.new_segment_name()
+    segment = new_name()
     form: codes.Form | None = None
     lowest, highest, n = 2**63 - 1, -1, 0
     with storage.change(path) as draft, _bar(progress, n_docs) as bar:
@@ -124,12 +122,12 @@ def _form(batch: Segment, scan: str, metric: str, n_docs: int | None) -> codes.F
     dim = batch.vectors.shape[1]
     if scan == "float32" or dim > codes.MAX_DIM or (scan == "auto" and batch.n < codes.MIN_CODED):
         return None
-    n, panels = max(batch.n, n_docs or 0), batch.n // PANEL
+    n, panels = max(batch.n, n_docs or 0), batch.n // codes.PANEL
 
     def rows_at(numbers: NDArray[np.intp]) -> NDArray[np.float32]:
         """Of all documents; those that are not there yet are as the first ones, whose panels are spread over all."""
         if n > batch.n and panels:
-            numbers = numbers // PANEL * panels // (-(-n // PANEL)) * PANEL + numbers % PANEL
+            numbers = numbers // codes.PANEL * panels // (-(-n // codes.PANEL)) * codes.PANEL + numbers % codes.PANEL
         return arrays.widen(batch.vectors[numbers], batch.storage)
 
     return codes.choose(n, dim, rows_at, with_prefix=metric != "l2")
@@ -234,7 +232,7 @@ class _Incoming:
 
 def _panels(n: int) -> int:
     """n as a multiple of what codes lie in, and not none."""
-    return max(PANEL, n // PANEL * PANEL)
+    return max(codes.PANEL, n // codes.PANEL * codes.PANEL)
 
 
 def _sized(vectors: Any) -> Any:

@@ -23,7 +23,7 @@ MIN_CODED = 1000
 RowsAt: TypeAlias = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 
 _SAMPLE = 512  # rows, for the error of a form
-_PANEL = 32  # documents that are looked at, or passed over, together
+PANEL = 32  # documents that are looked at, or passed over, together
 _PRINCIPAL_MIN_DOCS = 20_000  # below, a rotation and its choice cost more than they save
 _PRINCIPAL_MAX_DIM = 2048  # the eigenvectors of more take minutes
 _PRINCIPAL_SAMPLE = 16_384
@@ -91,8 +91,8 @@ def _slack(form: Form, rows: NDArray[np.float64]) -> float:
 
 def _principal(n: int, dim: int, rows_at: RowsAt) -> Form | None:
     """Codes in the basis of the principal components, if most documents can be passed over after a prefix of them."""
-    starts = np.linspace(0, n - _PANEL, _PRINCIPAL_SAMPLE // _PANEL).astype(int)  # whole panels, as a scan meets them
-    rows = rows_at((starts[:, None] + np.arange(_PANEL)).ravel())
+    starts = np.linspace(0, n - PANEL, _PRINCIPAL_SAMPLE // PANEL).astype(int)  # whole panels, as a scan meets them
+    rows = rows_at((starts[:, None] + np.arange(PANEL)).ravel())
     if not 1e-30 < np.square(rows, dtype=np.float64).sum() < 1e30:
         return None
     center = rows.mean(axis=0)
@@ -113,7 +113,7 @@ def _principal(n: int, dim: int, rows_at: RowsAt) -> Form | None:
         beyond = np.linalg.norm(z[:, prefix:], axis=1)[:, None] * np.linalg.norm(y[:, prefix:], axis=1)
         error = 0.04 * np.linalg.norm(z, axis=1)[:, None] * np.linalg.norm(y, axis=1)
         reached = z[:, :prefix] @ y[:, :prefix].T + base[:, None] + beyond + error >= floors[:, None]
-        panels = reached.reshape(len(asked), -1, _PANEL).any(axis=2).mean()
+        panels = reached.reshape(len(asked), -1, PANEL).any(axis=2).mean()
         costs[prefix] = prefix / dim + _SECOND_LOOK * float(panels)
     prefix = min(costs, key=costs.__getitem__)
     if costs[prefix] > 0.75:

@@ -26,17 +26,12 @@ from ragfast.snapshot import METRICS, SCANS, Snapshot
 
 LAYOUT = 1
 """Of the arrays; storage has a number for that of the files."""
-PANEL = 32
 PLANES = ("high", "low", "bounds")
 FORM = ("center", "weight", "rotation")
 
 MAX_ID = 2**63 - 1
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def new_segment_name() -> str:
-    return f"segment-{secrets.token_hex(8)}"
 
 
 def segment_arrays(segment: Segment) -> Arrays:
@@ -65,7 +60,7 @@ def _codes(segment: Segment) -> Arrays:
         return {}
     segment.check(*PLANES)
     planes: tuple[NDArray[Any], ...] = segment.room.codes.planes
-    panels, room = -(-segment.n // PANEL), max(1, len(planes[2]))
+    panels, room = -(-segment.n // codes.PANEL), max(1, len(planes[2]))
     return {name: plane[: panels * (len(plane) // room)] for name, plane in zip(PLANES, planes, strict=True)}
 
 
@@ -399,8 +394,10 @@ class _Reader:
         if coded is not None:
             if now.dim > codes.MAX_DIM:
                 raise self._wrong(f"no codes of {now.dim} elements", coded)
-            of_panel: tuple[NDArray[Any], ...] = _kernels.Codes(PANEL, now.dim, None, None, None, 0.0, 0, False).planes
-            panels = -(-n // PANEL)
+            of_panel: tuple[NDArray[Any], ...] = _kernels.Codes(
+                codes.PANEL, now.dim, None, None, None, 0.0, 0, False
+            ).planes
+            panels = -(-n // codes.PANEL)
             for plane, one in zip(PLANES, of_panel, strict=True):
                 parts[plane] = one.dtype, (panels * len(one), *one.shape[1:])
         mapped = {part: self._array(f"{name}/{part}", *what) for part, what in parts.items()}

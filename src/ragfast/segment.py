@@ -101,6 +101,11 @@ class Source:
         return self.stored.file(name)
 
 
+def new_name() -> str:
+    """One that no other room ever has; its arrays are stored under it."""
+    return f"segment-{secrets.token_hex(8)}"
+
+
 @dataclass(frozen=True, eq=False)
 class Room:
     """The arrays of a segment. Those in memory may have room for documents to come, which the index that owns the room
@@ -116,7 +121,7 @@ class Room:
     row_sums: NDArray[np.uint32] | None = None
     source: Source | None = None
     lookup: Lookup = field(default_factory=Lookup)
-    name: str = field(default_factory=lambda: f"segment-{secrets.token_hex(8)}")  # that no other room ever has
+    name: str = field(default_factory=new_name)
     numbers: dict[str, tuple[int, NDArray[np.int32]]] = field(default_factory=dict)  # Segment.numbered: rows done
 
     def __len__(self) -> int:
