@@ -15,8 +15,15 @@ import ragfast
 from ragfast import _kernels
 
 # The level is part of the test's parameters, not of the example: a fixture that lasts for all examples is meant.
+# Derandomized, a commit has one verdict; what new examples find is looked for with `--hypothesis-profile=explore`.
 hypothesis.settings.register_profile(
-    "ragfast", deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+    "ragfast",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.register_profile(
+    "explore", hypothesis.settings.get_profile("ragfast"), derandomize=False, print_blob=True
 )
 hypothesis.settings.load_profile("ragfast")
 
