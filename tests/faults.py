@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ragfast import draft
+from ragfast.storage import draft
 
 KILL = "kill"
 LOSE_POWER = "lose power"

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ragfast import manifest, storage
+from ragfast import storage
+from ragfast.storage import manifest
 
 ARRAYS = {
     "floats": np.arange(6, dtype=np.float32).reshape(2, 3),

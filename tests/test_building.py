@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 import ragfast
-from ragfast import FlatIndex, building, sources
+from ragfast import FlatIndex, sources
+from ragfast.index import building
 from ragfast.sources import Block
 
 N, D = 2500, 48
@@ -283,7 +284,7 @@ def test_without_tqdm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 CONSTANT = """if True:
     import resource, sys
     import numpy as np
-    from ragfast import building
+    from ragfast.index import building
     building.SAMPLE = 2048
     building.BATCH_BYTES = 2**20
     rows = np.random.default_rng(0).standard_normal((1000, 256)).astype(np.float32)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from oracle import canonical_score, top_k
 
 import ragfast
-from ragfast import FlatIndex, Hits, _kernels, codes
+from ragfast import FlatIndex, Hits, _kernels
+from ragfast.index import codes
 
 Rows = NDArray[np.float32]
 PANEL = 32

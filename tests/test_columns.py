@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragfast import strings
-from ragfast.columns import DTYPES, UNKNOWN, Schema, Vocabulary
+from ragfast.index import strings
+from ragfast.index.columns import DTYPES, UNKNOWN, Schema, Vocabulary
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 COLUMNS: dict[str, st.SearchStrategy[Any]] = {

@@ -22,7 +22,8 @@ import pytest
 from faults import KILL, LOSE_POWER, Faults, PowerLoss
 
 import ragfast
-from ragfast import manifest, storage
+from ragfast import storage
+from ragfast.storage import manifest
 
 Contents = dict[str, object] | None
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragfast import _kernels, codes
+from ragfast import _kernels
+from ragfast.index import codes
 
 DOUBLE = np.dtype(np.float64).num
 VECTORS = np.random.default_rng(0).standard_normal((70, 20)).astype(np.float32)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import ragfast
 from ragfast import column
-from ragfast.columns import Schema
-from ragfast.filters import Both, Column, Predicate
+from ragfast.index.columns import Schema
+from ragfast.index.filters import Both, Column, Predicate
 
 SIGNS = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 INTS = [0, 1, -1, 2, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 2**63 - 2, -(2**63), 7]

@@ -28,7 +28,8 @@ from index_model import PREDICATES, VALUES, Model, Row, added, difference
 from numpy.typing import NDArray
 from oracle import canonical_score, log_softmax
 
-from ragfast import FlatIndex, IndexFormatError, Predicate, Snapshot, column, writing
+from ragfast import FlatIndex, IndexFormatError, Predicate, Snapshot, column
+from ragfast.index import writing
 
 SOME_IDS: dict[str, list[Any]] = {
     "int": [0, 1, 2, 3, 7, 31, 32, 33, 40, 2**31, 2**62, 2**63 - 1],

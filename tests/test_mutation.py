@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 import ragfast
-from ragfast import FlatIndex, Snapshot, taken, writing
+from ragfast import FlatIndex, Snapshot
+from ragfast.index import taken, writing
 
 RNG = np.random.default_rng(7)
 DIM = 12

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ragfast.names import Names
+from ragfast.index.names import Names
 
 SOME = ["a", "b", "ä", "日本", "\0", "a\0", "x y", "\U0001f600", "1", "10"]
 some_names = st.lists(st.sampled_from(SOME), unique=True, max_size=4)

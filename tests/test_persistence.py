@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import ragfast
-from ragfast import FlatIndex, IndexFormatError, persistence, storage, writing
+from ragfast import FlatIndex, IndexFormatError, storage
+from ragfast.index import persistence, writing
 
 DIM = 32
 RNG = np.random.default_rng(5)

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from oracle import canonical_score, log_softmax
 
-from ragfast import _kernels, codes
+from ragfast import _kernels
+from ragfast.index import codes
 
 Floats = NDArray[np.float64]
 DOUBLE = np.dtype(np.float64).num

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from stored import ARRAYS, file_of, own_files, save
 
-from ragfast import _kernels, manifest, storage
-from ragfast.storage import IndexFormatError
+from ragfast import _kernels, storage
+from ragfast.storage import IndexFormatError, manifest
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import pytest
 from faults import Faults
 from stored import ARRAYS, file_of, own_files, save
 
-from ragfast import _kernels, manifest, storage
-from ragfast.storage import IndexFormatError
+from ragfast import _kernels, storage
+from ragfast.storage import IndexFormatError, manifest
 
 
 @pytest.fixture

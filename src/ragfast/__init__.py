@@ -6,11 +6,11 @@ from ragfast import threads as _threads
 from ragfast.decoding import marginalize_step
 from ragfast.direct import search
 from ragfast.divergence import kl_divergence
-from ragfast.filters import Predicate, column
 from ragfast.gather import gather_scores, gather_scores_grad
 from ragfast.generation import Decoding, Generation, Retrieved, Step
 from ragfast.generator import BatchGenerator, CallableGenerator, Decoder, DecodingGenerator, Generator, SimpleGenerator
 from ragfast.index import FlatIndex, Hits, SearchStats, Snapshot
+from ragfast.index.filters import Predicate, column
 from ragfast.levels import available_isas, isa, set_isa
 from ragfast.marginal import keyed_logsumexp, log_softmax, logsumexp, marginalize_sequence, marginalize_token
 from ragfast.merge import merge_topk

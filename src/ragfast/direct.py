@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ragfast import _kernels, arrays
-from ragfast.snapshot import Hits, search_docs
+from ragfast.index.snapshot import Hits, search_docs
 
 __all__ = ["search"]
 

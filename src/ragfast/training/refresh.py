@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ragfast import arrays
 from ragfast.index import FlatIndex
-from ragfast.names import Names
+from ragfast.index.names import Names
 from ragfast.rag import Documents, RAGSequence, RAGToken
 
 __all__ = ["Refreshed", "refresh", "refresh_in_background", "topk_drift"]

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import arrays
-from ragfast.columns import Schema, Vocabulary
-from ragfast.filters import Predicate
-from ragfast.names import Names
-from ragfast.segment import Segment
-from ragfast.taken import distinct
+from ragfast.index.columns import Schema, Vocabulary
+from ragfast.index.filters import Predicate
+from ragfast.index.names import Names
+from ragfast.index.segment import Segment
+from ragfast.index.taken import distinct
 
 Segments = tuple[Segment, ...]
 Masks = Iterator[NDArray[np.bool_]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast.strings import Strings, listed, pack, refuse_surrogates
+from ragfast.index.strings import Strings, listed, pack, refuse_surrogates
 
 NO_DOCUMENT = -1
 

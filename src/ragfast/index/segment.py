@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import _kernels, arrays
-from ragfast.codes import Form
+from ragfast.index.codes import Form
 from ragfast.storage import IndexFormatError, Stored
 
 MAX_DOCS = 2**31

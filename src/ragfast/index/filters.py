@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast.columns import DTYPES, NO_WORD, UNKNOWN, Schema, Vocabulary
-from ragfast.strings import exact
+from ragfast.index.columns import DTYPES, NO_WORD, UNKNOWN, Schema, Vocabulary
+from ragfast.index.strings import exact
 
 __all__ = ["Column", "Predicate", "column"]
 

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import _kernels, arrays, codes, storage
-from ragfast.columns import DTYPES, Schema, Vocabulary
-from ragfast.names import Names
-from ragfast.segment import MAX_DOCS, Room, Segment, Source, aligned, rows_on_lines, writable
-from ragfast.selection import Contents, new_numbers
-from ragfast.snapshot import METRICS, SCANS, Snapshot
+from ragfast import _kernels, arrays, storage
+from ragfast.index import codes
+from ragfast.index.columns import DTYPES, Schema, Vocabulary
+from ragfast.index.names import Names
+from ragfast.index.segment import MAX_DOCS, Room, Segment, Source, aligned, rows_on_lines, writable
+from ragfast.index.selection import Contents, new_numbers
+from ragfast.index.snapshot import METRICS, SCANS, Snapshot
 
 LAYOUT = 1
 """Of the arrays; storage has a number for that of the files."""

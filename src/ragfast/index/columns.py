@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import arrays
-from ragfast.strings import Strings, exact, listed, refuse_surrogates
+from ragfast.index.strings import Strings, exact, listed, refuse_surrogates
 
 KINDS = ("int64", "float64", "bool", "str")
 DTYPES: dict[str, Any] = {"int64": np.int64, "float64": np.float64, "bool": np.bool_, "str": np.int32}

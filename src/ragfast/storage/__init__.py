@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import _kernels, manifest
-from ragfast.draft import ArrayWriter, Draft, change
-from ragfast.manifest import Entry, IndexFormatError, Manifest
+from ragfast import _kernels
+from ragfast.storage import manifest
+from ragfast.storage.draft import ArrayWriter, Draft, change
+from ragfast.storage.manifest import Entry, IndexFormatError, Manifest
 
 __all__ = ["ArrayWriter", "Draft", "IndexFormatError", "Stored", "change", "open"]
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ragfast import arrays, building, codes, persistence, writing
-from ragfast.snapshot import METRICS, SCANS, Filter, Hits, SearchStats, Snapshot
-from ragfast.writing import Documents
+from ragfast import arrays
+from ragfast.index import building, codes, persistence, writing
+from ragfast.index.snapshot import METRICS, SCANS, Filter, Hits, SearchStats, Snapshot
+from ragfast.index.writing import Documents
 
 __all__ = ["FlatIndex", "Hits", "SearchStats", "Snapshot"]
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import arrays, codes, persistence, storage, writing
-from ragfast.names import Names
-from ragfast.segment import MAX_DOCS, Segment, new_name, new_room
-from ragfast.snapshot import Snapshot
+from ragfast import arrays, storage
+from ragfast.index import codes, persistence, writing
+from ragfast.index.names import Names
+from ragfast.index.segment import MAX_DOCS, Segment, new_name, new_room
+from ragfast.index.snapshot import Snapshot
 from ragfast.sources import Block
 
 BATCH_BYTES = 2**25

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from ragfast import _kernels, manifest
-from ragfast.manifest import Entry, Manifest
+from ragfast import _kernels
+from ragfast.storage import manifest
+from ragfast.storage.manifest import Entry, Manifest
 
 LOCK = "lock"
 NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)

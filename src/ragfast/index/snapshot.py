@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ragfast import _kernels, arrays, gather, merge, selection
+from ragfast import _kernels, arrays, gather, merge
 from ragfast._kernels import Hits, SearchStats
-from ragfast.columns import Schema
-from ragfast.filters import Predicate
-from ragfast.segment import Segment
-from ragfast.selection import Contents, Filter
+from ragfast.index import selection
+from ragfast.index.columns import Schema
+from ragfast.index.filters import Predicate
+from ragfast.index.segment import Segment
+from ragfast.index.selection import Contents, Filter
 
 __all__ = ["METRICS", "SCANS", "Contents", "Filter", "Hits", "SearchStats", "Snapshot", "search_docs"]
 
