@@ -14,6 +14,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+enum {
+    BATCH = RAGFAST_SCORED_ROWS,
+    MAX_FETCHED = 16
+        << 10 /* bytes of a row, of which a batch is worked on and another fetched in the second-level cache;
+                              what is longer the hardware foresees */
+};
+
 static void raise_floor(search *s, size_t q, double floor) {
     double seen = ragfast_floor_of(s, q);
     while (floor > seen && !atomic_compare_exchange_weak_explicit(&s->floors[q], &seen, floor, memory_order_relaxed,
@@ -41,32 +48,15 @@ int ragfast_row_is_sound(search *s, size_t segment, size_t row) {
     return 0;
 }
 
-static inline __attribute__((always_inline)) double exact_score(search *s, size_t q, size_t segment, size_t row) {
-    const ragfast_docs *docs = &s->segments[segment];
-    const ragfast_kernels *kernels = s->kernels;
-    size_t dim = docs->dim;
-    const void *vector = row_at(docs, row);
-    const float *query = (const float *)s->queries + q * dim;
-    double sum = 0;
-    switch (docs->dtype) {
-    case RAGFAST_F32: sum = (s->l2 ? kernels->distance_f64_f32 : kernels->inner_f64_f32)(query, vector, dim); break;
-    case RAGFAST_F16: sum = (s->l2 ? kernels->distance_f64_f16 : kernels->inner_f64_f16)(query, vector, dim); break;
-    case RAGFAST_BF16: sum = (s->l2 ? kernels->distance_f64_bf16 : kernels->inner_f64_bf16)(query, vector, dim); break;
-    case RAGFAST_F64:
-        sum = (s->l2 ? kernels->distance_f64_f64 : kernels->inner_f64_f64)((const double *)s->queries + q * dim, vector,
-                                                                           dim);
-        if (!isfinite(sum)) ragfast_fail(s, RAGFAST_ERROR_OVERFLOW);
-    }
-    return s->l2 ? 0 - sum : sum; /* not -sum: 0 is +0 */
-}
-
-/* Rows lie anywhere: each is fetched while those before it are scored, into the second-level cache, as the first has too
- * few places for lines on their way (3 to 8 % of 512 queries over the glosses). GCC drops calls of a function that only
- * prefetches unless it is inlined. */
-static inline __attribute__((always_inline)) void fetch_row(const ragfast_docs *docs, size_t row) {
-    size_t bytes = docs->dim * ragfast_element_size(docs->dtype);
-    const char *line = row_at(docs, row);
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 0, 2);
+/* Of query q with rows of any segments, out (n,); those that come next are fetched meanwhile. */
+static void score_vectors(search *s, size_t q, double *out, const void *const *vectors, size_t n,
+                          const void *const *ahead, size_t n_ahead) {
+    ragfast_dtype dtype = s->segments->dtype; /* of all segments, as dim is */
+    size_t dim = s->segments->dim, query_bytes = dim * (dtype == RAGFAST_F64 ? sizeof(double) : sizeof(float));
+    if (dim * ragfast_element_size(dtype) > MAX_FETCHED) n_ahead = 0;
+    s->kernels->score_rows(out, s->queries + q * query_bytes, vectors, n, ahead, n_ahead, dim, dtype, s->l2);
+    for (size_t i = 0; i < n && dtype == RAGFAST_F64; i++)
+        if (!isfinite(out[i])) ragfast_fail(s, RAGFAST_ERROR_OVERFLOW);
 }
 
 size_t ragfast_page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
@@ -79,22 +69,35 @@ void ragfast_ask_for_row(const search *s, const ragfast_docs *docs, size_t row) 
                   POSIX_MADV_WILLNEED); /* a hint: where it fails the row is read all the same */
 }
 
-enum { AHEAD = 3 }; /* rows */
+/* The next candidates from *from on that have no score yet, up to as many as are scored at a time. */
+static size_t list_unscored(const search *s, ragfast_candidate **listed, const void **vectors, ragfast_candidate *items,
+                            size_t *from, size_t n) {
+    size_t n_listed = 0;
+    for (; *from < n && n_listed < BATCH; ++*from) {
+        if (items[*from].exact) continue;
+        listed[n_listed] = &items[*from];
+        vectors[n_listed++] = row_at(&s->segments[items[*from].segment], items[*from].row);
+    }
+    return n_listed;
+}
 
 static void rescore(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
     for (size_t i = 0; i < n && s->any_far; i++) /* all at once: the medium sees a queue, not one row after the other */
         if (!items[i].exact && s->segments[items[i].segment].far)
             ragfast_ask_for_row(s, &s->segments[items[i].segment], items[i].row);
-    for (size_t i = 0; i < n && i < AHEAD; i++)
-        if (!items[i].exact) fetch_row(&s->segments[items[i].segment], items[i].row);
-    for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD < n && !items[i + AHEAD].exact)
-            fetch_row(&s->segments[items[i + AHEAD].segment], items[i + AHEAD].row);
-        if (items[i].exact) continue;
-        int is_sound = ragfast_row_is_sound(s, items[i].segment, items[i].row);
-        items[i].lower = items[i].upper = is_sound ? exact_score(s, q, items[i].segment, items[i].row) : -INFINITY;
-        items[i].exact = 1;
-        slot->rescored++;
+    ragfast_candidate *listed[2][BATCH];
+    const void *vectors[2][BATCH];
+    size_t from = 0, now = 0, count[2] = {list_unscored(s, listed[0], vectors[0], items, &from, n)};
+    for (; count[now] > 0; now = !now) {
+        double scores[BATCH];
+        count[!now] = list_unscored(s, listed[!now], vectors[!now], items, &from, n);
+        score_vectors(s, q, scores, vectors[now], count[now], vectors[!now], count[!now]);
+        for (size_t i = 0; i < count[now]; i++) {
+            ragfast_candidate *item = listed[now][i];
+            item->lower = item->upper = ragfast_row_is_sound(s, item->segment, item->row) ? scores[i] : -INFINITY;
+            item->exact = 1;
+        }
+        slot->rescored += count[now];
     }
 }
 
@@ -241,24 +244,32 @@ ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double
     return middle >= floor ? RAGFAST_LIKELY : RAGFAST_KEPT;
 }
 
+/* Rows outside, queries inside: a batch of rows comes from memory once. */
 void ragfast_score_rows(search *s, const doc_block *block, size_t worker) {
     const ragfast_docs *docs = s->docs;
-    for (size_t q = 0; q < s->n_queries; q++) {
-        int32_t excluded = s->excluded && docs->groups ? s->excluded[q] : -1;
-        uint64_t n_left_out = 0;
-        for (size_t j = 0; j < block->n_docs; j++) {
-            size_t row = ragfast_row_of(block, j);
-            if (block->rows && j + AHEAD < block->n_docs) fetch_row(docs, block->rows[j + AHEAD]);
-            if (excluded >= 0 && docs->groups[row] == excluded) {
-                n_left_out++;
-                continue;
+    for (size_t first = 0; first < block->n_docs; first += BATCH) {
+        const void *ahead[BATCH];
+        size_t end = ragfast_min(first + BATCH, block->n_docs), n_ahead = ragfast_min(block->n_docs - end, BATCH);
+        for (size_t i = 0; i < n_ahead; i++) ahead[i] = row_at(docs, ragfast_row_of(block, end + i));
+        for (size_t q = 0; q < s->n_queries; q++) {
+            const void *vectors[BATCH];
+            double scores[BATCH];
+            uint32_t rows[BATCH];
+            size_t n = 0;
+            for (size_t j = first; j < end; j++) {
+                size_t row = ragfast_row_of(block, j);
+                if (is_excluded(s, q, row)) continue;
+                vectors[n] = row_at(docs, row);
+                rows[n++] = (uint32_t)row;
             }
-            double score = exact_score(s, q, s->segment, row);
-            if (score >= ragfast_floor_of(s, q) && !is_below_group(s, q, worker, row, score))
-                add(s, q, worker,
-                    (ragfast_candidate){score, score, ragfast_id_of(docs, row), (uint32_t)row, s->segment, 1});
+            score_vectors(s, q, scores, vectors, n, ahead, q == 0 ? n_ahead : 0);
+            for (size_t i = 0; i < n; i++)
+                if (scores[i] >= ragfast_floor_of(s, q) && !is_below_group(s, q, worker, rows[i], scores[i]))
+                    add(s, q, worker,
+                        (ragfast_candidate){scores[i], scores[i], ragfast_id_of(docs, rows[i]), rows[i], s->segment,
+                                            1});
+            s->workers[worker].slots[q].rescored += n;
         }
-        s->workers[worker].slots[q].rescored += block->n_docs - n_left_out;
     }
 }
 

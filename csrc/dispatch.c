@@ -67,7 +67,7 @@ static int may_use_tiles(void) {
 static int runs_amx(void) { return leaf7_has(0, AMX_TILE | AMX_INT8) && cpu_has(0, 0, STATE_AMX) && may_use_tiles(); }
 #endif
 
-enum { N_OPERATIONS = 5 };
+enum { N_OPERATIONS = 6 };
 
 static const struct {
     const char *name;
@@ -76,18 +76,19 @@ static const struct {
 } levels[] = {
     {"scalar",
      runs_scalar,
-     {ragfast_dot_fill_scalar, ragfast_code_fill_scalar, ragfast_lse_fill_scalar, ragfast_logits_fill_scalar,
-      ragfast_roof_fill_scalar}},
+     {ragfast_score_fill_scalar, ragfast_dot_fill_scalar, ragfast_code_fill_scalar, ragfast_lse_fill_scalar,
+      ragfast_logits_fill_scalar, ragfast_roof_fill_scalar}},
 #ifdef RAGFAST_BUILD_AVX2
     {"avx2",
      runs_avx2,
-     {ragfast_dot_fill_avx2, ragfast_code_fill_avx2, ragfast_lse_fill_avx2, ragfast_logits_fill_avx2,
-      ragfast_roof_fill_avx2}},
+     {ragfast_score_fill_avx2, ragfast_dot_fill_avx2, ragfast_code_fill_avx2, ragfast_lse_fill_avx2,
+      ragfast_logits_fill_avx2, ragfast_roof_fill_avx2}},
 #endif
 #ifdef RAGFAST_BUILD_AVX512
     {"avx512",
      runs_avx512,
-     {ragfast_dot_fill_avx512, ragfast_lse_fill_avx512, ragfast_logits_fill_avx512, ragfast_roof_fill_avx512}},
+     {ragfast_score_fill_avx512, ragfast_dot_fill_avx512, ragfast_lse_fill_avx512, ragfast_logits_fill_avx512,
+      ragfast_roof_fill_avx512}},
 #endif
 #ifdef RAGFAST_BUILD_AVX512VNNI
     {"avx512vnni", runs_avx512vnni, {ragfast_code_fill_avx512vnni, ragfast_roof_fill_avx512vnni}},

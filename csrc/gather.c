@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum {
+    BATCH = RAGFAST_SCORED_ROWS,
     AHEAD_BYTES = 8 << 10, /* asked for before they are needed */
     MAX_AHEAD = 32,        /* rows, where they are short */
     MAX_FETCH = 8 << 10,   /* bytes of one row; the rest of a longer one the hardware foresees */
@@ -93,37 +94,42 @@ static void fail(gather *g, ragfast_status status) {
     }
 }
 
-/* As search.c scores. The query is finite: a sum that is not tells of the document, or that float64 overflowed. */
-static double score(gather *g, size_t q, size_t row) {
-    const ragfast_kernels *kernels = g->kernels;
-    size_t dim = g->docs->dim;
-    const void *vector = (const char *)g->docs->vectors + row * g->row_bytes;
-    const float *query = (const float *)g->queries + q * dim;
-    int l2 = g->docs->half_squares != NULL;
-    double sum = 0;
-    switch (g->docs->dtype) {
-    case RAGFAST_F32: sum = (l2 ? kernels->distance_f64_f32 : kernels->inner_f64_f32)(query, vector, dim); break;
-    case RAGFAST_F16: sum = (l2 ? kernels->distance_f64_f16 : kernels->inner_f64_f16)(query, vector, dim); break;
-    case RAGFAST_BF16: sum = (l2 ? kernels->distance_f64_bf16 : kernels->inner_f64_bf16)(query, vector, dim); break;
-    case RAGFAST_F64:
-        sum = (l2 ? kernels->distance_f64_f64 : kernels->inner_f64_f64)((const double *)g->queries + q * dim, vector,
-                                                                        dim);
-        break;
+/* The next pairs from *from on that have a document, up to as many of one query as are scored at a time. The others have
+ * theirs. */
+static size_t list_pairs(const gather *g, size_t *pairs, const void **vectors, size_t *from, size_t end) {
+    size_t n = 0;
+    for (; *from < end && n < BATCH && (n == 0 || pairs[0] / g->k == *from / g->k); ++*from) {
+        g->scores[*from] = -INFINITY;
+        if (g->rows[*from] < 0) continue;
+        pairs[n] = *from;
+        vectors[n++] = (const char *)g->docs->vectors + (size_t)g->rows[*from] * g->row_bytes;
     }
-    if (!isfinite(sum))
-        fail(g, g->docs->dtype == RAGFAST_F64 && all_finite(vector, dim) ? RAGFAST_ERROR_OVERFLOW
-                                                                         : RAGFAST_ERROR_NONFINITE_DOC);
-    return l2 ? 0 - sum : sum; /* not -sum: 0 is +0 */
+    return n;
 }
 
+/* The query is finite: a sum that is not tells of the document, or that float64 overflowed. */
 static void score_chunk(void *context, size_t chunk, size_t worker) {
     (void)worker;
     gather *g = context;
-    size_t dim = g->docs->dim, first = chunk * g->chunk_pairs, end = ragfast_min(first + g->chunk_pairs, g->n_pairs);
-    for (size_t p = first; p < ragfast_min(first + g->ahead, end); p++) fetch(g, p, 0, dim);
-    for (size_t p = first; p < end; p++) {
-        if (p + g->ahead < end) fetch(g, p + g->ahead, 0, dim);
-        g->scores[p] = g->rows[p] < 0 ? -INFINITY : score(g, p / g->k, (size_t)g->rows[p]);
+    ragfast_dtype dtype = g->docs->dtype;
+    size_t dim = g->docs->dim, query_bytes = dim * (dtype == RAGFAST_F64 ? sizeof(double) : sizeof(float));
+    size_t from = chunk * g->chunk_pairs, end = ragfast_min(from + g->chunk_pairs, g->n_pairs);
+    size_t pairs[2][BATCH];
+    const void *vectors[2][BATCH];
+    size_t now = 0, count[2] = {list_pairs(g, pairs[0], vectors[0], &from, end)};
+    for (; count[now] > 0; now = !now) {
+        double scores[BATCH];
+        count[!now] = list_pairs(g, pairs[!now], vectors[!now], &from, end);
+        size_t n_ahead = g->row_bytes > MAX_FETCH ? 0 : count[!now];
+        const void *query = (const char *)g->queries + pairs[now][0] / g->k * query_bytes;
+        g->kernels->score_rows(scores, query, vectors[now], count[now], vectors[!now], n_ahead, dim, dtype,
+                               g->docs->half_squares != NULL);
+        for (size_t i = 0; i < count[now]; i++) {
+            g->scores[pairs[now][i]] = scores[i];
+            if (!isfinite(scores[i]))
+                fail(g, dtype == RAGFAST_F64 && all_finite(vectors[now][i], dim) ? RAGFAST_ERROR_OVERFLOW
+                                                                                 : RAGFAST_ERROR_NONFINITE_DOC);
+        }
     }
 }
 

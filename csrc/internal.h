@@ -7,6 +7,7 @@
 
 /* A tile is some queries against one panel of up to PANEL_DOCS documents: up to ROWS_QUERIES where they are read as they
  * lie, up to TILE_QUERIES where they are packed. */
+enum { RAGFAST_SCORED_ROWS = 8 };
 enum { RAGFAST_ROWS_QUERIES = 24, RAGFAST_TILE_QUERIES = 12, RAGFAST_MAX_CODE_QUERIES = 32 };
 
 enum { RAGFAST_ROOF_LANES = 256, RAGFAST_ROOF_BYTES = 1024 }; /* of AVX-512's registers for sums; of a tile of AMX */
@@ -20,19 +21,17 @@ enum { RAGFAST_ROOF_LANES = 256, RAGFAST_ROOF_BYTES = 1024 }; /* of AVX-512's re
 typedef struct ragfast_kernels {
     const char *name;
 
-    /* The canonical score, (C) in docs/exactness.md. 16 float64 lanes: lane l adds the products of elements l, l+16, ... in ascending order,
-     * products and sums each rounded once (a product of two float32 is exact, so fusing changes nothing there; float64
-     * products are never fused). Lanes are then added 16 -> 8 -> 4 -> 2 -> 1, the upper half onto the lower. */
+    /* The canonical inner product, (C) in docs/exactness.md. 16 float64 lanes: lane l adds the products of elements l, l+16, ... in
+     * ascending order, products and sums each rounded once (a product of two float32 is exact, so fusing changes nothing there;
+     * float64 products are never fused). Lanes are then added 16 -> 8 -> 4 -> 2 -> 1, the upper half onto the lower. */
     double (*inner_f64_f32)(const float *a, const float *b, size_t dim);
     double (*inner_f64_f64)(const double *a, const double *b, size_t dim);
-    double (*inner_f64_f16)(const float *a, const uint16_t *b, size_t dim);  /* b as IEEE binary16, widened exactly */
-    double (*inner_f64_bf16)(const float *a, const uint16_t *b, size_t dim); /* b as bfloat16 */
-    /* Their twins for |a - b|^2, (D) there: lane l adds (a_e - b_e)^2. Difference, square and sum are rounded once each and never
-     * fused: a difference of two float32 is not exact. The canonical score is 0 - distance: +0 of a document that is the query. */
-    double (*distance_f64_f32)(const float *a, const float *b, size_t dim);
-    double (*distance_f64_f64)(const double *a, const double *b, size_t dim);
-    double (*distance_f64_f16)(const float *a, const uint16_t *b, size_t dim);
-    double (*distance_f64_bf16)(const float *a, const uint16_t *b, size_t dim);
+    /* Scores of a query, float32 or float64 like float64 rows, with n <= SCORED_ROWS rows that lie anywhere: out[j] is the canonical
+     * inner product, 16-bit elements being widened exactly; or where l2, (D) there, 0 - |query - row|^2: lane l adds squares,
+     * difference, square and sum rounded once each and never fused. 0 - 0 is +0 of a row that is the query. Meanwhile n_ahead <=
+     * SCORED_ROWS other rows, as long as these, may be fetched. */
+    void (*score_rows)(double *out, const void *query, const void *const *rows, size_t n, const void *const *ahead,
+                       size_t n_ahead, size_t dim, ragfast_dtype dtype, int l2);
     void (*widen_f16)(float *out, const uint16_t *x, size_t n); /* exact; NaN stays NaN */
     void (*widen_bf16)(float *out, const uint16_t *x, size_t n);
 
@@ -146,6 +145,9 @@ typedef struct ragfast_kernels {
 } ragfast_kernels;
 
 /* One a file of kernels/: writes this level's entries over those of the level below. */
+void ragfast_score_fill_scalar(ragfast_kernels *table);
+void ragfast_score_fill_avx2(ragfast_kernels *table);
+void ragfast_score_fill_avx512(ragfast_kernels *table);
 void ragfast_dot_fill_scalar(ragfast_kernels *table);
 void ragfast_dot_fill_avx2(ragfast_kernels *table);
 void ragfast_dot_fill_avx512(ragfast_kernels *table);

@@ -209,6 +209,13 @@ static void check_widen(const ragfast_kernels *kernels, ragfast_dtype dtype) {
     }
 }
 
+static double score_of(const ragfast_kernels *kernels, const void *query, const void *row, size_t dim,
+                       ragfast_dtype dtype) {
+    double score;
+    kernels->score_rows(&score, query, &row, 1, NULL, 0, dim, dtype, 0);
+    return score;
+}
+
 /* Both kinds of documents in 16 bits: any finite bits, so that every exponent is there, or near d. */
 static void check_inner_of_16_bits(const ragfast_kernels *kernels, const float *q, const float *d, size_t dim) {
     for (int dtype = RAGFAST_F16; dtype <= RAGFAST_BF16; dtype++)
@@ -220,9 +227,9 @@ static void check_inner_of_16_bits(const ragfast_kernels *kernels, const float *
                 if ((bits[i] & infinite) == infinite) bits[i] ^= infinite;
                 wide[i] = (float)value_of_16_bits(bits[i], (ragfast_dtype)dtype);
             }
-            double got = (dtype == RAGFAST_F16 ? kernels->inner_f64_f16 : kernels->inner_f64_bf16)(q, bits, dim);
+            double got = score_of(kernels, q, bits, dim, (ragfast_dtype)dtype);
             double expected = canonical_inner(q, bits, dim, (ragfast_dtype)dtype);
-            const char *name = dtype == RAGFAST_F16 ? "inner_f64_f16" : "inner_f64_bf16";
+            const char *name = dtype == RAGFAST_F16 ? "score_rows of float16" : "score_rows of bfloat16";
             check(same_bits(got, expected), "%s gave %a, not %a", name, got, expected);
             expected = kernels->inner_f64_f32(q, wide, dim);
             check(same_bits(got, expected), "%s gave %a, inner_f64_f32 %a", name, got, expected);
@@ -862,22 +869,27 @@ static void bench_dot_kernels(const ragfast_kernels *kernels) {
         double inner[3], pack, rows[3], tile, flops = 2.0 * PANEL * (double)dim;
         uint16_t *bits = (uint16_t *)packed; /* finite, if not of any sense */
         for (size_t e = 0; e < dim; e++) bits[e] = near_16_bits(docs[e], RAGFAST_F16);
-        TIME(inner[0], sink = kernels->inner_f64_f32(queries, docs, dim));
-        TIME(inner[1], sink = kernels->inner_f64_f16(queries, bits, dim));
-        TIME(inner[2], sink = kernels->inner_f64_bf16(queries, bits, dim));
+        const void *eight[RAGFAST_SCORED_ROWS];
+        double of_eight[RAGFAST_SCORED_ROWS];
+        for (size_t j = 0; j < RAGFAST_SCORED_ROWS; j++) eight[j] = docs + j * dim;
+        TIME(inner[0], sink = score_of(kernels, queries, docs, dim, RAGFAST_F32));
+        TIME(inner[1],
+             kernels->score_rows(of_eight, queries, eight, RAGFAST_SCORED_ROWS, NULL, 0, dim, RAGFAST_F32, 0));
+        TIME(inner[2], sink = score_of(kernels, queries, bits, dim, RAGFAST_F16));
         TIME(pack, kernels->pack_docs_f32(packed, docs, PANEL, dim));
         TIME(rows[0], kernels->tile_rows_f32(scores, hits, queries, 1, docs, PANEL, dim, thresholds));
         TIME(rows[1], kernels->tile_rows_f32(scores, hits, queries, 4, docs, PANEL, dim, thresholds));
         TIME(rows[2], kernels->tile_rows_f32(scores, hits, queries, ROWS, docs, PANEL, dim, thresholds));
         TIME(tile,
              kernels->tile_packed_f32(scores, hits, queries, TILE, packed, PANEL, dim, thresholds, (char *)docs, 0));
-        printf("%-8s D %4zu  inner_f64 f32 %5.1f f16 %5.1f bf16 %5.1f ns   pack_docs_f32 %5.1f GB/s   tile_rows_f32 B1 "
-               "%5.1f B4 %5.1f B12 "
-               "%5.1f   "
-               "tile_packed_f32 B12 %5.1f GFLOP/s\n",
-               kernels->name, dim, inner[0] * 1e9, inner[1] * 1e9, inner[2] * 1e9, flops * 2e-9 / pack,
-               flops * 1e-9 / rows[0], flops * 4e-9 / rows[1], flops * ROWS * 1e-9 / rows[2],
-               flops * TILE * 1e-9 / tile);
+        printf(
+            "%-8s D %4zu  score_rows f32 %5.1f, of 8 %5.1f, f16 %5.1f ns   pack_docs_f32 %5.1f GB/s   tile_rows_f32 B1 "
+            "%5.1f B4 %5.1f B12 "
+            "%5.1f   "
+            "tile_packed_f32 B12 %5.1f GFLOP/s\n",
+            kernels->name, dim, inner[0] * 1e9, inner[1] * 1e9 / RAGFAST_SCORED_ROWS, inner[2] * 1e9,
+            flops * 2e-9 / pack, flops * 1e-9 / rows[0], flops * 4e-9 / rows[1], flops * ROWS * 1e-9 / rows[2],
+            flops * TILE * 1e-9 / tile);
         free(queries);
         free(docs);
         free(packed);
@@ -907,7 +919,7 @@ int main(int argc, char **argv) {
         }
         if (bench || threads_only) continue;
         check_dot_kernels(ragfast_current_kernels());
-        check_distance_kernels(ragfast_current_kernels());
+        check_score_kernels(ragfast_current_kernels());
         check_code_kernels(ragfast_current_kernels());
         check_lse_kernels(ragfast_current_kernels());
         check_logits_kernels(ragfast_current_kernels());

@@ -52,8 +52,8 @@ void check_mixtures(int threads_only);
 /* In checkgather.c: chosen documents, and merging. */
 void check_gather(int threads_only);
 
-/* In checkmetric.c: distances, half squares and their codes, checksums. */
-void check_distance_kernels(const ragfast_kernels *kernels);
+/* In checkmetric.c: float64 scores, half squares and their codes, checksums. */
+void check_score_kernels(const ragfast_kernels *kernels);
 void check_metric(int threads_only);
 
 /* In checksegments.c: searches of several segments, bitmaps, groups, distances. */

@@ -1,4 +1,4 @@
-/* Checks distances, the half squares that codes carry for them, and checksums. */
+/* Checks float64 scores of rows, the half squares that codes carry for distances, and checksums. */
 #include "checkkernels.h"
 
 static const char *const names[] = {"float32", "float64", "float16", "bfloat16"}; /* by ragfast_dtype */
@@ -12,28 +12,17 @@ static double element(const void *x, size_t i, ragfast_dtype dtype) {
 
 static ragfast_dtype query_dtype(ragfast_dtype dtype) { return dtype == RAGFAST_F64 ? RAGFAST_F64 : RAGFAST_F32; }
 
-/* The canonical distance, from the contract in internal.h. dtype is of documents. */
-static double canonical_distance(const void *query, const void *doc, size_t dim, ragfast_dtype dtype) {
+/* The canonical score, from the contract in internal.h. dtype is of documents. */
+static double canonical_score(const void *query, const void *doc, size_t dim, ragfast_dtype dtype, int l2) {
     double lanes[16] = {0};
     for (size_t i = 0; i < dim; i++) { /* a compiler that contracts must not here */
-        volatile double difference = element(query, i, query_dtype(dtype)) - element(doc, i, dtype);
-        volatile double square = difference * difference;
-        lanes[i % 16] += square;
+        double x = element(query, i, query_dtype(dtype)), y = element(doc, i, dtype);
+        volatile double difference = x - y, term = l2 ? difference * difference : x * y;
+        lanes[i % 16] += term;
     }
     for (size_t half = 8; half > 0; half /= 2)
         for (size_t l = 0; l < half; l++) lanes[l] += lanes[l + half];
-    return lanes[0];
-}
-
-static double distance_of(const ragfast_kernels *kernels, const void *q, const void *d, size_t dim,
-                          ragfast_dtype dtype) {
-    switch (dtype) {
-    case RAGFAST_F32: return kernels->distance_f64_f32(q, d, dim);
-    case RAGFAST_F16: return kernels->distance_f64_f16(q, d, dim);
-    case RAGFAST_BF16: return kernels->distance_f64_bf16(q, d, dim);
-    case RAGFAST_F64: break;
-    }
-    return kernels->distance_f64_f64(q, d, dim);
+    return l2 ? 0 - lanes[0] : lanes[0];
 }
 
 /* ---- data -------------------------------------------------------------------------------------------------------- */
@@ -86,40 +75,69 @@ static void fill_pair(void *query, void *doc, size_t dim, ragfast_dtype dtype, i
 
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
-static void check_one_distance(const ragfast_kernels *kernels, size_t dim, ragfast_dtype dtype, int kind) {
-    WHERE("%s distance, D %zu, %s, %s", kernels->name, dim, names[dtype], kind_names[kind]);
+/* n rows, each of which ends where a page does, and some of them the same. */
+static void check_rows(const ragfast_kernels *kernels, size_t n, size_t dim, ragfast_dtype dtype, int l2, int kind) {
+    WHERE("%s %s of %zu rows, D %zu, %s, %s", kernels->name, l2 ? "distances" : "inner products", n, dim, names[dtype],
+          kind_names[kind]);
     size_t query_bytes = dim * element_size(query_dtype(dtype)), bytes = dim * element_size(dtype);
-    void *query = input(query_bytes), *doc = input(bytes);
-    fill_pair(query, doc, dim, dtype, kind);
-    double got = distance_of(kernels, query, doc, dim, dtype), expected = canonical_distance(query, doc, dim, dtype);
-    check(same_bits(got, expected), "%a, not %a", got, expected);
-    check(isfinite(got) && !signbit(got), "%a", got);
-    long double exact = 0;
-    for (size_t i = 0; i < dim; i++) {
-        long double difference = (long double)element(query, i, query_dtype(dtype)) - element(doc, i, dtype);
-        exact += difference * difference;
+    void *query = input(query_bytes), *docs[RAGFAST_SCORED_ROWS];
+    const void *rows[RAGFAST_SCORED_ROWS], *ahead[RAGFAST_SCORED_ROWS];
+    for (size_t j = 0; j < n; j++) {
+        docs[j] = input(bytes);
+        fill_pair(query, docs[j], dim, dtype, kind); /* the query is near the last one, or it */
     }
-    long double slack = ((long double)dim / 16 + 8) * 0x1p-53L * (1 + 1e-6L);                             /* (D) */
-    check(fabsl(got - exact) <= (slack + (long double)dim * 0x1p-63L) * exact, "%a for %La", got, exact); /* and ours */
-    check(kind != EQUAL || got == 0, "%a from itself", got);
+    for (size_t j = 0; j < n; j++) rows[j] = docs[random_below(4) ? j : random_below(n)];
+    for (size_t j = 0; j < RAGFAST_SCORED_ROWS; j++) ahead[j] = (const char *)docs[0] + j * bytes; /* never read */
+    double *got = output(n * sizeof *got);
+    kernels->score_rows(got, query, rows, n, ahead, random_below(RAGFAST_SCORED_ROWS + 1), dim, dtype, l2);
+    for (size_t j = 0; j < n; j++) {
+        double expected = canonical_score(query, rows[j], dim, dtype, l2);
+        check(same_bits(got[j], expected), "row %zu: %a, not %a", j, got[j], expected);
+        check(isfinite(got[j]), "row %zu: %a", j, got[j]);
+        long double exact = 0, magnitude = 0;
+        for (size_t i = 0; i < dim; i++) {
+            long double x = element(query, i, query_dtype(dtype)), y = element(rows[j], i, dtype);
+            long double term = l2 ? -(x - y) * (x - y) : x * y;
+            exact += term;
+            magnitude += fabsl(term);
+        }
+        long double slack =
+            ((long double)dim / 16 + 8) * 0x1p-53L * (1 + 1e-6L) + (long double)dim * 0x1p-63L; /* (D) */
+        check(fabsl(got[j] - exact) <= slack * magnitude, "row %zu: %a for %La", j, got[j], exact);
+        check(!l2 || kind != EQUAL || rows[j] != docs[n - 1] || same_bits(got[j], 0), "%a from itself", got[j]);
+    }
     input_free(query, query_bytes);
-    input_free(doc, bytes);
+    for (size_t j = 0; j < n; j++) input_free(docs[j], bytes);
+    output_free(got, n * sizeof *got);
 }
 
-void check_distance_kernels(const ragfast_kernels *kernels) {
+void check_score_kernels(const ragfast_kernels *kernels) {
     static const size_t long_dims[] = {127, 128, 129, 384, 768, 1000, 4097};
     for (int dtype = RAGFAST_F32; dtype <= RAGFAST_BF16; dtype++)
-        for (int kind = 0; kind < N_KINDS; kind++) {
-            for (size_t dim = 1; dim < 70; dim++) check_one_distance(kernels, dim, (ragfast_dtype)dtype, kind);
-            for (size_t x = 0; x < sizeof long_dims / sizeof long_dims[0]; x++)
-                check_one_distance(kernels, long_dims[x], (ragfast_dtype)dtype, kind);
+        for (int l2 = 0; l2 < 2; l2++)
+            for (int kind = 0; kind < N_KINDS; kind++) {
+                for (size_t dim = 1; dim < 70; dim++)
+                    check_rows(kernels, 1 + (dim + (size_t)kind) % RAGFAST_SCORED_ROWS, dim, (ragfast_dtype)dtype, l2,
+                               kind);
+                for (size_t x = 0; x < sizeof long_dims / sizeof long_dims[0]; x++)
+                    check_rows(kernels, 1 + random_below(RAGFAST_SCORED_ROWS), long_dims[x], (ragfast_dtype)dtype, l2,
+                               kind);
+            }
+    WHERE("%s score of what is not finite", kernels->name);
+    for (size_t at = 0; at < 37; at++) /* in every lane, and in the tail; alone, and in each of many rows */
+        for (size_t n = 1; n <= RAGFAST_SCORED_ROWS; n += RAGFAST_SCORED_ROWS - 1) {
+            float q[37], sound[37] = {0}, d[37] = {0};
+            const void *rows[RAGFAST_SCORED_ROWS];
+            double scores[RAGFAST_SCORED_ROWS];
+            for (size_t i = 0; i < 37; i++) q[i] = 1;
+            d[at] = at % 2 ? INFINITY : NAN;
+            for (size_t j = 0; j < n; j++) rows[j] = j == at % n ? d : sound;
+            for (int l2 = 0; l2 < 2; l2++) {
+                kernels->score_rows(scores, q, rows, n, NULL, 0, 37, RAGFAST_F32, l2);
+                for (size_t j = 0; j < n; j++)
+                    check(!isfinite(scores[j]) == (j == at % n), "element %zu of row %zu is passed over", at, j);
+            }
         }
-    WHERE("%s distance of what is not finite", kernels->name);
-    for (size_t at = 0; at < 37; at++) { /* in every lane, and in the tail */
-        float q[37] = {0}, d[37] = {0};
-        d[at] = at % 2 ? INFINITY : NAN;
-        check(!isfinite(kernels->distance_f64_f32(q, d, 37)), "element %zu is passed over", at);
-    }
 }
 
 /* ---- half squares, alone and in codes ----------------------------------------------------------------------------- */
@@ -135,7 +153,7 @@ static void check_half_squares(size_t n, size_t dim, ragfast_dtype dtype, int n_
     for (size_t i = 0; i < n;
          i++) { /* a product of two float32 is exact: the distance from 0 has the bits of the product */
         const char *row = (const char *)rows + i * dim * element_size(dtype);
-        wrong += !same_bits(out[i], canonical_distance(zero, row, dim, dtype) / 2);
+        wrong += !same_bits(out[i], (0 - canonical_score(zero, row, dim, dtype, 1)) / 2);
     }
     check(wrong == 0, "%zu of %zu are wrong", wrong, n);
     input_free(rows, bytes);
@@ -229,7 +247,7 @@ static void check_gathered(size_t n_queries, size_t k, size_t n, size_t dim, rag
     check(status == RAGFAST_OK, "status %d", (int)status);
     for (size_t i = 0; i < n_queries * k; i++) {
         const char *doc = (const char *)vectors + (rows[i] < 0 ? 0 : (size_t)rows[i]) * dim * element_size(dtype);
-        double expected = rows[i] < 0 ? -INFINITY : 0 - canonical_distance(queries + i / k * row, doc, dim, dtype);
+        double expected = rows[i] < 0 ? -INFINITY : canonical_score(queries + i / k * row, doc, dim, dtype, 1);
         wrong += !same_bits(scores[i], expected);
     }
     check(wrong == 0, "%zu of %zu are wrong", wrong, n_queries * k);

@@ -51,7 +51,7 @@ static void put(void *x, size_t i, int many_ties, ragfast_dtype dtype) {
     ((uint16_t *)x)[i] = dtype == RAGFAST_BF16 ? (uint16_t)(bits >> 16) : half;
 }
 
-/* The 16 lanes of inner_f64 and distance_f64 in internal.h. */
+/* The 16 lanes of score_rows in internal.h. */
 static double canonical(const void *query, size_t q, const void *docs, size_t row, size_t dim, ragfast_dtype dtype,
                         int l2) {
     volatile double lanes[16] = {0}; /* nothing is fused */

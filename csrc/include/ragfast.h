@@ -118,7 +118,7 @@ typedef struct ragfast_place {
 /* Exact top-k by inner product, or by distance where documents have half_squares.
  *
  * The score of (q, d) is its inner product in float64, or 0 minus the squared distance, summed in a fixed order (internal.h,
- * inner_f64, distance_f64), so it has the same bits at every level. Documents are ordered by (score descending, id
+ * score_rows), so it has the same bits at every level. Documents are ordered by (score descending, id
  * ascending). Neither the scan, float32 or codes, nor n_threads, nor how queries and documents are batched or cut into
  * segments can change a bit of the result.
  *

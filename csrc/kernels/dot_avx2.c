@@ -3,7 +3,6 @@
 
 #include <immintrin.h>
 #include <math.h>
-#include <string.h>
 
 enum { PANEL = RAGFAST_PANEL_DOCS, TILE = RAGFAST_TILE_QUERIES, AHEAD = 4096 /* floats, as in dot_avx512.c */ };
 
@@ -14,155 +13,6 @@ INLINE __m256i tail_mask(size_t n) {
     static const int32_t window[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
     return _mm256_loadu_si256((const __m256i *)(window + 8 - n));
 }
-
-/* lanes[v] holds lanes 4v .. 4v+3. 16 -> 8 -> 4 -> 2 -> 1, the upper half onto the lower, as in the scalar twin. */
-INLINE double sum_lanes(const __m256d lanes[4]) {
-    __m256d four = _mm256_add_pd(_mm256_add_pd(lanes[0], lanes[2]), _mm256_add_pd(lanes[1], lanes[3]));
-    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-}
-
-/* Adds 8 products to two vectors of lanes; exact products, so fusing rounds once as well. */
-INLINE void add_products(__m256d lanes[2], __m256 x, __m256 y) {
-    lanes[0] = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_castps256_ps128(y)),
-                               lanes[0]);
-    lanes[1] = _mm256_fmadd_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)),
-                               _mm256_cvtps_pd(_mm256_extractf128_ps(y, 1)), lanes[1]);
-}
-
-static double inner_f64_f32_avx2(const float *a, const float *b, size_t dim) {
-    __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-    size_t i = 0;
-    for (; i + 16 <= dim; i += 16) {
-        add_products(lanes, _mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i));
-        add_products(lanes + 2, _mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8));
-    }
-    for (size_t half = 0; i < dim; i += 8, half += 2) {
-        __m256i rest = tail_mask(ragfast_min(dim - i, 8));
-        add_products(lanes + half, _mm256_maskload_ps(a + i, rest), _mm256_maskload_ps(b + i, rest));
-    }
-    return sum_lanes(lanes);
-}
-
-static double inner_f64_f64_avx2(const double *a, const double *b, size_t dim) {
-    __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-    size_t i = 0;
-    for (; i + 16 <= dim; i += 16)
-        for (size_t v = 0; v < 4; v++)
-            lanes[v] =
-                _mm256_add_pd(lanes[v], _mm256_mul_pd(_mm256_loadu_pd(a + i + 4 * v), _mm256_loadu_pd(b + i + 4 * v)));
-    double rest[16];
-    if (i < dim) {
-        for (size_t v = 0; v < 4; v++) _mm256_storeu_pd(rest + 4 * v, lanes[v]);
-        for (size_t l = 0; i < dim; i++, l++) rest[l] += a[i] * b[i];
-        for (size_t v = 0; v < 4; v++) lanes[v] = _mm256_loadu_pd(rest + 4 * v);
-    }
-    return sum_lanes(lanes);
-}
-
-/* Adds the squares of 8 differences, never fused: they are not exact. */
-INLINE void add_squares(__m256d lanes[2], __m256 x, __m256 y) {
-    __m256d low = _mm256_sub_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_castps256_ps128(y)));
-    __m256d high =
-        _mm256_sub_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)), _mm256_cvtps_pd(_mm256_extractf128_ps(y, 1)));
-    lanes[0] = _mm256_add_pd(lanes[0], _mm256_mul_pd(low, low));
-    lanes[1] = _mm256_add_pd(lanes[1], _mm256_mul_pd(high, high));
-}
-
-static double distance_f64_f32_avx2(const float *a, const float *b, size_t dim) {
-    __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-    size_t i = 0;
-    for (; i + 16 <= dim; i += 16) {
-        add_squares(lanes, _mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i));
-        add_squares(lanes + 2, _mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8));
-    }
-    for (size_t half = 0; i < dim; i += 8, half += 2) {
-        __m256i rest = tail_mask(ragfast_min(dim - i, 8));
-        add_squares(lanes + half, _mm256_maskload_ps(a + i, rest), _mm256_maskload_ps(b + i, rest));
-    }
-    return sum_lanes(lanes);
-}
-
-static double distance_f64_f64_avx2(const double *a, const double *b, size_t dim) {
-    __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-    size_t i = 0;
-    for (; i + 16 <= dim; i += 16)
-        for (size_t v = 0; v < 4; v++) {
-            __m256d difference = _mm256_sub_pd(_mm256_loadu_pd(a + i + 4 * v), _mm256_loadu_pd(b + i + 4 * v));
-            lanes[v] = _mm256_add_pd(lanes[v], _mm256_mul_pd(difference, difference));
-        }
-    double rest[16];
-    if (i < dim) {
-        for (size_t v = 0; v < 4; v++) _mm256_storeu_pd(rest + 4 * v, lanes[v]);
-        for (size_t l = 0; i < dim; i++, l++) rest[l] += (a[i] - b[i]) * (a[i] - b[i]);
-        for (size_t v = 0; v < 4; v++) lanes[v] = _mm256_loadu_pd(rest + 4 * v);
-    }
-    return sum_lanes(lanes);
-}
-
-/* 8 floats of binary16 or bfloat16 (a constant where inlined), exactly; conversion from binary16 disregards DAZ. */
-INLINE __m256 widened(__m128i x, const int bf16) {
-    return bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)) : _mm256_cvtph_ps(x);
-}
-
-INLINE double inner_16_bits(const float *a, const uint16_t *b, size_t dim, const int bf16) {
-    __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-    size_t i = 0;
-    for (; i + 16 <= dim; i += 16) {
-        add_products(lanes, _mm256_loadu_ps(a + i), widened(_mm_loadu_si128((const __m128i *)(b + i)), bf16));
-        add_products(lanes + 2, _mm256_loadu_ps(a + i + 8),
-                     widened(_mm_loadu_si128((const __m128i *)(b + i + 8)), bf16));
-    }
-    if (i < dim) {
-        uint16_t rest[16] = {0}; /* AVX2 cannot mask loads of 16 bits */
-        memcpy(rest, b + i, (dim - i) * sizeof *b);
-        for (size_t half = 0; i < dim; i += 8, half += 2)
-            add_products(lanes + half, _mm256_maskload_ps(a + i, tail_mask(ragfast_min(dim - i, 8))),
-                         widened(_mm_loadu_si128((const __m128i *)(rest + 4 * half)), bf16));
-    }
-    return sum_lanes(lanes);
-}
-
-static double inner_f64_f16_avx2(const float *a, const uint16_t *b, size_t dim) { return inner_16_bits(a, b, dim, 0); }
-static double inner_f64_bf16_avx2(const float *a, const uint16_t *b, size_t dim) { return inner_16_bits(a, b, dim, 1); }
-
-INLINE double distance_16_bits(const float *a, const uint16_t *b, size_t dim, const int bf16) {
-    __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-    size_t i = 0;
-    for (; i + 16 <= dim; i += 16) {
-        add_squares(lanes, _mm256_loadu_ps(a + i), widened(_mm_loadu_si128((const __m128i *)(b + i)), bf16));
-        add_squares(lanes + 2, _mm256_loadu_ps(a + i + 8),
-                    widened(_mm_loadu_si128((const __m128i *)(b + i + 8)), bf16));
-    }
-    if (i < dim) {
-        uint16_t rest[16] = {0}; /* as in inner_16_bits */
-        memcpy(rest, b + i, (dim - i) * sizeof *b);
-        for (size_t half = 0; i < dim; i += 8, half += 2)
-            add_squares(lanes + half, _mm256_maskload_ps(a + i, tail_mask(ragfast_min(dim - i, 8))),
-                        widened(_mm_loadu_si128((const __m128i *)(rest + 4 * half)), bf16));
-    }
-    return sum_lanes(lanes);
-}
-
-static double distance_f64_f16_avx2(const float *a, const uint16_t *b, size_t dim) {
-    return distance_16_bits(a, b, dim, 0);
-}
-static double distance_f64_bf16_avx2(const float *a, const uint16_t *b, size_t dim) {
-    return distance_16_bits(a, b, dim, 1);
-}
-
-INLINE void widen_16_bits(float *out, const uint16_t *x, size_t n, const int bf16) {
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, widened(_mm_loadu_si128((const __m128i *)(x + i)), bf16));
-    if (i < n) {
-        uint16_t rest[8] = {0};
-        memcpy(rest, x + i, (n - i) * sizeof *x);
-        _mm256_maskstore_ps(out + i, tail_mask(n - i), widened(_mm_loadu_si128((const __m128i *)rest), bf16));
-    }
-}
-
-static void widen_f16_avx2(float *out, const uint16_t *x, size_t n) { widen_16_bits(out, x, n, 0); }
-static void widen_bf16_avx2(float *out, const uint16_t *x, size_t n) { widen_16_bits(out, x, n, 1); }
 
 /* Bits of not (score < threshold), so that NaN is a hit. */
 INLINE uint32_t hits_of_8(__m256 scores, __m256 threshold) {
@@ -345,16 +195,6 @@ static void add_scaled_f64_avx2(double *acc, double weight, const double *x, siz
 }
 
 void ragfast_dot_fill_avx2(ragfast_kernels *table) {
-    table->inner_f64_f32 = inner_f64_f32_avx2;
-    table->inner_f64_f64 = inner_f64_f64_avx2;
-    table->inner_f64_f16 = inner_f64_f16_avx2;
-    table->inner_f64_bf16 = inner_f64_bf16_avx2;
-    table->distance_f64_f32 = distance_f64_f32_avx2;
-    table->distance_f64_f64 = distance_f64_f64_avx2;
-    table->distance_f64_f16 = distance_f64_f16_avx2;
-    table->distance_f64_bf16 = distance_f64_bf16_avx2;
-    table->widen_f16 = widen_f16_avx2;
-    table->widen_bf16 = widen_bf16_avx2;
     table->tile_rows_f32 = tile_rows_f32_avx2;
     table->pack_docs_f32 = pack_docs_f32_avx2;
     table->tile_packed_f32 = tile_packed_f32_avx2;
