@@ -104,7 +104,7 @@ def test_public_names_are_documented() -> None:
 
 
 def c_files() -> list[Path]:
-    return sorted([*(ROOT / "csrc").rglob("*.[ch]"), *PACKAGE.rglob("*.p[yx][xd]"), *(ROOT / "tests").glob("*.c")])
+    return sorted([*(ROOT / "csrc").rglob("*.[ch]"), *PACKAGE.rglob("*.p[yx][xdi]"), *(ROOT / "tests").glob("*.c")])
 
 
 def test_intrinsics_live_in_kernels_alone() -> None:

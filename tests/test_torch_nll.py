@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import ragfast
+from ragfast import _kernels
 
 torch = pytest.importorskip("torch", reason="torch is not installed: `make test-all` has it")
 
@@ -329,13 +330,13 @@ def test_noncontiguous_and_shared_memory(variant: str) -> None:
 
 def test_only_what_is_asked_for_is_calculated(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    kernel = rt._kernels.rag_nll
+    kernel = _kernels.rag_nll
 
     def spy(*arguments: Any, **keywords: Any) -> Any:
         asked.append(keywords)
         return kernel(*arguments, **keywords)
 
-    monkeypatch.setattr(rt._kernels, "rag_nll", spy)
+    monkeypatch.setattr(_kernels, "rag_nll", spy)
     targets = random_targets()
     for of_logits, of_docs in itertools.product([False, True], repeat=2):
         asked.clear()
