@@ -233,3 +233,27 @@ def test_bad_input_is_refused() -> None:
         CollapseMonitor(10, threshold=1.0)
     with pytest.raises(ValueError, match="n_docs: expected 1 or more"):
         CollapseMonitor(0)
+
+
+def test_ids_that_are_strings() -> None:
+    """The same statistics as of integers, whatever the names."""
+    rng = np.random.default_rng(3)
+    ids = zipf(rng, 80, 1.0)
+    ids[::7, 3:] = -1
+    logprobs = rng.standard_normal(ids.shape)
+    names = np.array([*(f"n{i:04}" for i in range(N_DOCS)), None], object)
+    for given_logprobs in (None, logprobs):
+        numbers, words = CollapseMonitor(N_DOCS), CollapseMonitor(N_DOCS)
+        expected, found = numbers.update(ids, given_logprobs), words.update(names[ids], given_logprobs)
+        assert found.most_common == names[expected.most_common]
+        for field in CollapseStatistics.__dataclass_fields__:
+            if field != "most_common":
+                assert getattr(found, field) == getattr(expected, field)
+    with pytest.warns(CollapseWarning, match="document letter for 92% of the questions"):
+        words.update([["news", "letter"]] * 236)
+    before = words._last.copy()
+    for mixed in ([[1, 2]], [["a"], [1]]):
+        with pytest.raises(TypeError, match="doc_ids: expected integers for all questions or str for all, got both"):
+            words.update(mixed)
+    assert list(words._last) == list(before)  # nothing was taken in
+    assert CollapseMonitor(N_DOCS).update(np.full((2, 3), None)).n_questions == 0

@@ -49,7 +49,6 @@ def test_what_goes_in_comes_out(case: tuple[int, dict[str, tuple[str, list[Any]]
     vocabularies = schema.vocabularies()
     metadata = {name: values for name, (_, values) in table.items()}
     columns = schema.encode(schema.read(metadata, n), vocabularies)
-    schema.check(columns, vocabularies, n)
     stored = {name: Vocabulary(*vocabulary.packed(len(vocabulary))) for name, vocabulary in vocabularies.items()}
     for words in (vocabularies, stored):
         decoded = schema.decode(columns, words)
@@ -232,23 +231,6 @@ def test_subclasses_of_str_are_what_they_compare_as() -> None:
     columns = schema.encode(schema.read({"a": [Language.GERMAN, "de", np.str_("de")]}, 3), vocabularies)
     assert columns["a"].tolist() == [0, 0, 0]
     assert type(vocabularies["a"].words()[0]) is str
-
-
-@pytest.mark.parametrize(
-    ("a", "words"),
-    [
-        (np.array([0, 1], np.int64), r"expected int32 \(2,\), got int64"),
-        (np.array([0], np.int32), r"got int32 \(1,\)"),
-        (np.array([0, 2], np.int32), "expected codes from -1 to 1, got 0 to 2"),
-        (np.array([-2, 0], np.int32), "got -2 to 0"),
-        (None, "there is no array of it"),
-    ],
-)
-def test_checks_arrays_from_elsewhere(a: Any, words: str) -> None:
-    vocabulary = Vocabulary()
-    vocabulary.add(["x", "y"])
-    with pytest.raises(ValueError, match=words):
-        Schema({"s": "str"}).check({} if a is None else {"s": a}, {"s": vocabulary}, 2)
 
 
 # ---- vocabularies

@@ -169,6 +169,32 @@ def test_filters_made_ready() -> None:
         index.search(Q, filter=mask)
 
 
+def test_sets_of_ids_are_named() -> None:
+    index = FlatIndex.from_vectors(X)
+    for wrong in ({1, 2}, (i for i in (1, 2))):
+        with pytest.raises(TypeError, match=rf"expected integers .* in a list or an array, got {type(wrong).__name__}"):
+            index.gather_scores(Q, wrong)  # type: ignore[arg-type]
+
+
+def test_both_filters_hold() -> None:
+    index = FlatIndex.from_vectors(X, metadata=COLUMNS)
+    index.remove([5])
+    index.add(X[:40], metadata={name: values[:40] for name, values in COLUMNS.items()})
+    recent, some = index.filter(ragfast.column("year") > 2010), index.filter(np.arange(len(index)) % 3 == 0)
+    expected = (index.metadata["year"] > 2010) & (np.arange(len(index)) % 3 == 0)
+    assert len(recent & some) == expected.sum()
+    found = index.search(Q, 9, filter=recent & some)
+    assert found.ids.tobytes() == index.search(Q, 9, filter=expected).ids.tobytes()
+    assert len(recent & index.filter([])) == 0
+    index.remove([6])
+    with pytest.raises(ValueError, match=r"filter: expected one of version \d+, got one of another"):
+        recent & index.filter([1])
+    with pytest.raises(ValueError, match=r"filter: a mask of version"):
+        index.search(Q, filter=recent & some)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        recent & expected
+
+
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"filter": np.ones(N + 1, bool)}, ValueError, r"filter: expected a mask \(3000,\).* got \(3001,\)"),
     ({"filter": 5}, TypeError, r"filter: expected a mask .* or a Predicate, got int64 \(\)"),
@@ -188,6 +214,14 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"group": "book", "exclude": [1, 2, 3, 4]}, TypeError, r"exclude: expected str or None, as column 'book' holds"),
     ({"group": "year", "exclude": [1]}, ValueError, r"exclude: expected shape \(4,\), got \(1,\)"),
     ({"group": "year", "exclude": ["a"] * 4}, TypeError, r"exclude: expected integers"),
+    ({"group": "year", "exclude": 1999}, ValueError, r"exclude: expected shape \(4,\), got \(\)"),
+    ({"group": "year", "exclude": {1, 2, 3, 4}}, TypeError, r"exclude: expected \(4,\) groups, a list .* got set"),
+    (
+        {"group": "book", "exclude": iter("abcd")},
+        TypeError,
+        r"exclude: expected \(4,\) groups, a list .* got str_\w*ite",
+    ),
+    ({"group": "book", "exclude": {"a": 1}.keys()}, TypeError, r"exclude: expected \(4,\) groups, .* got dict_keys"),
 ]
 
 

@@ -229,3 +229,63 @@ def test_errors_say_what_was_expected() -> None:
             ragfast.merge_topk([hits, other])
     with pytest.raises(ValueError, match=r"ids of list 1: expected shape \(2, 4\), that of its scores, got \(2, 3\)"):
         ragfast.merge_topk([hits, Hits(scores[0], ids[0, :, :3], None)])
+
+
+def named(ids: NDArray[np.int64], words: list[str]) -> NDArray[np.object_]:
+    return np.array([*words, None], object)[ids]
+
+
+@given(st.data())
+def test_strings_are_merged_as_integers_that_ascend_alike(data: st.DataObject) -> None:
+    lists = data.draw(st.lists(st.lists(one_list, min_size=2, max_size=2), min_size=1, max_size=5))
+    words = sorted(data.draw(st.lists(st.text(max_size=3), min_size=10, max_size=10, unique=True)))
+    k = data.draw(st.one_of(st.none(), st.integers(1, 20)))
+    scores, ids = padded(lists, 7)
+    expected, expected_ids = ragfast.merge_topk(scores, ids, k)
+    found, found_ids = ragfast.merge_topk(scores, named(ids, words), k)
+    assert found.tobytes() == expected.tobytes()
+    assert found_ids.tolist() == named(expected_ids, words).tolist()
+    order = data.draw(st.permutations(range(len(lists))))
+    hits = [Hits(scores[i], named(ids[i], words), None) for i in order]
+    merged = ragfast.merge_topk(hits, k=k)
+    assert merged.scores.tolist() == expected.tolist()  # of 0.0 and -0.0 either
+    assert merged.ids.tolist() == found_ids.tolist()  # whatever the order of the lists
+
+
+def test_shards_with_ids_that_are_strings() -> None:
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((90, 8), dtype=np.float32)
+    vectors[40:50] = vectors[:10]  # ties, between shards and in them
+    vectors[10:15] = vectors[:5]
+    ids = [f"document {i}" for i in rng.permutation(90)]
+    queries = np.concatenate([rng.standard_normal((3, 8), dtype=np.float32), vectors[:3]])
+    in_order = np.argsort(ids)
+    whole = ragfast.FlatIndex.from_vectors(vectors[in_order], sorted(ids)).search(queries, 90, dtype=np.float64)
+    parts = [range(30), range(30, 60), range(60, 90)]
+    shards = [ragfast.FlatIndex.from_vectors(vectors[part], [ids[i] for i in part]) for part in parts]
+    empty = ragfast.FlatIndex(8)  # has no kind of ids yet
+    hits = [shard.search(queries, 90, dtype=np.float64) for shard in [*shards, empty]]
+    assert hits[-1].ids.dtype == np.int64
+    merged = ragfast.merge_topk(hits)
+    assert merged.ids.dtype == object
+    assert merged.ids.tolist() == whole.ids.tolist()
+    assert merged.scores.tobytes() == whole.scores.tobytes()
+    assert ragfast.merge_topk([empty.search(queries, 2)] * 2).ids.dtype == np.int64
+    one = [Hits(h.scores[0], h.ids[0], None) for h in hits]
+    assert ragfast.merge_topk(one, k=3).ids.tolist() == whole.ids[0, :3].tolist()
+    assert ragfast.merge_topk([[[2.0, 1.0]]], [[["b", "a"]]])[1].tolist() == [["b", "a"]]
+
+
+def test_ids_of_both_kinds() -> None:
+    numbers, words = (
+        Hits(np.ones((1, 1)), np.array([[3]]), None),
+        Hits(np.ones((1, 1)), np.array([["a"]], object), None),
+    )
+    with pytest.raises(TypeError, match=r"ids of list 1: expected str or None, as ids of list 0 have, got integers"):
+        ragfast.merge_topk([words, numbers])
+    with pytest.raises(TypeError, match=r"ids: expected integers, or str and None, got int 3"):
+        ragfast.merge_topk(np.ones((1, 1, 2)), np.array([[["a", 3]]], object))
+    with pytest.raises(ValueError, match=r"ids: expected shape \(1, 1, 2\), that of scores, got \(1, 1, 1\)"):
+        ragfast.merge_topk(np.ones((1, 1, 2)), [[["a"]]])
+    with pytest.raises(ValueError, match="ids: list 0, query 0 goes on at 1, after an id of -1"):
+        ragfast.merge_topk(np.ones((1, 1, 2)), np.array([[[None, "a"]]], object))

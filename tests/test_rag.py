@@ -394,8 +394,11 @@ class TestRefuses:
             rag(FixedRetriever([1.0], ids=[7]), TableGenerator()).forward("", [0], None, TABLES)
 
     def test_padding_from_a_retriever(self, rag: Any) -> None:
-        with pytest.raises(ValueError, match="documents_tokens: no entry for document id -1"):
+        with pytest.raises(ValueError, match="query_tokens: no document was found"):
             rag(FixedRetriever([1.0], ids=[-1]), TableGenerator()).forward("", [0], None, [SURE])
+        padded = rag(FixedRetriever([1.0, 1e-300], ids=[0, -1]), TableGenerator())
+        alone = rag(FixedRetriever([1.0], ids=[0]), TableGenerator())
+        assert str(padded.forward("", [0], None, [SURE])) == str(alone.forward("", [0], None, [SURE]))
 
     def test_k(self, rag: Any) -> None:
         case = Case()

@@ -351,3 +351,22 @@ def test_topk_drift() -> None:
         topk_drift([[1]], [])
     with pytest.raises(ValueError, match="1 or more, got 0 and 0"):
         topk_drift([], [])
+
+
+def test_a_retrievers_own_filter_outlives_a_refresh() -> None:
+    encode, tenants = Encoder(), ["a", "b"] * (N_DOCS // 2)
+    model = model_over(index_of(encode, metadata={"tenant": tenants}))
+    of_a = ragfast.column("tenant") == "a"
+    model.retriever = ragfast.DenseRetriever(lambda texts: encode(texts), filter=of_a)
+    refresh(model, Encoder(1), TEXTS)
+    assert not any(model.retrieve([3])[0].doc_ids % 2)
+    done = refresh(model, encode, TEXTS, ids=np.arange(N_DOCS), metadata={"tenant": tenants[::-1]}, probes=[3])
+    assert done.drift == 1
+    assert all(model.retrieve([3])[0].doc_ids % 2)
+    before = model.documents
+    with pytest.raises(ValueError, match="column 'tenant': there is no such column"):
+        refresh(model, encode, TEXTS, ids=np.arange(N_DOCS), probes=[3])
+    assert model.documents is before
+    refresh(model, encode, TEXTS, ids=np.arange(N_DOCS))
+    with pytest.raises(ValueError, match="column 'tenant': there is no such column"):  # rather than all there are
+        model.retrieve([3])

@@ -23,7 +23,7 @@ from ragfast.nll import (
     target_logprobs,
 )
 from ragfast.rag import RAGSequence, RAGToken, Score
-from ragfast.retriever import BatchRetriever, DenseRetriever, Retriever, SimpleRetriever
+from ragfast.retriever import BatchRetriever, DenseRetriever, FilteringRetriever, Retriever, SimpleRetriever
 from ragfast.storage import IndexFormatError
 from ragfast.threads import get_num_threads, register_threadpoolctl, set_num_threads
 
@@ -38,6 +38,7 @@ __all__ = [
     "Decoding",
     "DecodingGenerator",
     "DenseRetriever",
+    "FilteringRetriever",
     "FlatIndex",
     "Generation",
     "Generator",

@@ -345,6 +345,8 @@ def rows_as_stored(x: ArrayLike, name: str) -> tuple[NDArray[Any], str]:
 def integers(x: ArrayLike, name: str, letters: str, shape: tuple[int | None, ...]) -> NDArray[np.int64]:
     """Integers, plain; None in the shape (called letters in errors) stands for any size."""
     a = as_array(x, name)
+    if a.ndim == 0 and a.dtype.kind == "O":  # a set, a generator: not what NumPy reads
+        raise TypeError(f"{name}: expected integers {letters}, in a list or an array, got {_type_name(x)}")
     if a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape, strict=True)):
         raise ValueError(f"{name}: expected shape {letters}, got {a.shape}")
     if a.dtype.kind not in "iu" and a.size:

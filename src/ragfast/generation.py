@@ -21,11 +21,12 @@ __all__ = ["Decoding", "Generation", "Retrieved", "Step"]
 class Retrieved:
     """The K documents of one question, retrieved once and then shared by all that is scored or decoded under them.
 
-    doc_ids (K,) int64, doc_logprobs (K,) float64 = log p(z|x), doc_tokens K entries, whatever the generator takes as a
-    document. Make one by hand for documents that no retriever found: a gold passage, or none ([""]), at log p 0.
+    doc_ids (K,) int64, or str in an object array; doc_logprobs (K,) float64 = log p(z|x); doc_tokens K entries, what
+    the generator takes as a document. Make one by hand for documents that no retriever found: a gold passage, or none
+    ([""]), at log p 0.
     """
 
-    doc_ids: NDArray[np.int64]
+    doc_ids: NDArray[Any]
     doc_logprobs: NDArray[np.float64]
     doc_tokens: Sequence[Any]
 
@@ -62,7 +63,7 @@ class Generation:
     text: str | None
     log_prob: float
     score: float
-    doc_ids: NDArray[np.int64]
+    doc_ids: NDArray[Any]
     doc_logprobs: NDArray[np.float64]
     posterior: NDArray[np.float64]
 

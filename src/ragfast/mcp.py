@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import anyio
 import anyio.to_thread
@@ -26,7 +27,8 @@ DOCUMENT = "ragfast://documents/{id}"
 
 
 def build_server(tool: SearchTool, *, name: str = "ragfast", instructions: str | None = None) -> Any:
-    """An ``mcp.server.Server`` that offers the tool, and each document as the resource ragfast://documents/{id}.
+    """An ``mcp.server.Server`` that offers the tool, and each document as the resource ragfast://documents/{id},
+    where an id that is a string is percent-encoded. What the retriever's own filter hides is neither found nor read.
 
     Arguments are checked by the tool itself; what is wrong with them comes back as the tool's result, marked as an
     error, for the model to read. An unknown tool or resource is an error of the protocol. Calls are made one at a
@@ -80,11 +82,13 @@ def build_server(tool: SearchTool, *, name: str = "ragfast", instructions: str |
 
     async def read_resource(_: Any, params: Any) -> Any:
         uri = str(params.uri)
-        match = re.fullmatch(re.escape(DOCUMENT).replace(r"\{id\}", "([0-9]{1,18})"), uri)
+        of_strings = tool.output_schema["properties"]["results"]["items"]["properties"]["id"]["type"] == "string"
+        id_form = "([^/?#]+)" if of_strings else "([0-9]{1,18})"
+        match = re.fullmatch(re.escape(DOCUMENT).replace(r"\{id\}", id_form), uri)
         try:
             if match is None:
                 raise ValueError(f"unknown resource {uri!r}; there is {DOCUMENT}")
-            text = tool.document(int(match[1]))
+            text = tool.document(unquote(match[1]) if of_strings else int(match[1]))
         except ValueError as error:
             raise MCPError(types.INVALID_PARAMS, str(error)) from error
         contents = types.TextResourceContents(uri=uri, mime_type="text/plain", text=text)

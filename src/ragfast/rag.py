@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from ragfast.generation import Decoding, Generation, Retrieved, Step, generate_s
 from ragfast.generator import BatchGenerator, DecodingGenerator, Generator
 from ragfast.index import Hits
 from ragfast.marginal import log_softmax, marginalize_sequence, marginalize_token
-from ragfast.retriever import BatchRetriever, Retriever
+from ragfast.retriever import BatchRetriever, FilteringRetriever, Retriever, Rules
 
 BATCH_SIZE = 8
 """Questions that a generator reads and decodes together, if not told otherwise."""
@@ -27,13 +27,14 @@ __all__ = ["Documents", "RAGSequence", "RAGToken", "Score"]
 class Score:
     """log p(y|x) of C candidate answers to one question, and what it is made of.
 
-    log_probs (C,) float64; doc_ids (K,) best first; doc_logprobs (K,) = log p(z|x); token_logprobs, for each candidate
-    (K,T) = log p(y_t | x, z, y_<t), T its own; posteriors, for each candidate how much each document had to do with it,
-    which sums to 1 over documents: (K,) = p(z|x,y) for RAG-Sequence, (K,T) = p(z_t | x, y_t, y_<t) for RAG-Token.
+    log_probs (C,) float64; doc_ids (K,) best first, int64 or, of an index that has such, str in an object array;
+    doc_logprobs (K,) = log p(z|x); token_logprobs, for each candidate (K,T) = log p(y_t | x, z, y_<t), T its own;
+    posteriors, for each candidate how much each document had to do with it, which sums to 1 over documents: (K,) =
+    p(z|x,y) for RAG-Sequence, (K,T) = p(z_t | x, y_t, y_<t) for RAG-Token.
     """
 
     log_probs: NDArray[np.float64]
-    doc_ids: NDArray[np.int64]
+    doc_ids: NDArray[Any]
     doc_logprobs: NDArray[np.float64]
     token_logprobs: tuple[NDArray[Any], ...]
     posteriors: tuple[NDArray[Any], ...]
@@ -110,12 +111,16 @@ class _RAG:
     def eps(self, value: float) -> None:
         self._eps = arrays.finite_float(value, "eps", above_zero=False)
 
-    def retrieve(self, questions: Sequence[Any], *, k: int | None = None) -> list[Retrieved]:
+    def retrieve(self, questions: Sequence[Any], *, k: int | None = None, **rules: Unpack[Rules]) -> list[Retrieved]:
         """The documents of each of B questions, each retrieved once: what score and generate do where ``retrieved`` is
         not given. Share it between variants, or between scoring and decoding.
 
-        k (this object's by default) documents each, or as many as there are. ValueError where the model has no
-        documents, where documents_tokens lacks an id, and where a question found no document.
+        k (this object's by default) documents each, or as many as there are. rules say which: ``filter=``, and
+        ``group=`` with ``at_most=`` or ``exclude=`` (B,), as in :meth:`FlatIndex.search`; p(z|x) is over the documents
+        that they leave.
+
+        ValueError where the model has no documents, where documents_tokens lacks an id, and where a question found no
+        document; TypeError for rules where the retriever is no :class:`FilteringRetriever`.
         """
         k = self.k if k is None else arrays.positive_int(k, "k")
         questions = _several(questions, "questions")
@@ -127,16 +132,35 @@ class _RAG:
             )
         if not questions:
             return []
+        found = self._search(questions, document_embeddings, k, rules)
+        return [_retrieved(hits, documents_tokens, f"questions[{b}]") for b, hits in enumerate(found)]
+
+    def _search(self, questions: list[Any], document_embeddings: Any, k: int, rules: Rules) -> list[Hits]:
+        """The hits (K,) of each question."""
+        given: dict[str, Any] = {name: rule for name, rule in rules.items() if rule is not None}
+        if given and not isinstance(self.retriever, FilteringRetriever):
+            raise TypeError(
+                f"{next(iter(given))}: expected a retriever that takes it, as DenseRetriever does (a "
+                f"FilteringRetriever, with a filter of its own or None), got {type(self.retriever).__name__}"
+            )
         if isinstance(self.retriever, BatchRetriever):
-            embeddings = self.retriever.encode_queries(questions)
-            found = self.retriever.search_queries(embeddings, document_embeddings, k=k)
+            search_queries: Any = self.retriever.search_queries  # with rules, if it is a FilteringRetriever
+            found = search_queries(self.retriever.encode_queries(questions), document_embeddings, k=k, **given)
             rows = [Hits(*row) for row in zip(found.scores, found.ids, found.logprobs, strict=True)]
             if len(rows) != len(questions):
                 raise ValueError(f"retriever: expected hits of {len(questions)} queries, got {len(rows)}")
-        else:
-            encode, search = self.retriever.encode_query, self.retriever.search
-            rows = [search(encode(question), document_embeddings, k=k) for question in questions]
-        return [_retrieved(hits, documents_tokens, f"questions[{b}]") for b, hits in enumerate(rows)]
+            return rows
+        each = [given] * len(questions)
+        if "exclude" in given:
+            groups = _several(given["exclude"], "exclude")
+            if len(groups) != len(questions):
+                raise ValueError(f"exclude: expected {len(questions)} groups, one a question, got {len(groups)}")
+            each = [{**given, "exclude": group} for group in groups]
+        encode, search = self.retriever.encode_query, self.retriever.search
+        return [
+            search(encode(question), document_embeddings, k=k, **its_rules)
+            for question, its_rules in zip(questions, each, strict=True)
+        ]
 
     def _plus_eps(self, log_probs: Any) -> Any:
         """log(p + eps) of log p."""
@@ -147,7 +171,9 @@ class _RAG:
     ) -> tuple[Hits, NDArray[Any]]:
         """The hits of one question and the target's token_logprobs (K,T) under them."""
         k = arrays.positive_int(k, "k")
-        hits = self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k)
+        hits = _found(self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k))
+        if len(hits.ids) == 0:
+            raise ValueError("query_tokens: no document was found")
         docs = [tokens_of(doc_id, documents_tokens) for doc_id in hits.ids.tolist()]
         return hits, _checked(self.generator.token_logprobs(query_tokens, docs, target_tokens), hits.ids, "")
 
@@ -177,15 +203,19 @@ class _RAG:
         ]
 
     def _prepare(
-        self, questions: Sequence[Any], k: int | None, retrieved: Sequence[Retrieved] | None
+        self, questions: Sequence[Any], k: int | None, filter: Any, retrieved: Sequence[Retrieved] | None
     ) -> tuple[list[Any], list[Retrieved]]:
         """The questions and the documents of each."""
         asked = _several(questions, "questions")
         if retrieved is None:
-            found = self.retrieve(asked, k=k)
+            found = self.retrieve(asked, k=k, filter=filter)
         else:
             if k is not None:
                 raise ValueError("k, retrieved: expected one of them, as what is retrieved has its number of documents")
+            if filter is not None:
+                raise ValueError(
+                    "filter, retrieved: expected one of them; retrieve(..., filter=) is what takes it then"
+                )
             found = _several(retrieved, "retrieved")
         if len(found) != len(asked):
             raise ValueError(f"retrieved: expected {len(asked)}, one a question, got {len(found)}")
@@ -246,6 +276,7 @@ class RAGSequence(_RAG):
         answers: Sequence[Any],
         *,
         k: int | None = None,
+        filter: Any = None,
         retrieved: Sequence[Retrieved] | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> list[Score]:
@@ -253,13 +284,14 @@ class RAGSequence(_RAG):
 
         questions are B of what the retriever and the generator take. answers are B: a list or tuple is several
         candidates for its question (multiple choice), anything else one answer. Each question retrieves once, k
-        documents or this object's; or takes those that ``retrieve`` gave. A generator that scores several questions at
-        once gets batch_size of them: memory grows with it, and results do not depend on it.
+        documents or this object's, under the filter if there is one; or takes those that ``retrieve`` gave. A generator
+        that scores several questions at once gets batch_size of them: memory grows with it, and results do not depend
+        on it.
 
         ValueError for another number of answers or of ``retrieved``, a question without a candidate or a document, NaN
         from the generator, and where ``retrieve`` raises it; otherwise what retriever and generator raise.
         """
-        asked, found = self._prepare(questions, k, retrieved)
+        asked, found = self._prepare(questions, k, filter, retrieved)
         tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
         scores = []
         for documents, candidates in zip(found, tables, strict=True):
@@ -275,6 +307,7 @@ class RAGSequence(_RAG):
         questions: Sequence[Any],
         *,
         k: int | None = None,
+        filter: Any = None,
         retrieved: Sequence[Retrieved] | None = None,
         mode: Literal["thorough", "fast"] = "thorough",
         batch_size: int = BATCH_SIZE,
@@ -288,11 +321,11 @@ class RAGSequence(_RAG):
         one pass; "fast", those that the beams had, so that log_prob is a lower bound and nothing more is computed. Of
         the lists of :class:`Generation` each has n_returned or as many as there are hypotheses, at most K x n_beams.
 
-        questions, k, retrieved, batch_size, options and errors as for :meth:`RAGToken.generate`, but sample is refused,
-        and n_returned may pass n_beams. length_penalty and early_stopping are of the search under each document.
-        ValueError also for another mode, and for NaN where hypotheses are scored.
+        questions, k, filter, retrieved, batch_size, options and errors as for :meth:`RAGToken.generate`, but sample is
+        refused, and n_returned may pass n_beams. length_penalty and early_stopping are of the search under each
+        document. ValueError also for another mode, and for NaN where hypotheses are scored.
         """
-        asked, found = self._prepare(questions, k, retrieved)
+        asked, found = self._prepare(questions, k, filter, retrieved)
         generator = self._decoding_generator("generate")
         batch_size = arrays.positive_int(batch_size, "batch_size")
         return generate_sequence(generator, asked, found, Decoding.of(options), mode, batch_size)
@@ -347,6 +380,7 @@ class RAGToken(_RAG):
         answers: Sequence[Any],
         *,
         k: int | None = None,
+        filter: Any = None,
         retrieved: Sequence[Retrieved] | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> list[Score]:
@@ -354,7 +388,7 @@ class RAGToken(_RAG):
 
         Arguments and errors as for :meth:`RAGSequence.score`.
         """
-        asked, found = self._prepare(questions, k, retrieved)
+        asked, found = self._prepare(questions, k, filter, retrieved)
         tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
         scores = []
         for documents, candidates in zip(found, tables, strict=True):
@@ -368,6 +402,7 @@ class RAGToken(_RAG):
         questions: Sequence[Any],
         *,
         k: int | None = None,
+        filter: Any = None,
         retrieved: Sequence[Retrieved] | None = None,
         batch_size: int = BATCH_SIZE,
         **options: Any,
@@ -376,10 +411,10 @@ class RAGToken(_RAG):
 
         Each next token is chosen by log p(v | x, y_<t) = log sum_z p(z|x) p(v | x, z, y_<t), in which eps has no part:
         the greatest, the lower of equals; or as options say, the keyword arguments of :class:`Decoding`. A question
-        retrieves once, k documents or this object's; or takes those of ``retrieved``, one a question, that ``retrieve``
-        gave. batch_size questions are decoded together (memory grows with batch_size x k x n_beams), each as it would
-        be alone; documents of p(z|x) = 0 are not read, and
-        answers that have ended are no longer computed.
+        retrieves once, k documents or this object's, under the filter if there is one; or takes those of ``retrieved``,
+        one a question, that ``retrieve`` gave. batch_size questions are decoded together (memory grows with batch_size
+        x k x n_beams), each as it would be alone; documents of p(z|x) = 0 are not read, and answers that have ended are
+        no longer computed.
 
         log_prob is the model's own log p(y|x): what is not allowed or not drawn keeps its probability. Answers that
         cannot go on, as all tokens have probability 0 or are stop tokens before their time, are dropped, so that there
@@ -406,13 +441,19 @@ class RAGToken(_RAG):
         [0 2] 0.62 [0.871 0.129]
         [1 2] 0.38 [0.158 0.842]
         """
-        asked, found = self._prepare(questions, k, retrieved)
+        asked, found = self._prepare(questions, k, filter, retrieved)
         generator = self._decoding_generator("generate")
         batch_size = arrays.positive_int(batch_size, "batch_size")
         return generate_token(generator, asked, found, Decoding.of(options), batch_size)
 
     def stream(
-        self, question: Any, *, k: int | None = None, retrieved: Retrieved | None = None, **options: Any
+        self,
+        question: Any,
+        *,
+        k: int | None = None,
+        filter: Any = None,
+        retrieved: Retrieved | None = None,
+        **options: Any,
     ) -> Iterator[Step]:
         """The greedy or sampled answer to one question, a :class:`Step` for each token as soon as it is chosen.
 
@@ -420,10 +461,10 @@ class RAGToken(_RAG):
         is part of is not complete. Nothing is computed before the first is asked for, nor after the last that is: an
         iterator may be dropped or closed at any time.
 
-        question is one of what ``generate`` takes, retrieved the one :class:`Retrieved` for it; k, options and errors
-        as there, at once or with the token at hand; n_beams and n_returned must be 1.
+        question is one of what ``generate`` takes, retrieved the one :class:`Retrieved` for it; k, filter, options and
+        errors as there, at once or with the token at hand; n_beams and n_returned must be 1.
         """
-        asked, found = self._prepare([question], k, None if retrieved is None else [retrieved])
+        asked, found = self._prepare([question], k, filter, None if retrieved is None else [retrieved])
         generator = self._decoding_generator("stream")
         return stream_token(generator, asked[0], found[0], Decoding.of(options))
 
@@ -460,13 +501,18 @@ def tokens_of(doc_id: int | str, documents_tokens: Any, name: str = "documents_t
 
 
 def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
-    """Without the padding with which a search fills up what it did not find."""
-    there = hits.ids >= 0 if hits.ids.dtype != object else np.array([doc_id is not None for doc_id in hits.ids])
-    if not there.any():
+    """What was found, with the tokens."""
+    found = _found(hits)
+    if len(found.ids) == 0:
         raise ValueError(f"{name}: no document was found")
-    ids, logprobs = (hits.ids, hits.logprobs) if there.all() else (hits.ids[there], hits.logprobs[there])
-    docs = [tokens_of(doc_id, documents_tokens) for doc_id in ids.tolist()]
-    return Retrieved(ids, np.asarray(logprobs, np.float64), docs)
+    docs = [tokens_of(doc_id, documents_tokens) for doc_id in found.ids.tolist()]
+    return Retrieved(found.ids, np.asarray(found.logprobs, np.float64), docs)
+
+
+def _found(hits: Hits) -> Hits:
+    """Without the padding with which a search fills up what it did not find."""
+    there = hits.ids >= 0 if hits.ids.dtype != object else np.array([doc_id is not None for doc_id in hits.ids], bool)
+    return hits if there.all() else Hits(hits.scores[there], hits.ids[there], hits.logprobs[there])
 
 
 def _checked(token_logprobs: Any, doc_ids: NDArray[np.int64], where: str) -> NDArray[Any]:

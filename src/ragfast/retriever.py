@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,20 @@ from ragfast import _kernels, arrays, weights
 from ragfast.direct import search_plain
 from ragfast.index import FlatIndex, Hits, Snapshot
 
-__all__ = ["BatchRetriever", "DenseRetriever", "Retriever", "SimpleRetriever"]
+__all__ = ["BatchRetriever", "DenseRetriever", "FilteringRetriever", "Retriever", "Rules", "SimpleRetriever"]
+
+
+class Rules(TypedDict, total=False):
+    """Which documents a retrieval may find, by the keywords of :meth:`FlatIndex.search`; None is as if not given.
+
+    filter; group, with at_most or exclude: of several queries (B,) groups, of one query one. They need documents in a
+    FlatIndex or a Snapshot, and TypeError says so for an array; otherwise errors are as there.
+    """
+
+    filter: Any
+    group: str | None
+    exclude: Any
+    at_most: int | None
 
 
 @runtime_checkable
@@ -38,6 +52,22 @@ class BatchRetriever(Retriever, Protocol):
         """The top k documents of each: Hits (B,K), with id -1 and -inf where fewer than K documents qualify."""
 
 
+@runtime_checkable
+class FilteringRetriever(Retriever, Protocol):
+    """A retriever whose ``search``, and ``search_queries`` if it has that, take :class:`Rules`, and which may hold a
+    filter of its own."""
+
+    @property
+    def filter(self) -> Any:
+        """The filter that holds in every search, whatever the rules of that search, which can only narrow it; or None.
+        Who shows documents by their ids, as SearchTool does, asks here what may be shown."""
+
+    def search(
+        self, query_embedding: NDArray[Any], document_embeddings: Any, /, k: int, **rules: Unpack[Rules]
+    ) -> Hits:
+        """As of :class:`Retriever`, with id -1 (None among strings) and -inf where fewer than k documents qualify."""
+
+
 class DenseRetriever:
     """A dense retriever around any encoder: p(z|x) proportional to exp(q(x) . d(z) / tau) over the top k documents.
 
@@ -48,6 +78,9 @@ class DenseRetriever:
     encode may return anything that is an array: NumPy, lists, CPU tensors that require no gradient; float32, float64,
     or float16 and bfloat16, which are widened. Its result is checked at each call.
 
+    filter, if given, is whatever :meth:`FlatIndex.search` takes as a filter, and holds in every search: one tenant's
+    documents, say. The filter of a call narrows it, and nothing widens it.
+
     >>> import numpy as np, ragfast
     >>> words = ["sun", "rain"]
     >>> retriever = ragfast.DenseRetriever(lambda texts: [[float(t.count(w)) for w in words] for t in texts])
@@ -55,13 +88,27 @@ class DenseRetriever:
     >>> hits = retriever.search_queries(retriever.encode_queries(["sun and sun", "rain"]), index, k=2)
     >>> hits.ids.tolist(), np.exp(hits.logprobs).round(2).tolist()
     ([[0, 2], [1, 2]], [[0.5, 0.5], [0.5, 0.5]])
+    >>> whose = {"tenant": ["a", "b", "b"], "year": [1999, 1999, 2005]}
+    >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [0, 1], [1, 1]]), metadata=whose)
+    >>> of_b = ragfast.DenseRetriever(retriever.encode, filter=ragfast.column("tenant") == "b")
+    >>> query = of_b.encode_query("sun")
+    >>> of_b.search(query, index, k=2).ids.tolist()
+    [2, 1]
+    >>> of_b.search(query, index, k=2, filter=ragfast.column("year") < 2000).ids.tolist()
+    [1, -1]
     """
 
-    def __init__(self, encode: Callable[[Sequence[Any]], Any], *, temperature: float = 1.0) -> None:
+    def __init__(self, encode: Callable[[Sequence[Any]], Any], *, temperature: float = 1.0, filter: Any = None) -> None:
         if not callable(encode):
             raise TypeError(f"encode: expected a callable of a sequence of queries, got {type(encode).__name__}")
         self.encode = encode
         self.temperature = temperature
+        self._filter = copy.copy(filter)  # a list or a mask may change under the caller's hands
+
+    @property
+    def filter(self) -> Any:
+        """The filter that holds in every search, or None; another one is for another retriever."""
+        return self._filter
 
     @property
     def temperature(self) -> float:
@@ -93,19 +140,30 @@ class DenseRetriever:
         return embeddings
 
     def search(
-        self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, /, k: int = 5
+        self,
+        query_embedding: arrays.ArrayLike,
+        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
+        /,
+        k: int = 5,
+        **rules: Unpack[Rules],
     ) -> Hits:
-        """The top k documents of one query (D,), with log p(z|x): :meth:`SimpleRetriever.search` at this temperature.
+        """The top k documents of one query (D,), with log p(z|x): :meth:`SimpleRetriever.search` at this temperature,
+        and under this filter.
 
         ValueError where the query's dimension is not the documents', and otherwise as there.
         """
-        return _search_one(query_embedding, document_embeddings, k, self._temperature)
+        return _search_one(query_embedding, document_embeddings, k, self._temperature, self._filter, rules)
 
     def search_queries(
-        self, query_embeddings: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, /, k: int = 5
+        self,
+        query_embeddings: arrays.ArrayLike,
+        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
+        /,
+        k: int = 5,
+        **rules: Unpack[Rules],
     ) -> Hits:
         """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
-        return _search(query_embeddings, document_embeddings, k, self._temperature, _QUERIES)
+        return _search(query_embeddings, document_embeddings, k, self._temperature, _QUERIES, self._filter, rules)
 
 
 class SimpleRetriever:
@@ -180,25 +238,40 @@ class SimpleRetriever:
             embedding[:] = self.encode_query(tokens)
         return embeddings
 
+    @property
+    def filter(self) -> None:
+        """None: this retriever has none of its own, its searches take one."""
+
     def search(
-        self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, /, k: int = 5
+        self,
+        query_embedding: arrays.ArrayLike,
+        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
+        /,
+        k: int = 5,
+        **rules: Unpack[Rules],
     ) -> Hits:
         """The top k documents by inner product, ids by (score descending, id ascending), with log p(z|x).
 
         query_embedding (D,) float32 or float64. document_embeddings is a FlatIndex, or an array (N,D) of float32 or
         float64 whose row numbers are the ids. The documents' dtype decides: against float32 documents, an index's
         included, a float64 query is rounded to float32; against float64 documents a float32 query is widened.
-        Returns Hits whose scores and logprobs (float64) and ids (int64) are (K,) with K = min(k, N).
+        rules are those of :class:`Rules`. Returns Hits whose scores and logprobs (float64) and ids (int64, or str in an
+        object array) are (K,) with K = min(k, N); under rules that leave fewer, -inf and -1, or None, come last.
 
         ValueError for another shape, no documents, k below 1, NaN or infinity; TypeError for another dtype.
         """
-        return _search_one(query_embedding, document_embeddings, k, 1.0)
+        return _search_one(query_embedding, document_embeddings, k, 1.0, None, rules)
 
     def search_queries(
-        self, query_embeddings: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, /, k: int = 5
+        self,
+        query_embeddings: arrays.ArrayLike,
+        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
+        /,
+        k: int = 5,
+        **rules: Unpack[Rules],
     ) -> Hits:
         """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
-        return _search(query_embeddings, document_embeddings, k, 1.0, _QUERIES)
+        return _search(query_embeddings, document_embeddings, k, 1.0, _QUERIES, None, rules)
 
     def retrieve(
         self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, k: int = 5
@@ -212,25 +285,49 @@ _QUERY = ("query_embedding", "document_embeddings")
 _QUERIES = ("query_embeddings", "document_embeddings")
 
 
+def shows(filter: Any, documents: Any, doc_id: int | str) -> bool:
+    """Whether a filter lets through the document of this id; False where there is none."""
+    version = _version(documents)
+    if not isinstance(version, Snapshot):
+        raise TypeError(NO_RULES.format("filter", type(documents).__name__))
+    return doc_id in version and len(version.filter(filter) & version.filter([doc_id])) > 0
+
+
+def _version(documents: Any) -> Any:
+    """The documents of an index as they are now, or what else they are."""
+    return documents.snapshot() if isinstance(documents, FlatIndex) else documents
+
+
 def _search_one(
-    query: arrays.ArrayLike, documents: FlatIndex | arrays.ArrayLike, k: object, temperature: float
+    query: arrays.ArrayLike,
+    documents: FlatIndex | Snapshot | arrays.ArrayLike,
+    k: object,
+    temperature: float,
+    fixed: Any,
+    rules: Rules,
 ) -> Hits:
     """Hits (K,) of one query (D,)."""
-    hits = _search(query, documents, k, temperature, _QUERY)
+    if "exclude" in rules and rules.get("group") is not None:
+        rules = {**rules, "exclude": [rules["exclude"]]}
+    hits = _search(query, documents, k, temperature, _QUERY, fixed, rules)
     return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
 
 
 def _search(
     queries: arrays.ArrayLike,
-    documents: FlatIndex | arrays.ArrayLike,
+    documents: FlatIndex | Snapshot | arrays.ArrayLike,
     k: object,
     temperature: float,
     names: tuple[str, str],
+    fixed: Any,
+    rules: Rules,
 ) -> Hits:
-    """Hits (B,K), K = min(k, N), of queries (B,D), or of one query (D,) where it goes by that name."""
+    """Hits (B,K), K = min(k, N), of queries (B,D), or of one query (D,) where it goes by that name; under the fixed
+    filter, if it is not None, and the rules."""
     k = arrays.positive_int(k, "k")
-    if isinstance(documents, FlatIndex):
-        documents = documents.snapshot()
+    documents = _version(documents)
+    if fixed is not None or rules:
+        return _search_some(queries, documents, k, temperature, names, fixed, rules)
     if not isinstance(documents, Snapshot):
         documents = arrays.matrix(documents, "document_embeddings", dtypes=weights.EITHER_FLOAT)
     n_docs = len(documents)
@@ -241,6 +338,37 @@ def _search(
         return documents.search_rows(rows, min(k, n_docs), None, temperature, arrays.DOUBLE, names[0])
     rows = _rows(queries, documents.shape[1], documents.dtype.num, names)
     return search_plain(rows, documents, None, min(k, n_docs), None, temperature, arrays.DOUBLE, names)
+
+
+NO_RULES = "{}: expected documents in a FlatIndex or a Snapshot, which has metadata and ids to choose by, got {}"
+
+
+def _search_some(
+    queries: arrays.ArrayLike,
+    documents: Any,
+    k: int,
+    temperature: float,
+    names: tuple[str, str],
+    fixed: Any,
+    rules: Rules,
+) -> Hits:
+    """:func:`_search` under rules, of one version."""
+    unknown = [name for name in rules if name not in Rules.__annotations__]
+    if unknown:
+        raise TypeError(f"{unknown[0]}: expected no other rules than {', '.join(Rules.__annotations__)}")
+    given: dict[str, Any] = {name: rule for name, rule in rules.items() if rule is not None}
+    if fixed is None and not given:
+        return _search(queries, documents, k, temperature, names, None, {})
+    if not isinstance(documents, Snapshot):
+        raise TypeError(NO_RULES.format("filter" if fixed is not None else next(iter(given)), type(documents).__name__))
+    if len(documents) == 0:
+        raise ValueError("document_embeddings: expected at least one document, got none")
+    if fixed is not None:  # both hold, whatever the call's filter is
+        own = documents.filter(fixed)
+        given["filter"] = own & documents.filter(given["filter"]) if "filter" in given else own
+    rows = _rows(queries, documents.dim, arrays.FLOAT, names)
+    arrays.refuse_nonfinite(rows, names[0])
+    return documents.search(rows, min(k, len(documents)), temperature=temperature, dtype=np.float64, **given)
 
 
 def _rows(given: arrays.ArrayLike, dim: int, type_num: int, names: tuple[str, str]) -> NDArray[Any]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from ragfast import arrays
-from ragfast.retriever import Retriever
+from ragfast.index import FlatIndex, Snapshot
+from ragfast.index.filters import COMPARE, Predicate, column
+from ragfast.retriever import FilteringRetriever, Retriever, shows
 
 __all__ = ["SearchTool"]
 
@@ -17,6 +21,7 @@ DESCRIPTION = (
     "Searches a collection of documents and returns the passages nearest in meaning to the query, best first, "
     "with the probability that the query means each of them."
 )
+FILTER = 'an object such as {"year": {">=": 2000}, "lang": "de"}'
 NO_BRACKETS = str.maketrans("[]", "()")
 
 
@@ -27,6 +32,12 @@ class SearchTool:
     retriever, document_embeddings and documents_tokens are those of :class:`ragfast.RAGSequence`, for queries and
     documents that are strings; titles gives a title by id as documents_tokens gives a text. k documents are returned
     where a call does not say how many, and max_k at most.
+
+    Where the retriever has a filter of its own (``DenseRetriever(encode, filter=...)``), no call finds a document
+    outside of it, and none can be read by its id. filter_by names metadata columns of the index that a call may filter
+    by as well: ``{"query": "...", "filter": {"year": {">=": 2000}, "lang": ["de", "en"]}}``, of which all must hold. A
+    value is what the column must equal, a list what it must be one of, null that it has none, an object any of ==, !=,
+    <, <=, > and >=. Such a filter narrows the retriever's, and never widens it.
 
     A wrong argument of a call is a ValueError whose message a model can read, so that it may try again. TypeError and
     ValueError where the settings are wrong.
@@ -45,13 +56,14 @@ class SearchTool:
         self,
         retriever: Retriever,
         document_embeddings: Any,
-        documents_tokens: Sequence[str] | Mapping[int, str],
+        documents_tokens: Sequence[str] | Mapping[int, str] | Mapping[str, str],
         *,
         name: str = "search",
         description: str = DESCRIPTION,
         k: int = 5,
         max_k: int = 20,
-        titles: Sequence[str] | Mapping[int, str] | None = None,
+        titles: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None,
+        filter_by: Sequence[str] = (),
     ) -> None:
         if not isinstance(retriever, Retriever):
             hint = "; ragfast.DenseRetriever(encode) is one around a callable" if callable(retriever) else ""
@@ -66,6 +78,7 @@ class SearchTool:
         self.titles = titles
         self.name = name
         self.description = description
+        self.filter_by = _columns(filter_by, retriever, document_embeddings)
         self.k = arrays.positive_int(k, "k")
         self.max_k = arrays.positive_int(max_k, "max_k")
         if self.k > self.max_k:
@@ -82,26 +95,40 @@ class SearchTool:
     @property
     def parameters(self) -> dict[str, Any]:
         """The JSON Schema of the arguments."""
-        return {
-            "type": "object",
-            "properties": {
-                "query": {"type": "string", "pattern": r"\S", "description": "What to look for, in plain words."},
-                "k": {
-                    "type": "integer",
-                    "minimum": 1,
-                    "maximum": self.max_k,
-                    "default": self.k,
-                    "description": "How many documents to return.",
-                },
+        properties: dict[str, Any] = {
+            "query": {"type": "string", "pattern": r"\S", "description": "What to look for, in plain words."},
+            "k": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": self.max_k,
+                "default": self.k,
+                "description": "How many documents to return.",
             },
-            "required": ["query"],
-            "additionalProperties": False,
         }
+        if self.filter_by:
+            kinds = self.document_embeddings.columns
+            properties["filter"] = {
+                "type": "object",
+                "properties": {name: _filter_schema(kinds.get(name, "str")) for name in self.filter_by},
+                "additionalProperties": False,
+                "description": "Only documents of which all of this holds: a value, a list of which it is one, or "
+                'comparisons such as {">=": 2000}.',
+            }
+        return {"type": "object", "properties": properties, "required": ["query"], "additionalProperties": False}
 
     @property
     def output_schema(self) -> dict[str, Any]:
         """The JSON Schema of what a call returns."""
-        properties = {"id": "integer", "score": "number", "probability": "number", "title": "string", "text": "string"}
+        documents = self.document_embeddings
+        version = documents.snapshot() if isinstance(documents, FlatIndex) else documents
+        of_strings = isinstance(version, Snapshot) and version.ids_are_strings
+        properties = {
+            "id": "string" if of_strings else "integer",
+            "score": "number",
+            "probability": "number",
+            "title": "string",
+            "text": "string",
+        }
         if self.titles is None:
             del properties["title"]
         result = {
@@ -119,12 +146,13 @@ class SearchTool:
         """The schema as an entry of ``tools`` of the chat completions interface, which chat templates take too."""
         return {"type": "function", "function": self.schema}
 
-    def __call__(self, query: str, k: int | None = None) -> dict[str, Any]:
+    def __call__(self, query: str, k: int | None = None, filter: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The k documents found, best first: {"results": [{"id", "score", "probability", "title", "text"}, ...]}.
 
         score is q . d and probability p(z|x) among these documents; there is a title where the tool was given titles.
-        ValueError for a query that is no string, has nothing but spaces or half a surrogate pair, and for k that is no
-        integer from 1 to max_k; otherwise what the retriever raises.
+        filter is as a call in JSON has it. ValueError for a query that is no string, has nothing but spaces or half a
+        surrogate pair, for k that is no integer from 1 to max_k, and for a filter that is none or by other columns than
+        filter_by; otherwise what the retriever raises.
         """
         if not isinstance(query, str) or not query.strip():
             raise ValueError(f"query: expected a string that is not empty, got {_shown(query)}")
@@ -133,7 +161,9 @@ class SearchTool:
         ):  # JSON may have it, where a model was cut off; tokenizers raise TypeError
             raise ValueError(f"query: expected characters, got half of one (a lone surrogate) in {_shown(query)}")
         wanted = self._wanted(k)
-        hits = self.retriever.search(self.retriever.encode_query(query), self.document_embeddings, k=wanted)
+        documents = self.document_embeddings
+        rules = {} if filter is None else {"filter": self._predicate(filter, documents)}
+        hits = self.retriever.search(self.retriever.encode_query(query), documents, k=wanted, **rules)
         # What a search fills up with where it found fewer has id -1, or None among strings.
         found = [z for z, doc_id in enumerate(hits.ids.tolist()) if doc_id not in (-1, None)]
         return {"results": [self._result(hits, z) for z in found]}
@@ -151,13 +181,17 @@ class SearchTool:
                 raise ValueError(f"arguments: expected a JSON object, got what is not JSON: {error}") from error
         if not isinstance(given, Mapping):
             raise ValueError(f'arguments: expected a JSON object such as {{"query": "..."}}, got {_shown(given)}')
-        unknown = [key for key in given if key not in ("query", "k")]
+        known = ("query", "k", "filter") if self.filter_by else ("query", "k")
+        unknown = [key for key in given if key not in known]
         if unknown:
-            raise ValueError(f"arguments: expected query and k, got also {', '.join(map(_shown, unknown))}")
+            expected = f"{', '.join(known[:-1])} and {known[-1]}"
+            raise ValueError(f"arguments: expected {expected}, got also {', '.join(map(_shown, unknown))}")
         if "query" not in given:
             raise ValueError("query: expected a string, but the argument is missing")
         if "k" in given and given["k"] is None:
             raise ValueError(f"k: expected an integer from 1 to {self.max_k}, got null")
+        if "filter" in given and given["filter"] is None:
+            raise ValueError(f"filter: expected {FILTER}, got null")
         return self(**given)
 
     def fill(self, text: str, *, k: int = 1, max_chars: int = 300) -> str:
@@ -187,7 +221,11 @@ class SearchTool:
         return self._in_text.sub(filled, text)
 
     def document(self, doc_id: int | str) -> str:
-        """The text of a document; ValueError where there is none of this id."""
+        """The text of a document; ValueError where there is none of this id, or where the retriever's own filter does
+        not let it through, which is not told apart."""
+        filter = getattr(self.retriever, "filter", None)
+        if filter is not None and not shows(filter, self.document_embeddings, doc_id):
+            raise ValueError(f"documents_tokens: no entry for document id {doc_id}")
         return _entry(self.documents_tokens, doc_id, "documents_tokens")
 
     def _wanted(self, k: Any) -> int:
@@ -207,8 +245,72 @@ class SearchTool:
         }
         if self.titles is not None:
             result["title"] = _entry(self.titles, doc_id, "titles")
-        result["text"] = self.document(doc_id)
+        result["text"] = _entry(self.documents_tokens, doc_id, "documents_tokens")
         return result
+
+    def _predicate(self, wanted: Any, documents: Any) -> Predicate:
+        """A call's filter, which fits the columns."""
+        if not self.filter_by:
+            raise ValueError("filter: this tool filters by no column; expected query and k alone")
+        if not isinstance(wanted, Mapping) or not wanted:
+            raise ValueError(f"filter: expected {FILTER}, got {_shown(wanted)}")
+        parts = []
+        try:
+            for name, value in wanted.items():
+                if name not in self.filter_by:
+                    raise ValueError(f"expected columns among {', '.join(self.filter_by)}, got {_shown(name)}")
+                parts += _conditions(name, value)
+            predicate = reduce(operator.and_, parts)
+            documents.filter(predicate)  # a version keeps it, so that the search does not evaluate it again
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"filter: {error}") from error
+        return predicate
+
+
+def _conditions(name: str, value: Any) -> list[Predicate]:
+    """What JSON says of one column."""
+    if value is None:
+        return [column(name).is_null()]
+    if isinstance(value, (list, tuple)):
+        return [column(name).isin(value)]
+    if not isinstance(value, Mapping):
+        return [column(name) == value]
+    wrong = [sign for sign in value if sign not in COMPARE]
+    if wrong or not value:
+        got = _shown(wrong[0]) if wrong else "none"
+        raise ValueError(f"column {name!r}: expected comparisons of {', '.join(COMPARE)}, got {got}")
+    return [COMPARE[sign](column(name), bound) for sign, bound in value.items()]
+
+
+def _filter_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of what :func:`_conditions` takes for a column of this kind."""
+    scalar = {"type": {"int64": "number", "float64": "number", "bool": "boolean"}.get(kind, "string")}
+    signs = ("==", "!=") if kind == "bool" else COMPARE
+    comparisons = {
+        "type": "object",
+        "properties": dict.fromkeys(signs, scalar),
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
+    return {"anyOf": [scalar, {"type": "array", "items": scalar}, comparisons, {"type": "null"}]}
+
+
+def _columns(filter_by: Sequence[str], retriever: Retriever, documents: Any) -> tuple[str, ...]:
+    """Columns that calls may filter by, as far as it can be told that there are such."""
+    if isinstance(filter_by, str):
+        raise TypeError("filter_by: expected a sequence of names of columns, got a string")
+    names = tuple(filter_by)
+    if not names:
+        return names
+    if not isinstance(retriever, FilteringRetriever):
+        raise TypeError(f"filter_by: expected a retriever that takes filters, got {type(retriever).__name__}")
+    if not isinstance(documents, (FlatIndex, Snapshot)):
+        raise TypeError(f"filter_by: expected documents in a FlatIndex or a Snapshot, got {type(documents).__name__}")
+    absent = [name for name in names if name not in documents.columns]
+    if absent and len(documents):
+        there = ", ".join(map(repr, documents.columns)) or "none"
+        raise ValueError(f"filter_by: expected columns of the index, which are {there}, got {absent[0]!r}")
+    return names
 
 
 def _entry(entries: Any, doc_id: int | str, name: str) -> str:

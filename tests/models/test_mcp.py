@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+import ragfast
 
 anyio = pytest.importorskip("anyio")
 mcp = pytest.importorskip("mcp", reason="mcp is not installed: `make test-all` has it")
@@ -90,6 +93,36 @@ def test_documents_are_resources(server: Any) -> None:
     assert ask(server, "list_resources").resources == []
     (contents,) = ask(server, "read_resource", "ragfast://documents/1").contents
     assert contents.text == "Rome is in Italy."
+
+
+def test_documents_outside_the_retrievers_filter_are_not_there() -> None:
+    from ragfast.mcp import build_server
+    from ragfast.tool import SearchTool
+
+    names = ["a/1 ü", "b/1", "7"]
+    index = ragfast.FlatIndex.from_vectors(np.eye(3, dtype=np.float32), names, metadata={"tenant": ["a", "b", "a"]})
+    retriever = ragfast.DenseRetriever(lambda texts: np.ones((len(texts), 3)), filter=ragfast.column("tenant") == "a")
+    tool = SearchTool(retriever, index, dict(zip(names, ["one", "two", "three"], strict=True)), filter_by=["tenant"])
+    server = build_server(tool)
+    everything = {"query": "?", "k": 9, "filter": {"tenant": ["a", "b"]}}
+    found = ask(server, "call_tool", "search", everything).structured_content["results"]
+    assert [result["id"] for result in found] == ["a/1 ü", "7"]
+    found = ask(server, "call_tool", "search", {"query": "?", "filter": {"tenant": "b"}})
+    assert (found.is_error, found.structured_content) == (False, {"results": []})
+    found = ask(server, "call_tool", "search", {"query": "?", "filter": {"tenant": 3}})
+    assert found.content[0].text.startswith("filter: column 'tenant' holds str: expected a str")
+    for uri, text in (("a%2F1%20%C3%BC", "one"), ("7", "three")):
+        (contents,) = ask(server, "read_resource", f"ragfast://documents/{uri}").contents
+        assert contents.text == text
+
+    async def refused(uri: str) -> str:
+        async with mcp.Client(server) as client:
+            with pytest.raises(mcp.MCPError) as caught:
+                await client.read_resource(f"ragfast://documents/{uri}")
+        return str(caught.value)
+
+    for uri in ("b%2F1", "b%2F2"):
+        assert anyio.run(refused, uri) == f"documents_tokens: no entry for document id {uri.replace('%2F', '/')}"
 
 
 @pytest.mark.parametrize(

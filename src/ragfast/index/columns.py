@@ -206,20 +206,6 @@ class Schema:
             for name, kind in self._kinds.items()
         }
 
-    def check(self, columns: Mapping[str, NDArray[Any]], vocabularies: Mapping[str, Vocabulary], n: int) -> None:
-        """ValueError unless these are arrays of n documents as :meth:`encode` makes them. Reads those of strings."""
-        for name, kind in self._kinds.items():
-            a = columns.get(name)
-            if a is None:
-                raise ValueError(f"column {name!r}: there is no array of it")
-            if a.dtype != DTYPES[kind] or a.shape != (n,):
-                raise ValueError(f"column {name!r}: expected {np.dtype(DTYPES[kind])} ({n},), got {a.dtype} {a.shape}")
-            if kind == "str" and n and not (a.min() >= NO_WORD and a.max() < len(vocabularies[name])):
-                raise ValueError(
-                    f"column {name!r}: expected codes from -1 to {len(vocabularies[name]) - 1}, "
-                    f"got {a.min()} to {a.max()}"
-                )
-
 
 def _codes(column: Words, vocabulary: Vocabulary) -> NDArray[np.int32]:
     codes = np.append(vocabulary.add(column.words), np.int32(NO_WORD))

@@ -75,10 +75,21 @@ class Filter:
         segments: tuple[Segment, ...],
         allowed: tuple[NDArray[np.uint32] | None, ...],
     ) -> None:
-        self.source = source  # a Predicate or ids; None: a mask
+        self.source = source  # a Predicate or ids; None: a mask, or two filters put together
         self.version = version
         self.segments = segments
         self.allowed = allowed  # bits of each segment, None: no document of it
+
+    def __and__(self, other: object) -> Filter:
+        """The documents that both let through, for this version alone, as a mask is; ValueError for one of another."""
+        if not isinstance(other, Filter):
+            return NotImplemented
+        if other.segments is not self.segments:
+            raise ValueError(f"filter: expected one of version {self.version}, got one of another, {other.version}")
+        pairs = zip(self.allowed, other.allowed, strict=True)
+        both = [None if a is None or b is None else a & b for a, b in pairs]
+        found = tuple(bits if bits is not None and bits.any() else None for bits in both)
+        return Filter(None, self.version, self.segments, found)
 
     def __len__(self) -> int:
         both = zip(self.allowed, self.segments, strict=True)
@@ -151,6 +162,12 @@ def group_codes(segments: Segments, name: str, contents: Contents) -> list[NDArr
 
 def excluded(name: str, exclude: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
     """The group (B,) of a column that each query must not find, -1: none, or one that no document has."""
+    readable = isinstance(exclude, Sequence) or hasattr(exclude, "__array__") or hasattr(exclude, "__dlpack_device__")
+    if not readable and not np.isscalar(exclude):
+        raise TypeError(
+            f"exclude: expected ({n_queries},) groups, a list or an array of one for each query, "
+            f"got {type(exclude).__name__}"
+        )
     if contents.schema is None:
         return np.full(n_queries, -1, np.int32)
     if contents.columns.kind(name) == "str":

@@ -90,11 +90,6 @@ class Stored:
         return tuple(self._mapped)
 
     @property
-    def rows_checked(self) -> frozenset[str]:
-        """Arrays whose rows have checksums in another array, so that they need not be read as a whole before use."""
-        return frozenset(name for name, entry in self._manifest.arrays.items() if entry.rows_checked)
-
-    @property
     def nbytes(self) -> int:
         """Of all arrays."""
         return sum(array.nbytes for array in self._mapped.values())

@@ -84,8 +84,9 @@ class Draft:
         self._arrays[name] = entry
 
     def put(self, name: str, array: ArrayLike, *, rows_checked: bool = False) -> None:
-        """Writes an array of 1 to 3 axes. One that is not contiguous is copied in blocks. rows_checked: see
-        ``Stored.rows_checked``."""
+        """Writes an array of 1 to 3 axes. One that is not contiguous is copied in blocks. rows_checked
+        tells readers that its rows have checksums in another array, so that it need not be read as a whole before use.
+        """
         given = np.asarray(array)
         if given.ndim == 0:
             raise ValueError("array: expected 1 to 3 axes, got a scalar")
@@ -96,7 +97,7 @@ class Draft:
     def stream(
         self, name: str, dtype: DTypeLike, row_shape: tuple[int, ...] = (), *, rows_checked: bool = False
     ) -> Iterator[ArrayWriter]:
-        """Writes an array block by block, in constant memory. rows_checked: see ``Stored.rows_checked``."""
+        """Writes an array block by block, in constant memory. rows_checked: see :meth:`put`."""
         self._refuse(name)
         file = f"{name.replace('/', '.')}.{self._suffix}.npy"
         spelt, axes = manifest.array_dtype(dtype), tuple(int(n) for n in row_shape)

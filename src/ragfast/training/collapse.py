@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import arrays
+from ragfast.merge import id_array
 
 __all__ = ["CollapseMonitor", "CollapseStatistics", "CollapseWarning"]
 
@@ -38,7 +39,7 @@ class CollapseStatistics:
 
     n_questions, those that found a document; n_distinct, the documents they found together; distinct_share, n_distinct
     of the most there could be, min(all that was retrieved, n_docs); largest_share, the share of the questions that
-    found the commonest document, which is most_common.
+    found the commonest document, which is most_common (-1 without questions).
 
     entropy, in nats, of the share of each document in what was retrieved, weighted by p(z|x) where that was given, and
     effective_documents = exp(entropy): as many equally common documents have this entropy.
@@ -55,7 +56,7 @@ class CollapseStatistics:
     n_questions: int
     n_distinct: int
     distinct_share: float
-    most_common: int
+    most_common: int | str
     largest_share: float
     entropy: float
     effective_documents: float
@@ -106,20 +107,24 @@ class CollapseMonitor:
         self.threshold = arrays.finite_float(threshold, "threshold", above_zero=True)
         if self.threshold >= 1:
             raise ValueError(f"threshold: expected a share of documents between 0 and 1, got {threshold}")
-        self._last: deque[tuple[NDArray[np.int64], NDArray[np.float64]]] = deque(maxlen=self.window)
+        self._last: deque[tuple[NDArray[Any], NDArray[np.float64]]] = deque(maxlen=self.window)
         self._collapsed = False
 
     def update(self, doc_ids: Any, doc_logprobs: Any = None) -> CollapseStatistics:
         """Takes in what B questions retrieved and returns the statistics of the window.
 
-        doc_ids (B,K) integers with -1 for none, or B arrays (K,), each with its own K; doc_logprobs = log p(z|x), of
-        the same shapes, or None. Warns with CollapseWarning where a collapse begins, and again only after it was over.
+        doc_ids (B,K) integers with -1 for none, or str with None for none, or B arrays (K,), each with its own K;
+        doc_logprobs = log p(z|x), of the same shapes, or None. Warns with CollapseWarning where a collapse begins, and
+        again only after it was over.
 
-        ValueError for other shapes, NaN, or a question of which every document has log p of -inf.
+        ValueError for other shapes, NaN, or a question of which every document has log p of -inf; TypeError for ids of
+        another kind than those before.
         """
-        for ids, shares in _questions(doc_ids, doc_logprobs):
-            if len(ids):
-                self._last.append((ids, shares))
+        found = [(ids, shares) for ids, shares in _questions(doc_ids, doc_logprobs) if len(ids)]
+        kinds = {ids.dtype for ids, _ in [*list(self._last)[-1:], *found]}
+        if len(kinds) > 1:
+            raise TypeError("doc_ids: expected integers for all questions or str for all, got both")
+        self._last += found
         statistics = self._statistics()
         if statistics.collapsed and not self._collapsed:
             warnings.warn(_message(statistics), CollapseWarning, stacklevel=2)
@@ -149,7 +154,7 @@ class CollapseMonitor:
             n_questions=n,
             n_distinct=len(distinct),
             distinct_share=len(distinct) / min(len(ids), self.n_docs),
-            most_common=int(distinct[counts.argmax()]),
+            most_common=distinct[counts.argmax() : counts.argmax() + 1].tolist()[0],
             largest_share=int(counts.max()) / n,
             entropy=entropy,
             effective_documents=math.exp(entropy),
@@ -175,11 +180,11 @@ def _entropy(shares: NDArray[np.float64]) -> float:
     return float(-(found * np.log(found)).sum())
 
 
-def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """The documents of each question, without the -1, and their shares of it."""
-    rows = [arrays.integers(ids, f"doc_ids[{b}]", "(K,)", (None,)) for b, ids in enumerate(doc_ids)]
+def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
+    """The documents of each question, without the -1 or None, and their shares of it."""
+    rows = [id_array(ids, f"doc_ids[{b}]", "(K,)", (None,)) for b, ids in enumerate(doc_ids)]
     if doc_logprobs is None:
-        kept = [ids[ids >= 0] for ids in rows]
+        kept = [ids[_there(ids)] for ids in rows]
         return [(ids, np.full(len(ids), 1 / max(1, len(ids)))) for ids in kept]
     if len(doc_logprobs) != len(rows):
         raise ValueError(f"doc_logprobs: expected {len(rows)} rows, as doc_ids has, got {len(doc_logprobs)}")
@@ -187,13 +192,19 @@ def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[np.int64],
     for b, (ids, given) in enumerate(zip(rows, doc_logprobs, strict=True)):
         name = f"doc_logprobs[{b}]"
         logprobs, _ = arrays.shaped_doubles(given, name, f"({len(ids)},), that of doc_ids[{b}]", ids.shape)
-        ids, logprobs = ids[ids >= 0], logprobs[ids >= 0]
+        ids, logprobs = ids[_there(ids)], logprobs[_there(ids)]
         powers = np.exp(logprobs)
         total = float(powers.sum())
         if len(ids) and not (0 < total < math.inf):
             raise ValueError(f"{name}: expected log-probabilities of which one at least is finite, got {given}")
         found.append((ids, powers / total if len(ids) else powers))
     return found
+
+
+def _there(ids: NDArray[Any]) -> NDArray[np.bool_]:
+    if ids.dtype != object:
+        return np.asarray(ids >= 0)
+    return np.array([doc_id is not None for doc_id in ids.tolist()], np.bool_)
 
 
 def _message(found: CollapseStatistics) -> str:

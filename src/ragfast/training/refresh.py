@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,7 @@ def refresh(
     *,
     ids: arrays.ArrayLike | None = None,
     documents_tokens: Any = None,
+    metadata: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     probes: Sequence[Any] = (),
     progress: Callable[[int, int], object] | None = None,
@@ -53,8 +54,9 @@ def refresh(
     encode takes up to batch_size of the texts, a slice of them, and returns their embeddings (b,D), float32, float64
     (rounded to float32), float16 or bfloat16. texts are in the order of the ids: by default those of the model's index,
     where that has as many documents, else 0, 1, ... The index's dtype, metric and scan are kept, and its metadata with
-    the ids. documents_tokens, if given, take the place of the model's in the same moment; give them where documents
-    come, go or change.
+    the ids; metadata, as in :meth:`FlatIndex.add`, takes its place: give it with ids where anything filters by it, such
+    as a retriever's own filter. documents_tokens, if given, take the place of the model's in the same moment; give them
+    where documents come, go or change.
 
     The model answers from the old documents all the while, and a retrieval, whichever thread it is in, sees the old
     ones or the new ones, never some of each: both are ``model.documents``, which is replaced as one. Other models over
@@ -98,11 +100,12 @@ def refresh(
     kept = _ids(ids, old, len(texts))  # before the long work: what is wrong shows now, and none is added meanwhile
     vectors = _encoded(encode, texts, batch_size, None if old is None else _dim(old), progress)
     if isinstance(old, FlatIndex):
-        metadata = old.metadata if ids is None and len(old) == len(texts) else {}
+        if metadata is None and ids is None and len(old) == len(texts):
+            metadata = old.metadata
         how: dict[str, Any] = {"scan": old.scan, "dtype": old.dtype, "metric": old.metric}
         index = FlatIndex.from_vectors(vectors, kept, metadata=metadata or None, **how)
     else:
-        index = FlatIndex.from_vectors(vectors, kept)
+        index = FlatIndex.from_vectors(vectors, kept, metadata=metadata)
     after = Documents(index, before.tokens if documents_tokens is None else documents_tokens)
     drift = topk_drift(_found(model, before, probes), _found(model, after, probes)) if len(probes) else None
     with _swapping:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ragfast import arrays
 from ragfast.gather import gather_scores_grad
 from ragfast.generator import SimpleGenerator
-from ragfast.index import FlatIndex
+from ragfast.index import FlatIndex, Snapshot
 from ragfast.nll import rag_sequence_nll, rag_token_nll
 from ragfast.rag import RAGSequence, RAGToken
 from ragfast.retriever import SimpleRetriever
@@ -127,7 +127,7 @@ def _embedding_grad(
     document_embeddings: Any, doc_ids: NDArray[np.int64], scores_grad: NDArray[Any]
 ) -> NDArray[np.float64]:
     """dL/dq (D,) = sum_z dL/ds_z d_z."""
-    if isinstance(document_embeddings, FlatIndex):
+    if isinstance(document_embeddings, FlatIndex | Snapshot):
         grads = document_embeddings.gather_scores_grad(scores_grad, doc_ids[None], dtype=np.float64)
     else:
         grads = gather_scores_grad(scores_grad, document_embeddings, doc_ids[None], dtype=np.float64)
