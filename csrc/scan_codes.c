@@ -68,7 +68,7 @@ void ragfast_prepare_codes(search *s) {
         prepare_query(s, q, n_groups);
     }
     ragfast_interleave_codes(s->interleaved_codes, s->query_codes, s->n_queries, n_groups);
-    if (s->many) s->kernels->pack_query_codes(s->packed_codes, s->query_codes, s->n_queries, n_groups);
+    if (s->room_for_whole) s->kernels->pack_query_codes(s->packed_codes, s->query_codes, s->n_queries, n_groups);
 }
 
 /* (T): in float32, lowered by what rounding there may add. 7 units cover the conversion of each coefficient, its product and
@@ -91,12 +91,13 @@ static void set_thresholds(search *s, search_worker *w, size_t q) {
     const code_query *query = &s->code_queries[q];
     double floor = ragfast_scan_floor(s, q), middle = middle_of(s->many ? s->kernels->code_mask : 0xfc);
     if (w->is_listed[q]) { /* never a hit: an infinite residual adds */
-        w->thresholds[q] = (ragfast_code_threshold){.offset = INFINITY, .norm = -1};
+        w->thresholds[q] = w->again_thresholds[q] = (ragfast_code_threshold){.offset = INFINITY, .norm = -1};
         return;
     }
     w->thresholds[q] = w->use_prefix ? threshold_of(s, query, floor, middle, query->prefix_sum, query->tail)
                                      : threshold_of(s, query, floor, middle, query->sum, 0);
-    if (w->use_prefix) w->whole_thresholds[q] = threshold_of(s, query, floor, middle_of(0xfc), query->sum, 0);
+    if (w->use_prefix || s->whole_again)
+        w->again_thresholds[q] = threshold_of(s, query, floor, middle_of(s->whole_again ? 0xff : 0xfc), query->sum, 0);
 }
 
 /* ---- hits -------------------------------------------------------------------------------------------------------- */
@@ -135,24 +136,60 @@ static void look_again(search *s, size_t worker, const second_look *look) {
     uint32_t hits;
     size_t found = s->kernels->tile_high(dots, &hits, tile + q % TILE * 4, 1, codes->high + look->panel * stride,
                                          stride, (const ragfast_code_bounds *)codes->bounds + look->panel, 1, n_groups,
-                                         &w->whole_thresholds[q]);
+                                         &w->again_thresholds[q]);
     if (found == 0 && (hits & look->hits)) add_hits(s, q, worker, hits & look->hits, dots, 0xfc, look->panel);
+}
+
+/* A far medium: by all eight bits, of panels that are unpacked once for the queries that wait for them side by side. */
+static void look_again_by_whole(search *s, size_t worker) {
+    search_worker *w = &s->workers[worker];
+    const ragfast_kernels *kernels = s->kernels;
+    const ragfast_codes *codes = s->docs->codes;
+    size_t n_groups = ragfast_code_groups(s->docs->dim), tile = kernels->code_queries, unpacked = SIZE_MAX;
+    for (size_t i = 0, n; i < w->n_waiting; i += n) {
+        const second_look *looks = &w->waiting[i];
+        size_t panel = looks->panel, first = looks->q / tile * tile;
+        for (n = 1; i + n < w->n_waiting && looks[n].panel == panel && looks[n].q / tile * tile == first;) n++;
+        if (panel != unpacked)
+            kernels->unpack_codes(w->again_codes, codes->high + panel * n_groups * RAGFAST_GROUP_HIGH,
+                                  codes->low + panel * n_groups * RAGFAST_GROUP_LOW, n_groups);
+        unpacked = panel;
+        int32_t dots[RAGFAST_MAX_CODE_QUERIES * PANEL];
+        uint32_t hits[RAGFAST_MAX_CODE_QUERIES];
+        kernels->tile_codes(dots, hits, s->packed_codes + first * ragfast_query_code_bytes(s, 1, 1),
+                            ragfast_min(s->n_queries - first, tile), w->again_codes,
+                            (const ragfast_code_bounds *)codes->bounds + panel, n_groups, w->again_thresholds + first,
+                            (const char *)w->again_codes, 0);
+        for (size_t j = 0; j < n; j++) {
+            uint32_t found = hits[looks[j].q - first] & looks[j].hits;
+            if (found) add_hits(s, looks[j].q, worker, found, dots + (looks[j].q - first) * PANEL, 0xff, panel);
+        }
+    }
 }
 
 static void look_again_at_all(search *s, size_t worker) {
     search_worker *w = &s->workers[worker];
-    for (size_t i = 0; i < w->n_waiting; i++) look_again(s, worker, &w->waiting[i]);
+    if (s->whole_again) look_again_by_whole(s, worker);
+    for (size_t i = 0; i < w->n_waiting && !s->whole_again; i++) look_again(s, worker, &w->waiting[i]);
     w->n_waiting = 0;
 }
 
-/* (P): a prefix let these through. They wait until what is beyond it has come from memory. */
+/* Inlined by force: GCC drops calls of a function that only prefetches. */
+static inline __attribute__((always_inline)) void fetch_panel(const uint8_t *planes, size_t first, size_t end) {
+    for (size_t i = first; i < end; i += 64) __builtin_prefetch((const char *)planes + i, 0, 2);
+}
+
+/* (P), (H): a prefix or the high plane let these through. They wait until what it lacks has come from memory. */
 static void wait_for_panel(search *s, size_t q, size_t worker, uint32_t hits, size_t panel) {
     search_worker *w = &s->workers[worker];
     if (w->n_waiting == 0 || w->waiting[w->n_waiting - 1].panel != panel) {
-        size_t stride = ragfast_code_groups(s->docs->dim) * RAGFAST_GROUP_HIGH;
-        const char *high = (const char *)s->docs->codes->high + panel * stride;
-        for (size_t i = s->docs->codes->prefix / RAGFAST_GROUP_DIM * RAGFAST_GROUP_HIGH; i < stride; i += 64)
-            __builtin_prefetch(high + i, 0, 2);
+        const ragfast_codes *codes = s->docs->codes;
+        size_t n_groups = ragfast_code_groups(s->docs->dim);
+        size_t looked_at = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
+        fetch_panel(codes->high + panel * n_groups * RAGFAST_GROUP_HIGH, looked_at * RAGFAST_GROUP_HIGH,
+                    n_groups * RAGFAST_GROUP_HIGH);
+        if (s->whole_again)
+            fetch_panel(codes->low + panel * n_groups * RAGFAST_GROUP_LOW, 0, n_groups * RAGFAST_GROUP_LOW);
     }
     w->second_looks++;
     w->waiting[w->n_waiting++] = (second_look){(uint32_t)q, hits, panel};
@@ -162,7 +199,7 @@ static void wait_for_panel(search *s, size_t q, size_t worker, uint32_t hits, si
 static void take_hits(search *s, size_t q, size_t worker, uint32_t hits, const int32_t *dots, uint8_t mask,
                       size_t panel) {
     if (s->workers[worker].is_listed[q]) return; /* the float32 scan has it: never twice, whatever a kernel says */
-    if (s->workers[worker].use_prefix)
+    if (s->workers[worker].use_prefix || (s->whole_again && !s->many))
         wait_for_panel(s, q, worker, hits, panel);
     else
         add_hits(s, q, worker, hits, dots, mask, panel);
@@ -232,7 +269,6 @@ static void scan_many(search *s, size_t first, size_t end, size_t worker) {
     size_t high_lines = looked_at * RAGFAST_GROUP_HIGH / 64;
     size_t low_lines = kernels->code_mask == 0xff ? looked_at * RAGFAST_GROUP_LOW / 64 : 0;
     size_t n_tiles = (s->n_queries + tile - 1) / tile, share = (high_lines + low_lines + n_tiles - 1) / n_tiles;
-    kernels->begin_codes();
     size_t next;
     for (size_t p = next_allowed(s->docs, first / PANEL, n_panels); p < n_panels; p = next) {
         next = next_allowed(s->docs, p + 1, n_panels);
@@ -261,7 +297,6 @@ static void scan_many(search *s, size_t first, size_t end, size_t worker) {
         }
         w->looks += s->n_queries;
     }
-    kernels->end_codes();
 }
 
 /* A second look costs all elements again, for a single query: three times its share of a tile. At first floors are low
@@ -284,14 +319,18 @@ static void judge_prefix(const search *s, search_worker *w) {
 
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
  * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. From a far
- * medium a candidate costs a page more than its bytes. */
+ * medium a candidate costs a page more than its bytes; but giving up costs all that is left of the segment, so that the many
+ * candidates of the first chunks are held against a sixteenth of it. */
 static void judge(search *s, search_worker *w) {
     double part = 0.5 / (double)ragfast_min(s->n_queries, 16);
     double row_bytes = (double)(s->docs->dim * ragfast_element_size(s->docs->dtype));
     if (s->docs->far) part = row_bytes / (row_bytes + (double)s->page_bytes) / (double)ragfast_min(s->n_queries, 16);
+    size_t at_least = s->docs->far ? s->n_allowed / 16 : 0;
     for (size_t q = 0; q < s->n_queries; q++)
-        if (!w->is_listed[q] && (double)(w->slots[q].rescored + w->slots[q].hits / 8) >
-                                    (double)(HITS_BEFORE_JUDGING + 8 * s->k) + part * (double)w->slots[q].by_codes)
+        if (!w->is_listed[q] &&
+            (double)(w->slots[q].rescored + w->slots[q].hits / 8) >
+                (double)(HITS_BEFORE_JUDGING + 8 * s->k) +
+                    part * (double)(w->slots[q].by_codes > at_least ? w->slots[q].by_codes : at_least))
             atomic_store_explicit(&s->given_up[q], 1, memory_order_relaxed);
     judge_prefix(s, w);
 }
@@ -304,7 +343,9 @@ void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
         set_thresholds(s, w, q); /* other workers may have raised floors */
         if (!w->is_listed[q]) w->slots[q].by_codes += n_allowed;
     }
+    if (s->many || s->whole_again) s->kernels->begin_codes();
     (s->many ? scan_many : scan_few)(s, first, end, worker);
     look_again_at_all(s, worker);
+    if (s->many || s->whole_again) s->kernels->end_codes();
     judge(s, w);
 }

@@ -24,6 +24,7 @@ enum {
     ROOM_FEW = 1024,
     MIN_CODED = 4000, /* documents from which codes repay preparing queries and looking twice; and for one query */
     MIN_CODED_ONE = 1000,
+    FAR_SHARE = 4,         /* by which far segments need fewer queries to repay unpacking */
     INLINE_WORK = 1 << 20, /* multiplications below which waking a thread costs more than it brings */
     MAX_DIM = 1 << 20
 };
@@ -244,6 +245,18 @@ static int codes_serve(const ragfast_docs *docs, size_t n_queries, size_t k) {
     return docs->n_docs >= (n_queries == 1 ? MIN_CODED_ONE : MIN_CODED) && k <= docs->n_docs / 64;
 }
 
+/* Codes are near and rows far away: what only the upper six bits let through is looked at by all eight, where a level has
+ * such tiles, before its row is read. */
+static int is_whole_again(const search *s, const ragfast_docs *docs) {
+    return docs->far && s->kernels->code_mask == 0xff;
+}
+
+/* From so many queries on all panels are unpacked at once; of far segments sooner, where the high plane would let most of
+ * them through to a second look: docs/design.md. */
+static size_t queries_of_many(const search *s, const ragfast_docs *docs) {
+    return is_whole_again(s, docs) ? s->kernels->code_many / FAR_SHARE : s->kernels->code_many;
+}
+
 static size_t common_divisor(size_t a, size_t b) { return b ? common_divisor(b, a % b) : a; }
 
 /* A step that visits all of n, any few of them in a row far apart. */
@@ -293,7 +306,8 @@ static void begin_segment(search *s, size_t segment) {
     size_t n_panels;
     s->n_allowed = ragfast_count_allowed(docs, 0, docs->n_docs, &n_panels);
     s->coded = codes_serve(docs, s->n_all_queries, s->k);
-    s->many = s->coded && s->n_queries >= s->kernels->code_many;
+    s->many = s->coded && s->n_queries >= queries_of_many(s, docs);
+    s->whole_again = is_whole_again(s, docs);
     s->exact_only =
         docs->dtype == RAGFAST_F64 || s->n_allowed <= EXACT_MAX_DOCS || s->k >= (s->seen + s->n_allowed) / 2;
     s->listed = docs->allowed && (s->exact_only || (docs->norms && list_is_cheaper(s, n_panels)));
@@ -349,7 +363,7 @@ static size_t lay_out(search *s, char *block, size_t group) {
     CARVE(s->code_queries, coded ? group : 0);
     CARVE(s->query_codes, coded ? group * row : 0);
     CARVE(s->interleaved_codes, coded ? ragfast_query_code_bytes(s, group, RAGFAST_TILE_QUERIES) : 0);
-    CARVE(s->packed_codes, s->room_for_many ? ragfast_query_code_bytes(s, group, s->kernels->code_queries) : 0);
+    CARVE(s->packed_codes, s->room_for_whole ? ragfast_query_code_bytes(s, group, s->kernels->code_queries) : 0);
     CARVE(s->query_scratch, coded ? 2 * dim : 0);
     CARVE(s->given_up, coded ? group : 0);
     CARVE(s->workers, s->n_workers);
@@ -364,11 +378,13 @@ static size_t lay_out(search *s, char *block, size_t group) {
         CARVE(w->block_norms, norms || lists ? s->block_docs : 0);
         CARVE(w->rows, lists ? s->block_docs : 0);
         CARVE(w->is_listed, coded ? group : 0);
-        CARVE(w->panel_codes, s->room_for_many ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
+        CARVE(w->panel_codes, s->room_for_whole ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
+        CARVE(w->again_codes, s->room_for_whole && s->any_far ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
         CARVE(w->thresholds, coded ? group : 0);
-        CARVE(w->whole_thresholds, coded ? group : 0);
+        CARVE(w->again_thresholds, coded ? group : 0);
         CARVE(w->waiting, coded ? RAGFAST_SECOND_LOOKS : 0);
-        if (block && s->room_for_many) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
+        if (block && s->room_for_whole) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
+        if (block && s->room_for_whole && s->any_far) memset(w->again_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
     }
 #undef CARVE
     return used;
@@ -399,17 +415,18 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
         int scanned = !(docs->dtype == RAGFAST_F64 || n <= EXACT_MAX_DOCS || (s->n_segments == 1 && s->k >= n / 2));
         s->room_for_scans |= scanned;
         s->coded = scanned && codes_serve(docs, n_queries, s->k);
-        s->many = s->coded && n_queries >= s->kernels->code_many;
+        s->many = s->coded && n_queries >= queries_of_many(s, docs);
         s->room_for_codes |= s->coded;
-        s->room_for_many |= s->many;
+        s->room_for_whole |= s->many || (s->coded && is_whole_again(s, docs));
         size_t chunk = rows_of_chunk(s, n, n, n_threads, chunk_bytes_of(s, n_queries));
         size_t chunks = count_chunks(n, chunk);
         if (chunks > n_chunks) n_chunks = chunks;
     }
     if (s->any_far) s->page_bytes = ragfast_page_bytes();
     s->n_workers = ragfast_min(ragfast_min(n_threads, RAGFAST_MAX_THREADS), n_chunks);
-    /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. */
-    size_t room = s->room_for_many ? ROOM_MANY : s->room_for_codes ? ROOM_FEW : ROOM_FLOAT32;
+    /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. From a far
+     * medium the room repays itself with many queries too: a sixth fewer bytes read. */
+    size_t room = s->room_for_whole && !s->any_far ? ROOM_MANY : s->room_for_codes ? ROOM_FEW : ROOM_FLOAT32;
     if (room < (s->room_for_codes ? 4 : 1) * s->k) room = (s->room_for_codes ? 4 : 1) * s->k;
     s->capacity = s->k + room;
     if (s->capacity > n_docs + 1) s->capacity = n_docs + 1;

@@ -27,7 +27,7 @@ typedef struct code_query {
     double sum, prefix_sum;  /* of its codes, over all and over the prefix */
 } code_query;
 
-/* A query's panel that a prefix let through. */
+/* A query's panel that a prefix, or in a far segment the high plane, let through. */
 typedef struct second_look {
     uint32_t q, hits;
     size_t panel;
@@ -67,12 +67,12 @@ typedef struct search_worker {
     float *block_norms;  /* (block_docs,), where the caller has none or documents are gathered */
     uint32_t *rows;      /* (block_docs,), where the caller says which are allowed */
     /* The scan of codes. */
-    uint8_t *is_listed;                 /* (group,) */
-    uint8_t *panel_codes;               /* unpacked */
-    ragfast_code_threshold *thresholds; /* (group,), of the first look: the prefix or everything */
-    ragfast_code_threshold
-        *whole_thresholds; /* (group,), of the second look, the high plane; without a prefix unused */
-    second_look *waiting;  /* (SECOND_LOOKS,) */
+    uint8_t *is_listed;                       /* (group,) */
+    uint8_t *panel_codes;                     /* unpacked */
+    uint8_t *again_codes;                     /* those of a second look */
+    ragfast_code_threshold *thresholds;       /* (group,), of the first look: the prefix or everything */
+    ragfast_code_threshold *again_thresholds; /* (group,), of the second look, if there is one */
+    second_look *waiting;                     /* (SECOND_LOOKS,) */
     size_t n_waiting;
     int use_prefix;
     uint64_t looks, second_looks;    /* (panel, query) pairs of this chunk */
@@ -94,7 +94,7 @@ typedef struct search {
     size_t block_docs; /* that the caches hold */
     size_t n_workers;
     double gamma, underflow;
-    int room_for_codes, room_for_many, room_for_scans; /* scratch is there for */
+    int room_for_codes, room_for_whole, room_for_scans; /* scratch is there for */
 
     /* Of the segment that is being searched. */
     const ragfast_docs *docs;
@@ -104,6 +104,7 @@ typedef struct search {
     int exact_only;    /* no scan: float64 documents, or too few to repay one */
     int coded;         /* by codes as long as they repay it */
     int many;          /* codes are unpacked; else read from the high plane */
+    int whole_again;   /* far: second looks are by all eight bits, and follow the high plane too */
     int listed;        /* the float32 scan, or float64, takes rows from a list made of the bitmap */
     size_t chunk_docs; /* that a worker takes at a time: some blocks */
     size_t n_chunks, chunk_step;

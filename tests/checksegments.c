@@ -166,11 +166,12 @@ static void make_segment(world *w, size_t s, size_t n, int64_t first_id, double 
 
 static world *make_world(ragfast_dtype dtype, int l2, int with_groups, size_t most_docs) {
     static const double shares[] = {0, 0.002, 0.02, 0.3, 0.95};
-    static const size_t ks[] = {1, 3, 10, 40, 2000}, dims[] = {1, 7, 16, 33, 100, 130}, queries[] = {1, 2, 3, 13, 40};
+    static const size_t ks[] = {1, 3, 10, 40, 2000}, dims[] = {1, 7, 16, 33, 100, 130},
+                        queries[] = {1, 2, 3, 5, 13, 40};
     world *w = must(calloc(1, sizeof *w));
     *w = (world){.dtype = dtype, .l2 = l2, .grouped = with_groups, .filtered = random_below(3) != 0};
     w->dim = dims[random_below(6)];
-    w->n_queries = queries[random_below(5)];
+    w->n_queries = queries[random_below(6)];
     w->k = ks[random_below(5)];
     w->n_segments = 1 + random_below(MAX_SEGMENTS);
     w->center = must(malloc(w->dim * sizeof(float)));

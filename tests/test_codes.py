@@ -508,6 +508,15 @@ def assert_found_behind_an_equal(query: Rows, target: Rows, form: codes.Form, mo
         assert hits.stats is not None
         assert hits.stats.path.tolist() == ["int8"] * n_queries
         assert hits.ids.tolist() == [[3]] * n_queries
+    room = form.room(99, len(query), True)
+    room.encode(docs, 0, False, 1)
+    far = _kernels.Docs(docs, _kernels.row_norms(docs, False, 1)[0], ids, room, far=True)
+    for n_queries in (1, FEW, MANY):
+        queries = np.repeat(query[None], n_queries, axis=0)
+        hits = _kernels.search(queries, (far,), 1, 1.0, 1, np.dtype(np.float64).num)
+        assert hits.stats is not None
+        assert (hits.stats.by_float32 == 0).all()
+        assert hits.ids.tolist() == [[3]] * n_queries
 
 
 def on_high_grid(sign: Rows) -> Rows:

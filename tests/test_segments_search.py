@@ -392,6 +392,52 @@ def test_one_group_has_all_the_best(isa: str, coded: bool, at_most: int) -> None
             assert_finds(part, *part.expected(), found(part, all_docs(part), n_threads))
 
 
+# ---- rows on a far medium: a second look by whole codes --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+@pytest.mark.parametrize("ruled", [False, True])
+@pytest.mark.parametrize("n_queries", [1, 4, 7, 16, 31])
+def test_far_segments(isa: str, n_queries: int, ruled: bool, metric: str) -> None:
+    rng = np.random.default_rng(9)
+    rows = rng.standard_normal((3000, 80)) * np.arange(1, 81) ** -0.5
+    queries = stored(rows[:n_queries] + rng.standard_normal((n_queries, 80)) / 3, "float32")[0]
+    forms = [codes.Form(prefix=0 if metric == "l2" else 32), codes.Form(rows.mean(0).astype(np.float32)), codes.Form()]
+    masks = [rng.random(1000) < 0.8, None, rng.random(1000) < 0.05] if ruled else [None] * 3
+    groups = [rng.integers(-1, 40, 1000).astype(np.int32) if ruled else None for _ in forms]
+    parts = tuple(
+        one_part(
+            rows[i::3], np.arange(i, 3000, 3), "float16", form=forms[i], allowed=masks[i], groups=groups[i], sums=i < 2
+        )
+        for i in range(3)
+    )
+    rules = {"excluded": np.arange(n_queries, dtype=np.int32), "at_most": 2} if ruled else {}
+    problem = Problem(queries, parts, "float16", metric, 9, **rules)  # type: ignore[arg-type]
+    expected = problem.expected()
+    for far in ((True, True, True), (False, True, False), (True, False, True)):
+        mixed = replace(problem, parts=tuple(replace(p, far=f) for p, f in zip(parts, far, strict=True)))
+        docs = all_docs(mixed)
+        for n_threads in (1, 2):
+            assert_finds(mixed, *expected, found(mixed, docs, n_threads))
+
+
+@pytest.mark.parametrize(("metric", "prefix"), [("ip", 0), ("ip", 32), ("l2", 0)])
+@pytest.mark.parametrize("n_queries", [1, 3, 12])
+def test_far_segments_read_fewer_rows(isa: str, n_queries: int, metric: str, prefix: int) -> None:
+    rng = np.random.default_rng(10)
+    spread = 0.1 if metric == "ip" else 0.3
+    rows = 1 + spread * rng.standard_normal((6000, 64))  # so alike that six bits hardly tell them apart
+    queries = 1 + spread * rng.standard_normal((n_queries, 64)).astype(np.float32)
+    form = codes.Form(prefix=prefix)
+    near = Problem(queries, (one_part(rows, np.arange(6000), form=form),), "float32", metric, 10)
+    far = replace(near, parts=(replace(near.parts[0], far=True),))
+    hits = [found(problem, all_docs(problem), 1) for problem in (near, far)]
+    assert_finds(near, *near.expected(), hits[1])
+    if isa not in ("avx2", "avx512"):  # those multiply six bits alone
+        assert (hits[1].stats.by_codes == 6000).all()
+        assert hits[1].stats.rescored.sum() < 0.75 * hits[0].stats.rescored.sum()
+
+
 def test_changed_docs_are_new_docs(isa: str) -> None:
     problem, _, _ = problem_of(0)
     docs = all_docs(problem)
