@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,14 @@ MIN_CODED = 1000
 
 RowsAt: TypeAlias = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 
-_SAMPLE = 512  # rows, for the error of a form
+_SAMPLE = 512  # rows, for the error of a form and a first look at principal components
 PANEL = 32  # documents that are looked at, or passed over, together
 _PRINCIPAL_MIN_DOCS = 20_000  # below, a rotation and its choice cost more than they save
 _PRINCIPAL_MAX_DIM = 2048  # the eigenvectors of more take minutes
 _PRINCIPAL_SAMPLE = 16_384
 _PREFIX_STEP = 32
 _SECOND_LOOK = 3.0  # its cost for one query and panel, where the first look at all elements by many queries is 1
+_LEADING = 0.7  # of the energy, in half of the directions: with less no prefix pays
 _RANK = 30  # a prefix is chosen for K of about 10, while floors are still rising
 
 
@@ -73,8 +74,9 @@ def choose(n: int, dim: int, rows_at: RowsAt, *, with_prefix: bool = True) -> Fo
         slacks = [_slack(form, rows) for form in forms]
     best = int(np.argmin(slacks))
     chosen = forms[best if slacks[best] < 0.9 * slacks[0] else 0]
-    if with_prefix and n >= max(_PRINCIPAL_MIN_DOCS, 16 * dim) and 4 * _PREFIX_STEP <= dim <= _PRINCIPAL_MAX_DIM:
-        return _principal(n, dim, rows_at) or chosen
+    rotated = with_prefix and n >= max(_PRINCIPAL_MIN_DOCS, 16 * dim)
+    if rotated and 4 * _PREFIX_STEP <= dim <= _PRINCIPAL_MAX_DIM and _may_lead(rows - mean):
+        return _principal(n, dim, rows_at) or chosen  # which takes as long as to encode some 300,000 documents
     return chosen
 
 
@@ -89,6 +91,19 @@ def _slack(form: Form, rows: NDArray[np.float64]) -> float:
     return float(lost * np.linalg.norm(z, axis=1).mean())
 
 
+def _may_lead(centered: NDArray[np.float64]) -> bool:
+    """Whether half of the principal components may hold :data:`_LEADING` of the energy, as few rows tell.
+
+    Eigenvalues of sum t and sum of squares f have a greater half of at most (t + sqrt(D f - t^2)) / 2, by Cauchy and
+    Schwarz. f is the mean square of inner products of different rows; with those of equal rows it would be too great.
+    """
+    products = centered @ centered.T
+    m, squares = len(products), np.diagonal(products).copy()
+    t = squares.mean()
+    f = (np.square(products).sum() - np.square(squares).sum()) / (m * (m - 1))
+    return bool(t + np.sqrt(max(0.0, centered.shape[1] * f - t * t)) >= 2 * _LEADING * t)
+
+
 def _principal(n: int, dim: int, rows_at: RowsAt) -> Form | None:
     """Codes in the basis of the principal components, if most documents can be passed over after a prefix of them."""
     starts = np.linspace(0, n - PANEL, _PRINCIPAL_SAMPLE // PANEL).astype(int)  # whole panels, as a scan meets them
@@ -99,7 +114,7 @@ def _principal(n: int, dim: int, rows_at: RowsAt) -> Form | None:
     centered = rows - center
     energies, vectors_of = np.linalg.eigh(centered.T @ centered)
     energies, rotation = energies[::-1], np.ascontiguousarray(vectors_of.T[::-1], np.float32)
-    if not energies.sum() > 0 or energies[: dim // 2].sum() < 0.7 * energies.sum():
+    if not energies.sum() > 0 or energies[: dim // 2].sum() < _LEADING * energies.sum():
         return None
     y = centered @ rotation.T
     asked = np.arange(0, len(rows), len(rows) // 64)
@@ -108,16 +123,25 @@ def _principal(n: int, dim: int, rows_at: RowsAt) -> Form | None:
     scores[np.arange(len(asked)), asked] = -np.inf  # a document is not its own answer
     rank = max(1, round(_RANK * len(rows) / n))
     floors = np.partition(scores, -rank, axis=1)[:, -rank]
-    costs = {}
-    for prefix in range(_PREFIX_STEP, dim, _PREFIX_STEP):
-        beyond = np.linalg.norm(z[:, prefix:], axis=1)[:, None] * np.linalg.norm(y[:, prefix:], axis=1)
-        error = 0.04 * np.linalg.norm(z, axis=1)[:, None] * np.linalg.norm(y, axis=1)
-        reached = z[:, :prefix] @ y[:, :prefix].T + base[:, None] + beyond + error >= floors[:, None]
-        panels = reached.reshape(len(asked), -1, PANEL).any(axis=2).mean()
-        costs[prefix] = prefix / dim + _SECOND_LOOK * float(panels)
-    prefix = min(costs, key=costs.__getitem__)
-    if costs[prefix] > 0.75:
+    z_beyond, y_beyond = _lengths_beyond(z), _lengths_beyond(y)
+    missing = floors[:, None] - base[:, None] - 0.04 * z_beyond[:, :1] * y_beyond[:, 0]
+    least, prefix = 0.75, 0
+    for step, tried in enumerate(range(_PREFIX_STEP, dim, _PREFIX_STEP), 1):
+        if tried / dim >= least:
+            break
+        reached = z[:, :tried] @ y[:, :tried].T + z_beyond[:, step, None] * y_beyond[:, step] >= missing
+        cost = tried / dim + _SECOND_LOOK * float(reached.reshape(len(asked), -1, PANEL).any(axis=2).mean())
+        if cost < least:
+            least, prefix = cost, tried
+    if prefix == 0:
         return None
     exact = rotation.astype(np.float64)
     error = float(np.linalg.norm(exact.T @ exact - np.eye(dim))) * (1 + 1e-9) + dim * dim * 2.0**-52
     return Form(center, None, rotation, error, prefix) if error < 0.01 else None
+
+
+def _lengths_beyond(x: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """|x[:, i:]| for i = 0, _PREFIX_STEP, ...: (n, number of steps)."""
+    squares = np.add.reduceat(np.square(x), np.arange(0, x.shape[1], _PREFIX_STEP), axis=1)
+    lengths: NDArray[np.floating[Any]] = np.sqrt(np.cumsum(squares[:, ::-1], axis=1)[:, ::-1])
+    return lengths

@@ -100,6 +100,10 @@ class Names:
         known = np.flatnonzero(self._found(strings) >= 0)
         if known.size:
             raise ValueError(f"ids: expected ids that the index does not hold, got {strings[known[0]]!r:.80}")
+        return self.append_read(strings)
+
+    def append_read(self, strings: list[str]) -> NDArray[np.int64]:
+        """:meth:`append` of what :meth:`read` returned and :meth:`find` does not know, which is not looked at again."""
         first = self.next_key
         self._strings.extend(strings, len(self))  # before any key can be found
         self._added.update(zip(strings, range(first, first + len(strings)), strict=True))
@@ -127,6 +131,8 @@ class Names:
 
     def _found(self, strings: Sequence[str]) -> NDArray[np.int64]:
         stored, added = self._stored(), self._added
+        if not stored:
+            return np.array([added.get(string, NO_DOCUMENT) for string in strings], np.int64)
         return np.array([added.get(string, stored.get(string, NO_DOCUMENT)) for string in strings], np.int64)
 
     def find(self, x: object) -> NDArray[np.int64]:

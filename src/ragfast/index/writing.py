@@ -104,7 +104,7 @@ class Writer:
         if strings is not None:
             assert keys is not None
             unnamed = keys < 0
-            contents, keys = _with_names(contents, strings)
+            contents, keys = _with_names(contents, strings, keys)
             new = np.concatenate([new, keys[unnamed]])  # greater than all before
         if keys is not None and _consecutive(keys):
             first_id, keys = int(keys[0]), None
@@ -139,7 +139,7 @@ class Writer:
         if numbering != "numbered":
             contents = contents._replace(next_id=contents.next_id + n)
         if strings is not None:
-            contents, keys = _with_names(contents, strings)
+            contents, keys = _with_names(contents, strings, keys)
         rows = documents.rows(keys, encoded(contents, values))
         segments = self._appended(now, segments, rows, 0, contents)
         if self._taken is not None:
@@ -395,12 +395,15 @@ def _keys(contents: Contents, strings: list[str]) -> NDArray[np.int64]:
     return np.full(len(strings), -1, np.int64) if contents.names is None else contents.names.find(strings)
 
 
-def _with_names(contents: Contents, strings: list[str]) -> tuple[Contents, NDArray[np.int64]]:
-    """The keys of strings, those that are new being given one."""
+def _with_names(contents: Contents, strings: list[str], keys: NDArray[np.int64]) -> tuple[Contents, NDArray[np.int64]]:
+    """The keys of strings, those that are new being given one; keys is what :func:`_keys` returned."""
     names = Names() if contents.names is None else contents.names
-    keys = names.find(strings)
     new = np.flatnonzero(keys < 0)
-    keys[new] = names.append([strings[i] for i in new.tolist()])
+    if len(new) < len(keys):
+        keys = keys.copy()
+        keys[new] = names.append_read([strings[i] for i in new.tolist()])
+    else:
+        keys = names.append_read(strings)
     return contents._replace(names=names), keys
 
 
