@@ -8,7 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL = RAGFAST_PANEL_DOCS, TILE = RAGFAST_TILE_QUERIES };
+enum {
+    PANEL = RAGFAST_PANEL_DOCS,
+    TILE = RAGFAST_TILE_QUERIES,
+    INLINE_WORK = 1 << 18 /* elements below which waking a thread costs more than it brings: 100 us of one */
+};
 
 /* Rows whose largest element lies outside are not coded: scale and its reciprocal stay far from the ends of float32. */
 #define LEAST_CODED 0x1p-60f
@@ -178,6 +182,7 @@ ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, c
     if (first == n_docs) return RAGFAST_OK;
     size_t n_chunks = (n_docs + PANEL - 1) / PANEL - first / PANEL;
     if (n_threads == 0) n_threads = ragfast_get_num_threads();
+    if (!codes->rotation && (n_docs - first) * dim < INLINE_WORK) n_threads = 1;
     size_t n_workers = ragfast_min(ragfast_min((size_t)n_threads, RAGFAST_MAX_THREADS), n_chunks);
     encode_job job = {.kernels = ragfast_current_kernels(),
                       .codes = codes,

@@ -733,38 +733,3 @@ def test_stats_tell_the_path() -> None:
     assert exact.rescored.tolist() == [50]
     assert exact.by_codes.tolist() == [0]
     assert exact.prefix == 0
-
-
-# ---- the choice of a form ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("decay", "led"), [(1000.0, False), (12.0, True)])
-def test_principal_components_are_looked_for_where_they_may_lead(
-    decay: float, led: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dim, looked = 128, []
-    docs = normal(1, 20_000, dim) * np.exp(-np.arange(dim) / decay).astype(np.float32)
-    principal = codes._principal
-    monkeypatch.setattr(codes, "_principal", lambda *given: looked.append(given) or principal(*given))
-    form = codes.choose(len(docs), dim, lambda numbers: docs[numbers])
-    assert bool(looked) == led
-    assert (form.prefix > 0) == (form.rotation is not None) == led
-
-
-@given(st.integers(1, 100), st.floats(0, 3), st.integers(0, 2**32 - 1))
-@settings(max_examples=50)
-def test_leading_components_are_never_missed(rank: int, power: float, seed: int) -> None:
-    """Of rows that are their own population, whose energies are then known."""
-    dim, rng = 96, np.random.default_rng(seed)
-    spread = np.arange(1.0, dim + 1) ** -power * (np.arange(dim) < rank)
-    rows = rng.standard_normal((2000, dim)) * spread
-    energies = np.sort(spread**2)[::-1]
-    if energies[: dim // 2].sum() > 1.05 * codes._LEADING * energies.sum():
-        assert codes._may_lead(rows)
-    assert not codes._may_lead(rng.standard_normal((2000, dim)))
-
-
-def test_lengths_beyond_each_prefix() -> None:
-    x = normal(1, 7, 150)
-    expected = np.stack([length(x[:, first:]) for first in range(0, 150, 32)], axis=1)
-    np.testing.assert_allclose(codes._lengths_beyond(x), expected, rtol=1e-6)

@@ -49,11 +49,12 @@ class Form:
         )
 
 
-def choose(n: int, dim: int, rows_at: RowsAt, *, with_prefix: bool = True) -> Form:
+def choose(n: int, dim: int, rows_at: RowsAt, *, with_prefix: bool = True, at_hand: Form | None = None) -> Form:
     """The form whose bound is narrowest for queries that are like the documents, as far as a sample of them tells.
 
     rows_at(numbers below n) gives float32 rows (m, dim). with_prefix: also forms that look at a prefix first, which
-    do not serve distances.
+    do not serve distances. at_hand is one that codes are of already: it stays where it is nearly as good as another
+    without a prefix, so that they need not be made again.
     """
     rows = rows_at(np.arange(0, n, max(1, n // _SAMPLE))[:_SAMPLE]).astype(np.float64)
     mean, plain = rows.mean(axis=0), Form()
@@ -72,8 +73,11 @@ def choose(n: int, dim: int, rows_at: RowsAt, *, with_prefix: bool = True) -> Fo
             if weight.min() < weight.max():
                 forms += [Form(form.center, weight) for form in forms if form.weight is None]
         slacks = [_slack(form, rows) for form in forms]
-    best = int(np.argmin(slacks))
-    chosen = forms[best if slacks[best] < 0.9 * slacks[0] else 0]
+        best = int(np.argmin(slacks))
+        best = best if slacks[best] < 0.9 * slacks[0] else 0
+        chosen = forms[best]
+        if at_hand is not None and at_hand.rotation is None and 0.9 * _slack(at_hand, rows) <= slacks[best]:
+            chosen = at_hand
     rotated = with_prefix and n >= max(_PRINCIPAL_MIN_DOCS, 16 * dim)
     if rotated and 4 * _PREFIX_STEP <= dim <= _PRINCIPAL_MAX_DIM and _may_lead(rows - mean):
         return _principal(n, dim, rows_at) or chosen  # which takes as long as to encode some 300,000 documents

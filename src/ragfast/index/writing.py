@@ -248,9 +248,10 @@ class Writer:
             return last
         n = sum(s.n for s in segments)
         if self._form is None or not self._form_docs < GROWN * n < GROWN**2 * self._form_docs:
-            self._form = _form(now, segments)
+            self._form = _form(now, segments, self._form)
             self._form_docs = n
-            if last.room.codes is not None and 2 * last.n >= n:  # its own are of a form for few: once more, as a whole
+            if last.room.codes is not None and last.room.form is not self._form and 2 * last.n >= n:
+                # Its own are of a form for few: once more, as a whole.
                 last = replace(last, room=replace(last.room, codes=None))
         return last.encoded(first, self._form, now.scan == "int8")
 
@@ -328,7 +329,7 @@ def _part(rows: Rows, first: int, end: int) -> Rows:
     )
 
 
-def _form(now: Snapshot, segments: Sequence[Segment]) -> codes.Form:
+def _form(now: Snapshot, segments: Sequence[Segment], at_hand: codes.Form | None) -> codes.Form:
     """Chosen from rows of all segments."""
     ends = np.cumsum([s.n for s in segments])
 
@@ -338,7 +339,7 @@ def _form(now: Snapshot, segments: Sequence[Segment]) -> codes.Form:
         parts = [segments[i].vectors[numbers[of == i] - (ends[i] - segments[i].n)] for i in used]
         return arrays.widen(np.concatenate(parts), now.dtype)
 
-    return codes.choose(int(ends[-1]), now.dim, rows_at, with_prefix=now.metric != "l2")
+    return codes.choose(int(ends[-1]), now.dim, rows_at, with_prefix=now.metric != "l2", at_hand=at_hand)
 
 
 def _without(segments: Sequence[Segment], keys: NDArray[np.int64]) -> tuple[list[Segment], NDArray[np.bool_]]:
