@@ -1,5 +1,4 @@
-/* What the C checks share: checkkernels.c has it, with main, inner products and search; checklse.c has log-sum-exp,
- * checklogits.c the kernels of logits, checkcodes.c those of codes. */
+/* What the C checks share, which checkkernels.c has with main, and what main calls in the files of its subjects. */
 #ifndef CHECKKERNELS_H
 #define CHECKKERNELS_H
 
@@ -32,7 +31,27 @@ size_t random_below(size_t n);
 double random_unit(void); /* from -1 to below 1 */
 
 int same_bits(double a, double b);
+
+extern const char *const dtype_names[]; /* by ragfast_dtype */
 double value_of_16_bits(uint16_t x, ragfast_dtype dtype);
+size_t element_size(ragfast_dtype dtype);
+ragfast_dtype query_dtype(ragfast_dtype dtype); /* of queries, by that of documents */
+double element(const void *x, size_t i, ragfast_dtype dtype);
+
+/* The canonical score, from the contract in internal.h: 16 lanes, then 16 -> 8 -> 4 -> 2 -> 1. dtype is of documents. */
+double canonical_score(const void *query, const void *doc, size_t dim, ragfast_dtype dtype, int l2);
+
+/* In checkdot.c: inner products and the float32 tiles of a scan. */
+void check_dot_kernels(const ragfast_kernels *kernels);
+void bench_dot_kernels(const ragfast_kernels *kernels);
+
+/* In checksearch.c: norms, and searches of one segment. */
+void check_row_norms(void);
+void check_searches(int threads_only);
+void check_callers(void); /* many at once, and one with a floating-point environment of its own */
+
+/* In checkrefusals.c: what searching, encoding and norms refuse. */
+void check_search_refusals(void);
 
 /* In checklse.c. */
 void check_lse_kernels(const ragfast_kernels *kernels);

@@ -1,30 +1,6 @@
 /* Checks float64 scores of rows, the half squares that codes carry for distances, and checksums. */
 #include "checkkernels.h"
 
-static const char *const names[] = {"float32", "float64", "float16", "bfloat16"}; /* by ragfast_dtype */
-
-static size_t element_size(ragfast_dtype dtype) { return dtype == RAGFAST_F64 ? 8 : dtype == RAGFAST_F32 ? 4 : 2; }
-
-static double element(const void *x, size_t i, ragfast_dtype dtype) {
-    if (dtype == RAGFAST_F64) return ((const double *)x)[i];
-    return dtype == RAGFAST_F32 ? (double)((const float *)x)[i] : value_of_16_bits(((const uint16_t *)x)[i], dtype);
-}
-
-static ragfast_dtype query_dtype(ragfast_dtype dtype) { return dtype == RAGFAST_F64 ? RAGFAST_F64 : RAGFAST_F32; }
-
-/* The canonical score, from the contract in internal.h. dtype is of documents. */
-static double canonical_score(const void *query, const void *doc, size_t dim, ragfast_dtype dtype, int l2) {
-    double lanes[16] = {0};
-    for (size_t i = 0; i < dim; i++) { /* a compiler that contracts must not here */
-        double x = element(query, i, query_dtype(dtype)), y = element(doc, i, dtype);
-        volatile double difference = x - y, term = l2 ? difference * difference : x * y;
-        lanes[i % 16] += term;
-    }
-    for (size_t half = 8; half > 0; half /= 2)
-        for (size_t l = 0; l < half; l++) lanes[l] += lanes[l + half];
-    return l2 ? 0 - lanes[0] : lanes[0];
-}
-
 /* ---- data -------------------------------------------------------------------------------------------------------- */
 
 enum { UNIFORM, NEAR, EQUAL, WIDE, TINY, GREATEST, N_KINDS };
@@ -77,8 +53,8 @@ static void fill_pair(void *query, void *doc, size_t dim, ragfast_dtype dtype, i
 
 /* n rows, each of which ends where a page does, and some of them the same. */
 static void check_rows(const ragfast_kernels *kernels, size_t n, size_t dim, ragfast_dtype dtype, int l2, int kind) {
-    WHERE("%s %s of %zu rows, D %zu, %s, %s", kernels->name, l2 ? "distances" : "inner products", n, dim, names[dtype],
-          kind_names[kind]);
+    WHERE("%s %s of %zu rows, D %zu, %s, %s", kernels->name, l2 ? "distances" : "inner products", n, dim,
+          dtype_names[dtype], kind_names[kind]);
     size_t query_bytes = dim * element_size(query_dtype(dtype)), bytes = dim * element_size(dtype);
     void *query = input(query_bytes), *docs[RAGFAST_SCORED_ROWS];
     const void *rows[RAGFAST_SCORED_ROWS], *ahead[RAGFAST_SCORED_ROWS];
@@ -143,7 +119,7 @@ void check_score_kernels(const ragfast_kernels *kernels) {
 /* ---- half squares, alone and in codes ----------------------------------------------------------------------------- */
 
 static void check_half_squares(size_t n, size_t dim, ragfast_dtype dtype, int n_threads) {
-    WHERE("%s half squares, N %zu, D %zu, %s, %d threads", ragfast_isa(), n, dim, names[dtype], n_threads);
+    WHERE("%s half squares, N %zu, D %zu, %s, %d threads", ragfast_isa(), n, dim, dtype_names[dtype], n_threads);
     size_t bytes = n * dim * element_size(dtype), wrong = 0;
     void *rows = input(bytes);
     for (size_t i = 0; i < n * dim; i++) put(rows, i, random_unit(), dtype);
@@ -232,7 +208,7 @@ static void check_refused_half_squares(void) {
 
 static void check_gathered(size_t n_queries, size_t k, size_t n, size_t dim, ragfast_dtype dtype, int n_threads) {
     WHERE("%s distances of chosen documents, B %zu, K %zu, D %zu, %s, %d threads", ragfast_isa(), n_queries, k, dim,
-          names[dtype], n_threads);
+          dtype_names[dtype], n_threads);
     size_t bytes = n * dim * element_size(dtype), row = dim * element_size(query_dtype(dtype)), wrong = 0;
     void *vectors = input(bytes);
     char *queries = input(n_queries * row);

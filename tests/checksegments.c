@@ -29,13 +29,6 @@ typedef struct world {
     int64_t *ids;
 } world;
 
-static size_t bytes_of(ragfast_dtype dtype) { return dtype == RAGFAST_F64 ? 8 : dtype == RAGFAST_F32 ? 4 : 2; }
-
-static double get(const void *x, size_t i, ragfast_dtype dtype) {
-    if (dtype == RAGFAST_F64) return ((const double *)x)[i];
-    return dtype == RAGFAST_F32 ? (double)((const float *)x)[i] : value_of_16_bits(((const uint16_t *)x)[i], dtype);
-}
-
 /* Eighths from -2 to 2, or a little more in float32 and float64: exact in 16 bits, with many ties. */
 static void put(void *x, size_t i, int many_ties, ragfast_dtype dtype) {
     double value = (double)random_below(33) / 8 - 2;
@@ -51,21 +44,6 @@ static void put(void *x, size_t i, int many_ties, ragfast_dtype dtype) {
     ((uint16_t *)x)[i] = dtype == RAGFAST_BF16 ? (uint16_t)(bits >> 16) : half;
 }
 
-/* The 16 lanes of score_rows in internal.h. */
-static double canonical(const void *query, size_t q, const void *docs, size_t row, size_t dim, ragfast_dtype dtype,
-                        int l2) {
-    volatile double lanes[16] = {0}; /* nothing is fused */
-    for (size_t e = 0; e < dim; e++) {
-        double a = get(query, q * dim + e, dtype == RAGFAST_F64 ? RAGFAST_F64 : RAGFAST_F32);
-        double b = get(docs, row * dim + e, dtype);
-        volatile double difference = a - b, product = l2 ? difference * difference : a * b;
-        lanes[e % 16] = lanes[e % 16] + product;
-    }
-    for (size_t half = 8; half > 0; half /= 2)
-        for (size_t l = 0; l < half; l++) lanes[l] = lanes[l] + lanes[l + half];
-    return l2 ? 0 - lanes[0] : lanes[0];
-}
-
 static int by_score_then_id(const void *a, const void *b) {
     const ranked *x = a, *y = b;
     if (x->score != y->score) return x->score > y->score ? -1 : 1;
@@ -73,6 +51,7 @@ static int by_score_then_id(const void *a, const void *b) {
 }
 
 static void rank(world *w) {
+    size_t row_bytes = w->dim * element_size(w->dtype), query_bytes = w->dim * element_size(query_dtype(w->dtype));
     ranked *all = must(malloc((w->n_docs + 1) * sizeof *all));
     for (size_t q = 0; q < w->n_queries; q++) {
         size_t n = 0, found = 0, taken[N_GROUPS] = {0};
@@ -82,8 +61,10 @@ static void rank(world *w) {
                 int32_t group = docs->groups ? docs->groups[row] : -1;
                 if (docs->allowed && !(docs->allowed[row / 32] >> row % 32 & 1)) continue;
                 if (w->excluded && w->excluded[q] >= 0 && w->excluded[q] == group) continue;
-                all[n++] = (ranked){canonical(w->queries, q, docs->vectors, row, w->dim, w->dtype, w->l2),
-                                    docs->ids ? docs->ids[row] : docs->first_id + (int64_t)row, group};
+                all[n++] =
+                    (ranked){canonical_score((const char *)w->queries + q * query_bytes,
+                                             (const char *)docs->vectors + row * row_bytes, w->dim, w->dtype, w->l2),
+                             docs->ids ? docs->ids[row] : docs->first_id + (int64_t)row, group};
             }
         qsort(all, n, sizeof *all, by_score_then_id);
         for (size_t i = 0; i < n && found < w->k; i++) {
@@ -110,7 +91,7 @@ static uint32_t *make_bitmap(size_t n_docs, double share, int in_a_row) {
 }
 
 static void make_segment(world *w, size_t s, size_t n, int64_t first_id, double share, int near_duplicates) {
-    size_t dim = w->dim, bytes = n * dim * bytes_of(w->dtype), bad_row;
+    size_t dim = w->dim, bytes = n * dim * element_size(w->dtype), bad_row;
     void *vectors = input(bytes);
     for (size_t i = 0; i < n * dim; i++) {
         put(vectors, i, random_below(2) != 0, w->dtype);
@@ -141,7 +122,7 @@ static void make_segment(world *w, size_t s, size_t n, int64_t first_id, double 
     }
     if (random_below(2)) {
         uint32_t *sums = input(n * sizeof *sums);
-        check(!ragfast_row_sums(sums, vectors, n, dim * bytes_of(w->dtype), 1), "ragfast_row_sums failed");
+        check(!ragfast_row_sums(sums, vectors, n, dim * element_size(w->dtype), 1), "ragfast_row_sums failed");
         docs.row_sums = sums;
     }
     if (w->filtered) docs.allowed = make_bitmap(n, share, (int)random_below(2));
@@ -176,10 +157,9 @@ static world *make_world(ragfast_dtype dtype, int l2, int with_groups, size_t mo
     w->n_segments = 1 + random_below(MAX_SEGMENTS);
     w->center = must(malloc(w->dim * sizeof(float)));
     for (size_t e = 0; e < w->dim; e++) w->center[e] = (float)random_unit();
-    size_t n_queries = w->n_queries, query_bytes = n_queries * w->dim * (dtype == RAGFAST_F64 ? 8 : 4);
+    size_t n_queries = w->n_queries, query_bytes = n_queries * w->dim * element_size(query_dtype(dtype));
     w->queries = input(query_bytes);
-    for (size_t i = 0; i < n_queries * w->dim; i++)
-        put(w->queries, i, random_below(2) != 0, dtype == RAGFAST_F64 ? RAGFAST_F64 : RAGFAST_F32);
+    for (size_t i = 0; i < n_queries * w->dim; i++) put(w->queries, i, random_below(2) != 0, query_dtype(dtype));
     double share = shares[random_below(5)];
     for (size_t s = 0; s < w->n_segments; s++) {
         size_t n = random_below(5) ? random_below(most_docs) : random_below(4) * 32;
@@ -201,7 +181,7 @@ static void free_world(world *w) {
     for (size_t s = 0; s < w->n_segments; s++) {
         const ragfast_docs *docs = &w->segments[s];
         size_t n = docs->n_docs;
-        input_free((void *)docs->vectors, n * w->dim * bytes_of(w->dtype));
+        input_free((void *)docs->vectors, n * w->dim * element_size(w->dtype));
         if (docs->norms) input_free((void *)docs->norms, n * sizeof *docs->norms);
         if (docs->ids) input_free((void *)docs->ids, n * sizeof *docs->ids);
         if (docs->half_squares) input_free((void *)docs->half_squares, n * sizeof *docs->half_squares);
@@ -213,7 +193,7 @@ static void free_world(world *w) {
         input_free(w->codes[s].low, w->codes_size[s][1]);
         input_free(w->codes[s].bounds, w->codes_size[s][2]);
     }
-    input_free(w->queries, w->n_queries * w->dim * (w->dtype == RAGFAST_F64 ? 8 : 4));
+    input_free(w->queries, w->n_queries * w->dim * element_size(query_dtype(w->dtype)));
     if (w->excluded) input_free(w->excluded, w->n_queries * sizeof *w->excluded);
     free(w->center);
     free(w->scores);
@@ -313,7 +293,7 @@ static void check_damage(void) {
         world *w = make_world((ragfast_dtype)(i % 4), i / 4 % 2 != 0, 0, 700);
         for (size_t s = 0; s < w->n_segments; s++) {
             ragfast_docs *docs = &w->segments[s];
-            size_t bytes = w->dim * bytes_of(w->dtype), n = docs->n_docs;
+            size_t bytes = w->dim * element_size(w->dtype), n = docs->n_docs;
             if (n == 0 || !docs->row_sums || !w->n_docs) continue;
             /* The document that a search for all of them must look at: allowed, and k is all. */
             size_t row = random_below(n), at = row * bytes + random_below(bytes);

@@ -14,6 +14,8 @@ from logit_types import MOST_ULPS
 import ragfast
 from ragfast import _kernels
 
+pytest.register_assert_rewrite("code_cases", "nll_cases")  # helpers whose asserts are those of many tests
+
 # The level is part of the test's parameters, not of the example: a fixture that lasts for all examples is meant.
 # Derandomized, a commit has one verdict; what new examples find is looked for with `--hypothesis-profile=explore`.
 hypothesis.settings.register_profile(
@@ -50,6 +52,20 @@ def kind(request: pytest.FixtureRequest) -> str:
     """A type of logits; bfloat16 where ml_dtypes brings it to NumPy."""
     if request.param == "bfloat16":
         pytest.importorskip("ml_dtypes")
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(params=[False, True], ids=["sequence", "token"])
+def by_token(request: pytest.FixtureRequest) -> bool:
+    """Which of a pair of functions: RAG-Sequence's, then RAG-Token's."""
+    chosen: bool = request.param
+    return chosen
+
+
+@pytest.fixture(params=["sequence", "token"])
+def variant(request: pytest.FixtureRequest) -> str:
+    """by_token, as a name."""
     chosen: str = request.param
     return chosen
 

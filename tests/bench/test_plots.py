@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from bench import sample
-from ragfast.bench import plots, words
+from ragfast.bench import drawing, plots, words
 from ragfast.bench.results import Result, Run, Task
 
 RUN = sample.run()
@@ -66,10 +66,10 @@ def test_lines_that_are_named_are_few(figures: list[Figure]) -> None:
             *(f"peer {i}" for i in range(6)),
             "rounded 0",
             "rounded 1",
-            plots.OTHERS,
+            drawing.OTHERS,
         ]
     )
-    grey = [line for line in axes.lines if line.get_color() == plots.FAINT]
+    grey = [line for line in axes.lines if line.get_color() == drawing.FAINT]
     assert len(axes.lines) == 15
     assert len(grey) == 4
     assert {round(line.get_ydata()[0] * 1e3) for line in grey} == {10, 11, 12, 4}
@@ -96,7 +96,7 @@ def test_a_contender_has_one_colour_in_every_plot(figures: list[Figure]) -> None
 
 def test_the_roofline(figures: list[Figure]) -> None:
     axes = axes_by_title(RUN, figures)["Roofline: how near to the machine's limits"]
-    limits = [line for line in axes.lines if line.get_color() == plots.INK]
+    limits = [line for line in axes.lines if line.get_color() == drawing.INK]
     machine = sample.MACHINE
     for line, peak in zip(limits, sorted(machine.peaks.values()), strict=True):
         low, ridge, high = line.get_xdata()
