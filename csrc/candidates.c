@@ -14,12 +14,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum {
-    BATCH = RAGFAST_SCORED_ROWS,
-    MAX_FETCHED = 16
-        << 10 /* bytes of a row, of which a batch is worked on and another fetched in the second-level cache;
-                              what is longer the hardware foresees */
-};
+/* MAX_FETCHED: bytes of a row up to which a batch is worked on while another comes, both in the second-level cache; longer ones the
+ * hardware foresees. */
+enum { BATCH = RAGFAST_SCORED_ROWS, MAX_FETCHED = 16 << 10 };
 
 static void raise_floor(search *s, size_t q, double floor) {
     double seen = ragfast_floor_of(s, q);
