@@ -126,7 +126,7 @@ static void sort_by_group(const search *s, ragfast_candidate *items, size_t n) {
 }
 
 static group_floor *group_floor_of(const search *s, size_t q, size_t worker, int32_t group) {
-    return s->group_floors + (q * s->n_workers + worker) * RAGFAST_GROUP_FLOORS + group % RAGFAST_GROUP_FLOORS;
+    return s->group_floors + (q * s->n_workers + worker) * s->n_group_floors + (size_t)group % s->n_group_floors;
 }
 
 /* Whether at_most others of its group are certainly before a row, as far as this worker remembers. */

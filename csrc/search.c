@@ -16,12 +16,13 @@ enum {
     PANEL = RAGFAST_PANEL_DOCS,
     BLOCK_BYTES = 256 << 10, /* documents of a block: it, its packed copy and the next block share a 1 MB cache */
     CHUNK_BYTES = 4 << 20,   /* documents a thread takes at a time, as float32 */
-    GROUP_BYTES = 64 << 20,  /* candidates of the queries that one pass over the documents serves */
+    GROUP_BYTES = 64 << 20,  /* candidates and group floors of the queries that one pass over the documents serves */
     EXACT_MAX_DOCS = 64,     /* up to here scanning first saves nothing */
     EXACT_MAX_QUERIES = 2,   /* and of rows that are read one by one anyway, up to here */
     ROOM_FLOAT32 = 64,       /* candidates beyond k that a query may hold on a worker */
     ROOM_MANY = 256,
     ROOM_FEW = 1024,
+    MIN_GROUP_FLOORS = 16,
     MIN_CODED = 4000, /* documents from which codes repay preparing queries and looking twice; and for one query */
     MIN_CODED_ONE = 1000,
     FAR_SHARE = 4,         /* by which far segments need fewer queries to repay unpacking */
@@ -190,9 +191,8 @@ static ragfast_status prepare_queries(search *s) {
         atomic_init(&s->floors[q], -INFINITY);
     }
     for (size_t i = 0; i < s->n_workers; i++) memset(s->workers[i].slots, 0, s->n_queries * sizeof(query_slot));
-    for (size_t i = 0; i < s->n_queries * s->n_workers && s->at_most; i++)
-        for (size_t j = 0; j < RAGFAST_GROUP_FLOORS; j++)
-            s->group_floors[i * RAGFAST_GROUP_FLOORS + j] = (group_floor){.group = -1};
+    for (size_t i = 0; i < s->n_queries * s->n_workers * s->n_group_floors; i++)
+        s->group_floors[i] = (group_floor){.group = -1};
     s->prepared = NULL;
     s->seen = 0;
     return RAGFAST_OK;
@@ -356,7 +356,7 @@ static size_t lay_out(search *s, char *block, size_t group) {
         used += ((count) * sizeof *(field) + 63) / 64 * 64;                                                            \
     } while (0)
     CARVE(s->candidates, group * s->n_workers * s->capacity);
-    CARVE(s->group_floors, s->at_most ? group * s->n_workers * RAGFAST_GROUP_FLOORS : 0);
+    CARVE(s->group_floors, group * s->n_workers * s->n_group_floors);
     CARVE(s->floors, group);
     CARVE(s->query_norms, group);
     CARVE(s->query_squares, group);
@@ -430,6 +430,7 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
     if (room < (s->room_for_codes ? 4 : 1) * s->k) room = (s->room_for_codes ? 4 : 1) * s->k;
     s->capacity = s->k + room;
     if (s->capacity > n_docs + 1) s->capacity = n_docs + 1;
+    if (s->at_most) s->n_group_floors = s->k > MIN_GROUP_FLOORS ? s->k : MIN_GROUP_FLOORS;
 }
 
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
@@ -461,7 +462,8 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     plan(&s, n_queries, n_docs, (size_t)n_threads);
 
     /* As many queries a pass as memory allows, in even groups. */
-    size_t group = GROUP_BYTES / (s.capacity * s.n_workers * sizeof(ragfast_candidate));
+    size_t query_bytes = s.capacity * sizeof(ragfast_candidate) + s.n_group_floors * sizeof(group_floor);
+    size_t group = GROUP_BYTES / (s.n_workers * query_bytes);
     if (group < 1) group = 1;
     size_t n_groups = (n_queries + group - 1) / group;
     group = (n_queries + n_groups - 1) / n_groups;

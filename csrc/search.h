@@ -47,13 +47,12 @@ static inline size_t ragfast_row_of(const doc_block *block, size_t j) {
 }
 
 /* What a document of a group must reach: at_most others of it are certainly as good. Without these, where fewer than k
- * documents qualify and so no floor rises, all would be kept and sorted. Few groups are remembered, by their last digits. */
+ * documents qualify and so no floor rises, all would be kept and sorted: of fewer than k groups then, so that with k places
+ * those numbered one after the other never overwrite each other's. */
 typedef struct group_floor {
     double lower;
     int32_t group; /* -1: none yet */
 } group_floor;
-
-enum { RAGFAST_GROUP_FLOORS = 16 };
 
 /* What one worker has to itself. */
 typedef struct search_worker {
@@ -111,9 +110,10 @@ typedef struct search {
     size_t n_seeds;                /* rows rescored beforehand, for a floor to begin with */
     const ragfast_codes *prepared; /* the form that queries are prepared for, or NULL */
 
+    size_t n_group_floors;         /* of a query on a worker: k, but not very few; 0 without at_most */
     size_t capacity;               /* candidates a query may hold on one worker: k and room beyond */
     ragfast_candidate *candidates; /* (group, workers, capacity) */
-    group_floor *group_floors;     /* (group, workers, GROUP_FLOORS), for at_most */
+    group_floor *group_floors;     /* (group, workers, n_group_floors) */
     _Atomic double *floors;        /* (group,) */
     double *query_norms;           /* (group,) */
     double *query_squares;         /* (group,), by inner_f64, for distances */

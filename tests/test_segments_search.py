@@ -630,14 +630,15 @@ def test_a_prefix_where_little_is_allowed(isa: str) -> None:
 
 
 @pytest.mark.parametrize("coded", [False, True])
-@pytest.mark.parametrize("n_groups", [1, 3, 40])
+@pytest.mark.parametrize(("n_groups", "collide"), [(1, False), (3, False), (40, False), (300, False), (40, True)])
 @pytest.mark.parametrize("at_most", [1, 3])
-def test_fewer_qualify_than_are_wanted(isa: str, coded: bool, n_groups: int, at_most: int) -> None:
-    """No floor rises; groups have floors of their own. Copies: a tie is not below."""
+def test_fewer_qualify_than_are_wanted(isa: str, coded: bool, n_groups: int, collide: bool, at_most: int) -> None:
+    """No floor rises; groups have floors of their own, k, or all the same one. Copies: a tie is not below."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((6000, 16)).astype(np.float32)[rng.integers(0, 900, 6000)]
     queries, groups = vectors[:3] * 2, rng.integers(0, n_groups, 6000).astype(np.int32)
     norms, k = _kernels.row_norms(vectors, False, 1)[0], n_groups * at_most + 4
+    groups *= np.int32(k if collide else 1)
     docs = coded_docs(vectors, True, groups=groups) if coded else _kernels.Docs(vectors, norms, groups=groups)
     order = np.argsort(-exact_scores(queries, vectors, "ip"), axis=1, kind="stable")
     for n_threads in (1, 2):
