@@ -318,20 +318,20 @@ static void judge_prefix(const search *s, search_worker *w) {
 }
 
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
- * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. From a far
- * medium a candidate costs a page more than its bytes; but giving up costs all that is left of the segment, so that the many
- * candidates of the first chunks are held against a sixteenth of it. */
+ * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. But giving up
+ * costs all that is left of the segment, and at first, while floors are low, much is a candidate: a twentieth of the rows is
+ * never too many. From a far medium a candidate costs a page more than its bytes, and a sixteenth of the part is not. */
 static void judge(search *s, search_worker *w) {
-    double part = 0.5 / (double)ragfast_min(s->n_queries, 16);
+    double several = (double)ragfast_min(s->n_queries, 16), part = 0.5 / several;
     double row_bytes = (double)(s->docs->dim * ragfast_element_size(s->docs->dtype));
-    if (s->docs->far) part = row_bytes / (row_bytes + (double)s->page_bytes) / (double)ragfast_min(s->n_queries, 16);
-    size_t at_least = s->docs->far ? s->n_allowed / 16 : 0;
-    for (size_t q = 0; q < s->n_queries; q++)
-        if (!w->is_listed[q] &&
-            (double)(w->slots[q].rescored + w->slots[q].hits / 8) >
-                (double)(HITS_BEFORE_JUDGING + 8 * s->k) +
-                    part * (double)(w->slots[q].by_codes > at_least ? w->slots[q].by_codes : at_least))
+    if (s->docs->far) part = row_bytes / (row_bytes + (double)s->page_bytes) / several;
+    double least = (s->docs->far ? part / 16 : 0.05) * (double)(s->seen + s->n_allowed) / (double)s->n_workers;
+    for (size_t q = 0; q < s->n_queries; q++) {
+        const query_slot *slot = &w->slots[q];
+        double many = (double)(HITS_BEFORE_JUDGING + 8 * s->k) + fmax(least, part * (double)slot->by_codes);
+        if (!w->is_listed[q] && (double)(slot->rescored + slot->hits / 8) > many)
             atomic_store_explicit(&s->given_up[q], 1, memory_order_relaxed);
+    }
     judge_prefix(s, w);
 }
 
