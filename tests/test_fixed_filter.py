@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -95,7 +96,7 @@ FILTERS = [
 def test_a_document_outside_the_fixed_filter_never_appears(data: st.DataObject) -> None:
     ids = data.draw(st.sampled_from([None, NAMES]))
     index = index_of(ids)
-    fixed: Any = data.draw(st.sampled_from([OF_A, TENANT == "a", "ids", "prepared"]))
+    fixed: Any = data.draw(st.sampled_from([OF_A, index.filter(TENANT == "a"), "ids", "prepared"]))
     own = [NAMES[i] if ids else i for i in np.flatnonzero(TENANT == "a").tolist()]
     fixed = own if isinstance(fixed, str) and fixed == "ids" else fixed
     fixed = index.filter(OF_A) if isinstance(fixed, str) else fixed
@@ -142,6 +143,67 @@ def test_of_changes_to_the_index_and_to_what_was_given() -> None:
         of_a.filter = None  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("mask", [TENANT == "a", (TENANT == "a").tolist(), np.zeros(0, bool), np.ones((2, 2), bool)])
+def test_a_mask_is_of_one_version(mask: Any) -> None:
+    expected = r"filter: a mask says nothing of .*; expected snapshot\.filter\(mask\), .*, ids or a Predicate"
+    with pytest.raises(TypeError, match=expected):
+        ragfast.DenseRetriever(encode, filter=mask)
+    with pytest.raises(TypeError, match=expected):
+        Own(mask).search(QUERIES[0], index_of(), N)
+    with pytest.raises(TypeError, match=expected):
+        SearchTool(Own(mask), index_of(), texts(None))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["ab", b"ab", {1}, iter([1]), {1: 2}.keys(), {1: 2}, memoryview(b"ab"), 3, 0.5, [0.5], column("year"), ...]
+)
+def test_what_is_no_filter_is_refused_at_once(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^filter: expected a list or an array of ids, a Predicate or a Filter, got"):
+        ragfast.DenseRetriever(encode, filter=wrong)
+
+
+def test_what_was_given_is_kept_as_it_was() -> None:
+    index, named = index_of(), index_of(NAMES)
+    ids = np.array([1, 2])
+    retriever = ragfast.DenseRetriever(encode, filter=ids)
+    ids[:] = 3
+    assert set(retriever.search(QUERIES[0], index, N).ids.tolist()) == {1, 2, -1}
+    with pytest.raises(ValueError, match="read-only"):
+        retriever.filter[:] = 3
+    of_names = ragfast.DenseRetriever(encode, filter=NAMES[:2])
+    assert of_names.filter == tuple(NAMES[:2])
+    assert set(of_names.search(QUERIES[0], named, N).ids.tolist()) == {*NAMES[:2], None}
+    with pytest.raises(TypeError, match="filter: expected str, got int 3 in row 1"):
+        ragfast.DenseRetriever(encode, filter=["a", 3])
+    prepared = ragfast.DenseRetriever(encode, filter=index.filter(TENANT == "a"))
+    assert copy.deepcopy(prepared).filter is prepared.filter
+
+
+class Own(ragfast.DenseRetriever):
+    """A retriever that says by the property alone what may be found."""
+
+    def __init__(self, own: Any) -> None:
+        super().__init__(encode)
+        self.own = own
+
+    @property
+    def filter(self) -> Any:
+        return self.own
+
+
+class OwnSimple(ragfast.SimpleRetriever):
+    @property
+    def filter(self) -> Any:
+        return OF_A
+
+
+@pytest.mark.parametrize("retriever", [Own(OF_A), OwnSimple(DIM)])
+def test_the_filter_of_a_subclass_holds(retriever: Any) -> None:
+    expected = index_of().search(QUERIES, N, filter=OF_A)
+    assert retriever.search_queries(QUERIES, index_of(), N).ids.tolist() == expected.ids.tolist()
+    assert retriever.search(QUERIES[1], index_of(), N).ids.tolist() == expected.ids[1].tolist()
+
+
 def test_rules_of_groups() -> None:
     index, retriever = index_of(), ragfast.DenseRetriever(encode)
     hits = retriever.search_queries(QUERIES, index, 9, group="year", at_most=1)
@@ -155,8 +217,13 @@ def test_rules_of_groups() -> None:
         assert one.ids.tolist() == without.ids[b].tolist()
     everything = retriever.search(QUERIES[0], index, 9, filter=None, group=None, exclude=None, at_most=None)
     assert everything.ids.tolist() == index.search(QUERIES[:1], 9).ids[0].tolist()
-    same = retriever.search(QUERIES[0], index, 9, group="year", exclude=None)
-    assert same.ids.tolist() == everything.ids.tolist()
+    with pytest.raises(ValueError, match="group: expected exclude or at_most with it"):
+        retriever.search(QUERIES[0], index, 9, group="year", exclude=None, at_most=None)
+    with pytest.raises(ValueError, match="exclude: expected together with group"):
+        retriever.search(QUERIES[0], index, 9, exclude=2000)
+    for wrong in ([2000], np.array([2000])):
+        with pytest.raises(TypeError, match="exclude: expected the one group of one query, got"):
+            retriever.search(QUERIES[0], index, 9, group="year", exclude=wrong)
 
 
 @pytest.mark.parametrize("rag", [RAGSequence, RAGToken])
@@ -179,6 +246,9 @@ def test_models_hand_filters_on(rag: Any, ids: list[str] | None, retriever: Any)
     years = [2000, None, 2001, 1999, 2000]
     found = model.retrieve(range(5), group="year", exclude=years, at_most=1)
     expected = index.search(QUERIES, 4, group="year", exclude=years, at_most=1)
+    assert [documents.doc_ids.tolist() for documents in found] == expected.ids.tolist()
+    found = model.retrieve(range(5), group="year", exclude=years)
+    expected = index.search(QUERIES, 4, group="year", exclude=years)
     assert [documents.doc_ids.tolist() for documents in found] == expected.ids.tolist()
     with pytest.raises(ValueError, match=r"questions\[0\]: no document was found"):
         model.generate([1], filter=[])
@@ -312,6 +382,37 @@ def test_settings_of_filters() -> None:
         SearchTool(Plain(), index_of(), texts(None), filter_by=["year"])
     with pytest.raises(TypeError, match="filter_by: expected documents in a FlatIndex or a Snapshot, got ndarray"):
         SearchTool(ragfast.DenseRetriever(encode), VECTORS, texts(None), filter_by=["year"])
+
+
+def test_a_retriever_that_does_not_fit_the_documents_is_refused_at_once() -> None:
+    of_a = ragfast.DenseRetriever(encode, filter=OF_A)
+    with pytest.raises(TypeError, match=r"filter: expected documents in a FlatIndex or a Snapshot, .* got ndarray"):
+        SearchTool(of_a, VECTORS, texts(None))
+    with pytest.raises(ValueError, match="column 'owner': there is no such column"):
+        SearchTool(ragfast.DenseRetriever(encode, filter=column("owner") == "a"), index_of(), texts(None))
+    with pytest.raises(TypeError, match="column 'year' holds int64: expected a number"):
+        SearchTool(ragfast.DenseRetriever(encode, filter=column("year") == "a"), index_of(), texts(None))
+    empty = FlatIndex(DIM)
+    late = SearchTool(of_a, empty, texts(None))  # nobody knows yet
+    empty.add(VECTORS)
+    for call in (lambda: late("1"), lambda: late.document(0)):
+        with pytest.raises(RuntimeError, match="the retriever failed: column 'tenant': there is no such column"):
+            call()
+
+
+@pytest.mark.parametrize("ids", [np.array([1, 0], np.uint64), [1, 0], np.array(["b", "a"]), ["b", "a"], ["b", None]])
+def test_ids_of_any_retriever(ids: Any) -> None:
+    class Fixed(Plain):
+        def search(self, query: Array, documents: Any, /, k: int) -> Any:
+            return ragfast.Hits([2.0, 1.0], ids, [-0.1, -2.0])  # type: ignore[arg-type]
+
+    own: Any = {"a": "text a", "b": "text b", 0: "text 0", 1: "text 1"}
+    expected = [doc_id for doc_id in np.asarray(ids, object).tolist() if doc_id is not None]
+    model = RAGToken(Fixed(), Sure(), document_embeddings=VECTORS, documents_tokens=own)
+    assert model.retrieve([0])[0].doc_ids.tolist() == expected
+    assert model.forward_token(0, 0, VECTORS, own)[1].tolist() == expected
+    results = SearchTool(Fixed(), VECTORS, own)("1")["results"]
+    assert [result["id"] for result in results] == expected
 
 
 def test_schemas_know_ids_that_are_strings() -> None:

@@ -353,6 +353,45 @@ def test_topk_drift() -> None:
         topk_drift([], [])
 
 
+@pytest.mark.parametrize("gone", [0, 5, N_DOCS - 1])
+@pytest.mark.parametrize("metadata", [None, {"year": list(range(N_DOCS - 1))}])
+def test_no_id_is_given_twice(gone: int, metadata: Any) -> None:
+    index = index_of(Encoder(), metadata={"tenant": ["a", None] * (N_DOCS // 2)})
+    index.remove([gone])
+    before, model = index.ids.tolist(), model_over(index)
+    texts, columns = TEXTS[1:], metadata or index.metadata
+    refresh(model, Encoder(1), texts, metadata=metadata)
+    after = model.document_embeddings
+    assert after.ids.tolist() == before
+    assert {name: values.tolist() for name, values in after.metadata.items()} == {
+        name: list(values) for name, values in columns.items()
+    }
+    np.testing.assert_array_equal(after.vectors, Encoder(1)(texts))
+    after.add(Encoder()([0]), metadata={name: values[:1] for name, values in columns.items()})
+    assert after.ids.tolist() == [*before, N_DOCS]
+    assert index.ids.tolist() == before
+
+
+@pytest.mark.parametrize("ids", [None, [f"document {z}" for z in TEXTS]])
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_documents_of_a_snapshot(ids: Any, metric: str) -> None:
+    index = index_of(Encoder(), ids=ids, metric=metric, dtype="float16", metadata={"tenant": ["a", "b"] * 20})
+    tokens = dict.fromkeys(index.ids.tolist(), "a text")
+    model = model_over(index.snapshot(), tokens)
+    done = refresh(model, Encoder(1), TEXTS, probes=[np.ones((1, DIM))])
+    expected = index_of(Encoder(1), ids=ids, metric=metric, dtype="float16", metadata=index.metadata)
+    assert (done.index.metric, done.index.dtype) == (metric, "float16")
+    assert done.index.ids.tolist() == index.ids.tolist()
+    assert done.index.metadata["tenant"].tolist() == index.metadata["tenant"].tolist()
+    assert done.index.vectors.tobytes() == expected.vectors.tobytes()
+    query = np.ones((1, DIM), np.float32)
+    assert done.index.search(query, 9).scores.tobytes() == expected.search(query, 9).scores.tobytes()
+    if ids:
+        model.documents = ragfast.rag.Documents(index.snapshot(), tokens)
+        with pytest.raises(ValueError, match="ids: the model's 40 documents have ids of their own"):
+            refresh(model, Encoder(1), TEXTS[:-1])
+
+
 def test_a_retrievers_own_filter_outlives_a_refresh() -> None:
     encode, tenants = Encoder(), ["a", "b"] * (N_DOCS // 2)
     model = model_over(index_of(encode, metadata={"tenant": tenants}))

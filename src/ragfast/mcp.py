@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +25,8 @@ from ragfast.tool import SearchTool
 __all__ = ["build_server", "serve"]
 
 DOCUMENT = "ragfast://documents/{id}"
+FAILED = "the search failed; the server's log says why"
+logger = logging.getLogger(__name__)
 
 
 def build_server(tool: SearchTool, *, name: str = "ragfast", instructions: str | None = None) -> Any:
@@ -31,8 +34,9 @@ def build_server(tool: SearchTool, *, name: str = "ragfast", instructions: str |
     where an id that is a string is percent-encoded. What the retriever's own filter hides is neither found nor read.
 
     Arguments are checked by the tool itself; what is wrong with them comes back as the tool's result, marked as an
-    error, for the model to read. An unknown tool or resource is an error of the protocol. Calls are made one at a
-    time, in a thread beside the one that serves: tokenizers cannot be shared by threads.
+    error, for the model to read. What else fails is logged, and the session goes on: the model is told no more than
+    that it failed. An unknown tool or resource is an error of the protocol. Calls are made one at a time, in a thread
+    beside the one that serves: tokenizers cannot be shared by threads.
 
     >>> import anyio, mcp, numpy as np, ragfast
     >>> from ragfast.mcp import build_server
@@ -65,6 +69,9 @@ def build_server(tool: SearchTool, *, name: str = "ragfast", instructions: str |
                 found = await anyio.to_thread.run_sync(tool.call, params.arguments or {})
         except ValueError as error:
             return types.CallToolResult(content=[types.TextContent(text=str(error))], is_error=True)
+        except Exception:
+            logger.exception("%s failed", tool.name)
+            return types.CallToolResult(content=[types.TextContent(text=FAILED)], is_error=True)
         text = json.dumps(found, ensure_ascii=False)  # for clients that know no structured content
         return types.CallToolResult(content=[types.TextContent(text=text)], structured_content=found)
 
@@ -91,6 +98,9 @@ def build_server(tool: SearchTool, *, name: str = "ragfast", instructions: str |
             text = tool.document(unquote(match[1]) if of_strings else int(match[1]))
         except ValueError as error:
             raise MCPError(types.INVALID_PARAMS, str(error)) from error
+        except Exception:
+            logger.exception("a document could not be read")
+            raise MCPError(types.INTERNAL_ERROR, FAILED) from None
         contents = types.TextResourceContents(uri=uri, mime_type="text/plain", text=text)
         return types.ReadResourceResult(contents=[contents])
 

@@ -15,6 +15,7 @@ from ragfast.generation import Decoding, Generation, Retrieved, Step, generate_s
 from ragfast.generator import BatchGenerator, DecodingGenerator, Generator
 from ragfast.index import Hits
 from ragfast.marginal import log_softmax, marginalize_sequence, marginalize_token
+from ragfast.merge import id_array
 from ragfast.retriever import BatchRetriever, FilteringRetriever, Retriever, Rules
 
 BATCH_SIZE = 8
@@ -155,7 +156,10 @@ class _RAG:
             groups = _several(given["exclude"], "exclude")
             if len(groups) != len(questions):
                 raise ValueError(f"exclude: expected {len(questions)} groups, one a question, got {len(groups)}")
-            each = [{**given, "exclude": group} for group in groups]
+            # A question that excludes nothing has a group only where at_most speaks of it: alone that says nothing.
+            kept = ("filter", "group", "at_most") if "at_most" in given else ("filter",)
+            alone = {name: rule for name, rule in given.items() if name in kept}
+            each = [alone if group is None else {**given, "exclude": group} for group in groups]
         encode, search = self.retriever.encode_query, self.retriever.search
         return [
             search(encode(question), document_embeddings, k=k, **its_rules)
@@ -257,8 +261,8 @@ class RAGSequence(_RAG):
         document_embeddings: Any,
         documents_tokens: Any,
         k: int = 5,
-    ) -> tuple[float, NDArray[np.int64], NDArray[Any]]:
-        """log p(y|x), the ids of the documents (K,) and p(z|x) (K,), K = min(k, N).
+    ) -> tuple[float, NDArray[Any], NDArray[Any]]:
+        """log p(y|x), the ids of the documents (K,) and p(z|x) (K,), K = min(k, N), or fewer under a filter.
 
         query_tokens and target_tokens are whatever the retriever and the generator take; for the simple pair (n,D) and
         (T,D) arrays. document_embeddings is an (N,D) array or a FlatIndex; documents_tokens anything that gives a
@@ -368,7 +372,7 @@ class RAGToken(_RAG):
         document_embeddings: Any,
         documents_tokens: Any,
         k: int = 5,
-    ) -> tuple[float, NDArray[np.int64], NDArray[Any]]:
+    ) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """p(y_1|x) (not its logarithm, and without this object's eps), the ids (K,) and p(z|x) (K,) for one token."""
         hits, token_logprobs = self._evaluate(query_tokens, [target_token], document_embeddings, documents_tokens, k)
         log_prob = marginalize_token(hits.logprobs, token_logprobs)
@@ -511,11 +515,12 @@ def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
 
 def _found(hits: Hits) -> Hits:
     """Without the padding with which a search fills up what it did not find."""
-    there = hits.ids >= 0 if hits.ids.dtype != object else np.array([doc_id is not None for doc_id in hits.ids], bool)
-    return hits if there.all() else Hits(hits.scores[there], hits.ids[there], hits.logprobs[there])
+    ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,))
+    there = ids >= 0 if ids.dtype != object else np.array([doc_id is not None for doc_id in ids], bool)
+    return Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
 
 
-def _checked(token_logprobs: Any, doc_ids: NDArray[np.int64], where: str) -> NDArray[Any]:
+def _checked(token_logprobs: Any, doc_ids: NDArray[Any], where: str) -> NDArray[Any]:
     """The generator's answer, of the right shape and without NaN."""
     table = np.asarray(token_logprobs)
     if table.ndim != 2 or len(table) != len(doc_ids):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from ragfast import _kernels, arrays, weights
 from ragfast.direct import search_plain
-from ragfast.index import FlatIndex, Hits, Snapshot
+from ragfast.index import FlatIndex, Hits, Snapshot, selection
 
 __all__ = ["BatchRetriever", "DenseRetriever", "FilteringRetriever", "Retriever", "Rules", "SimpleRetriever"]
 
@@ -78,8 +77,9 @@ class DenseRetriever:
     encode may return anything that is an array: NumPy, lists, CPU tensors that require no gradient; float32, float64,
     or float16 and bfloat16, which are widened. Its result is checked at each call.
 
-    filter, if given, is whatever :meth:`FlatIndex.search` takes as a filter, and holds in every search: one tenant's
-    documents, say. The filter of a call narrows it, and nothing widens it.
+    filter, if given, holds in every search: one tenant's documents, say. It is a Predicate, ids, of which a copy is
+    kept, or what :meth:`Snapshot.filter` made; a mask, which says nothing of the rows of a later version, only as
+    ``snapshot.filter(mask)``, which other versions refuse. The filter of a call narrows it, and nothing widens it.
 
     >>> import numpy as np, ragfast
     >>> words = ["sun", "rain"]
@@ -103,7 +103,7 @@ class DenseRetriever:
             raise TypeError(f"encode: expected a callable of a sequence of queries, got {type(encode).__name__}")
         self.encode = encode
         self.temperature = temperature
-        self._filter = copy.copy(filter)  # a list or a mask may change under the caller's hands
+        self._filter = _own_filter(filter)
 
     @property
     def filter(self) -> Any:
@@ -152,7 +152,7 @@ class DenseRetriever:
 
         ValueError where the query's dimension is not the documents', and otherwise as there.
         """
-        return _search_one(query_embedding, document_embeddings, k, self._temperature, self._filter, rules)
+        return _search_one(query_embedding, document_embeddings, k, self._temperature, self.filter, rules)
 
     def search_queries(
         self,
@@ -163,7 +163,7 @@ class DenseRetriever:
         **rules: Unpack[Rules],
     ) -> Hits:
         """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
-        return _search(query_embeddings, document_embeddings, k, self._temperature, _QUERIES, self._filter, rules)
+        return _search(query_embeddings, document_embeddings, k, self._temperature, _QUERIES, self.filter, rules)
 
 
 class SimpleRetriever:
@@ -239,7 +239,7 @@ class SimpleRetriever:
         return embeddings
 
     @property
-    def filter(self) -> None:
+    def filter(self) -> Any:
         """None: this retriever has none of its own, its searches take one."""
 
     def search(
@@ -260,7 +260,7 @@ class SimpleRetriever:
 
         ValueError for another shape, no documents, k below 1, NaN or infinity; TypeError for another dtype.
         """
-        return _search_one(query_embedding, document_embeddings, k, 1.0, None, rules)
+        return _search_one(query_embedding, document_embeddings, k, 1.0, self.filter, rules)
 
     def search_queries(
         self,
@@ -271,7 +271,7 @@ class SimpleRetriever:
         **rules: Unpack[Rules],
     ) -> Hits:
         """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
-        return _search(query_embeddings, document_embeddings, k, 1.0, _QUERIES, None, rules)
+        return _search(query_embeddings, document_embeddings, k, 1.0, _QUERIES, self.filter, rules)
 
     def retrieve(
         self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, k: int = 5
@@ -285,12 +285,29 @@ _QUERY = ("query_embedding", "document_embeddings")
 _QUERIES = ("query_embeddings", "document_embeddings")
 
 
-def shows(filter: Any, documents: Any, doc_id: int | str) -> bool:
-    """Whether a filter lets through the document of this id; False where there is none."""
+def _own_filter(filter: Any) -> Any:
+    """A retriever's own filter as it may be kept: none that could mean other documents in another version."""
+    kept = None if filter is None else selection.kept(filter, "a list or an array of ids, a Predicate or a Filter")
+    if isinstance(kept, np.ndarray) and kept.dtype.kind == "b":
+        raise TypeError(
+            "filter: a mask says nothing of the rows of another version of an index; expected snapshot.filter(mask), "
+            "for that version alone, ids or a Predicate"
+        )
+    return kept
+
+
+def allowed_by(filter: Any, documents: Any) -> tuple[Snapshot, selection.Filter]:
+    """The documents as they are now, and a retriever's own filter, not None, made ready for them."""
     version = _version(documents)
     if not isinstance(version, Snapshot):
         raise TypeError(NO_RULES.format("filter", type(documents).__name__))
-    return doc_id in version and len(version.filter(filter) & version.filter([doc_id])) > 0
+    return version, version.filter(_own_filter(filter))
+
+
+def shows(filter: Any, documents: Any, doc_id: int | str) -> bool:
+    """Whether a retriever's own filter lets through the document of this id; False where there is none."""
+    version, own = allowed_by(filter, documents)
+    return doc_id in version and len(own & version.filter([doc_id])) > 0
 
 
 def _version(documents: Any) -> Any:
@@ -307,7 +324,9 @@ def _search_one(
     rules: Rules,
 ) -> Hits:
     """Hits (K,) of one query (D,)."""
-    if "exclude" in rules and rules.get("group") is not None:
+    if rules.get("exclude") is not None:
+        if np.ndim(rules["exclude"]):
+            raise TypeError(f"exclude: expected the one group of one query, got {type(rules['exclude']).__name__}")
         rules = {**rules, "exclude": [rules["exclude"]]}
     hits = _search(query, documents, k, temperature, _QUERY, fixed, rules)
     return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
@@ -364,7 +383,7 @@ def _search_some(
     if len(documents) == 0:
         raise ValueError("document_embeddings: expected at least one document, got none")
     if fixed is not None:  # both hold, whatever the call's filter is
-        own = documents.filter(fixed)
+        own = documents.filter(_own_filter(fixed))
         given["filter"] = own & documents.filter(given["filter"]) if "filter" in given else own
     rows = _rows(queries, documents.dim, arrays.FLOAT, names)
     arrays.refuse_nonfinite(rows, names[0])

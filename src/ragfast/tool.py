@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 from ragfast import arrays
 from ragfast.index import FlatIndex, Snapshot
 from ragfast.index.filters import COMPARE, Predicate, column
-from ragfast.retriever import FilteringRetriever, Retriever, shows
+from ragfast.merge import id_array
+from ragfast.retriever import FilteringRetriever, Retriever, allowed_by, shows
 
 __all__ = ["SearchTool"]
 
@@ -34,13 +36,16 @@ class SearchTool:
     where a call does not say how many, and max_k at most.
 
     Where the retriever has a filter of its own (``DenseRetriever(encode, filter=...)``), no call finds a document
-    outside of it, and none can be read by its id. filter_by names metadata columns of the index that a call may filter
-    by as well: ``{"query": "...", "filter": {"year": {">=": 2000}, "lang": ["de", "en"]}}``, of which all must hold. A
-    value is what the column must equal, a list what it must be one of, null that it has none, an object any of ==, !=,
-    <, <=, > and >=. Such a filter narrows the retriever's, and never widens it.
+    outside of it, and none can be read by its id. Such a filter is known by the property ``filter`` of a
+    :class:`ragfast.FilteringRetriever` alone: a wrapper that lacks it lets every document be read by its id. filter_by
+    names metadata columns of the index that a call may filter by as well: ``{"query": "...", "filter": {"year": {">=":
+    2000}, "lang": ["de", "en"]}}``, of which all must hold. A value is what the column must equal, a list what it must
+    be one of, null that it has none, an object any of ==, !=, <, <=, > and >=. Such a filter narrows the retriever's,
+    and never widens it.
 
     A wrong argument of a call is a ValueError whose message a model can read, so that it may try again. TypeError and
-    ValueError where the settings are wrong.
+    ValueError where the settings are wrong, the retriever's filter included as far as the documents can tell;
+    RuntimeError, from what the retriever raised, where a search then fails: that is not for a model to read.
 
     >>> import numpy as np, ragfast
     >>> from ragfast.tool import SearchTool
@@ -78,6 +83,8 @@ class SearchTool:
         self.titles = titles
         self.name = name
         self.description = description
+        if self._own_filter is not None:
+            allowed_by(self._own_filter, document_embeddings)  # wrong settings show now
         self.filter_by = _columns(filter_by, retriever, document_embeddings)
         self.k = arrays.positive_int(k, "k")
         self.max_k = arrays.positive_int(max_k, "max_k")
@@ -85,6 +92,10 @@ class SearchTool:
             raise ValueError(f"k: expected at most max_k, {max_k}, got {k}")
         # Toolformer's calls, section 2: [Name("argument")], without a result yet.
         self._in_text = re.compile(rf'\[\s*({re.escape(name)}\(\s*("(?:[^"\\]|\\.)*")\s*\))\s*\]', re.IGNORECASE)
+
+    @property
+    def _own_filter(self) -> Any:
+        return getattr(self.retriever, "filter", None)
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -152,7 +163,7 @@ class SearchTool:
         score is q . d and probability p(z|x) among these documents; there is a title where the tool was given titles.
         filter is as a call in JSON has it. ValueError for a query that is no string, has nothing but spaces or half a
         surrogate pair, for k that is no integer from 1 to max_k, and for a filter that is none or by other columns than
-        filter_by; otherwise what the retriever raises.
+        filter_by; RuntimeError where the retriever's search fails; otherwise what its encoder raises.
         """
         if not isinstance(query, str) or not query.strip():
             raise ValueError(f"query: expected a string that is not empty, got {_shown(query)}")
@@ -163,10 +174,12 @@ class SearchTool:
         wanted = self._wanted(k)
         documents = self.document_embeddings
         rules = {} if filter is None else {"filter": self._predicate(filter, documents)}
-        hits = self.retriever.search(self.retriever.encode_query(query), documents, k=wanted, **rules)
+        embedding = self.retriever.encode_query(query)
+        with _not_for_models():
+            hits = self.retriever.search(embedding, documents, k=wanted, **rules)
+            ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,)).tolist()
         # What a search fills up with where it found fewer has id -1, or None among strings.
-        found = [z for z, doc_id in enumerate(hits.ids.tolist()) if doc_id not in (-1, None)]
-        return {"results": [self._result(hits, z) for z in found]}
+        return {"results": [self._result(hits, z, doc_id) for z, doc_id in enumerate(ids) if doc_id not in (-1, None)]}
 
     def call(self, arguments: str | bytes | Mapping[str, Any]) -> dict[str, Any]:
         """As ``tool(query, k)``, of arguments as a model gives them: a JSON object, parsed or not.
@@ -223,8 +236,10 @@ class SearchTool:
     def document(self, doc_id: int | str) -> str:
         """The text of a document; ValueError where there is none of this id, or where the retriever's own filter does
         not let it through, which is not told apart."""
-        filter = getattr(self.retriever, "filter", None)
-        if filter is not None and not shows(filter, self.document_embeddings, doc_id):
+        with _not_for_models():
+            filter = self._own_filter
+            hidden = filter is not None and not shows(filter, self.document_embeddings, doc_id)
+        if hidden:
             raise ValueError(f"documents_tokens: no entry for document id {doc_id}")
         return _entry(self.documents_tokens, doc_id, "documents_tokens")
 
@@ -236,8 +251,7 @@ class SearchTool:
             raise ValueError(f"k: expected an integer from 1 to {self.max_k}, got {_shown(k)}")
         return wanted
 
-    def _result(self, hits: Any, z: int) -> dict[str, Any]:
-        doc_id = hits.ids[z] if isinstance(hits.ids[z], str) else int(hits.ids[z])
+    def _result(self, hits: Any, z: int, doc_id: int | str) -> dict[str, Any]:
         result: dict[str, Any] = {
             "id": doc_id,
             "score": float(hits.scores[z]),
@@ -265,6 +279,15 @@ class SearchTool:
         except (TypeError, ValueError) as error:
             raise ValueError(f"filter: {error}") from error
         return predicate
+
+
+@contextlib.contextmanager
+def _not_for_models() -> Iterator[None]:
+    """What the retriever refuses is no argument of a call, and its message may tell of columns and values."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(f"the retriever failed: {error}") from error
 
 
 def _conditions(name: str, value: Any) -> list[Predicate]:

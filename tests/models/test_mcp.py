@@ -55,6 +55,29 @@ def ask(server: Any, method: str, *arguments: Any) -> Any:
     return anyio.run(main)
 
 
+def test_what_fails_is_the_operators_to_read(caplog: pytest.LogCaptureFixture) -> None:
+    """As of a retriever's filter that no longer fits: the session goes on, and names no column."""
+    from ragfast.mcp import build_server
+    from ragfast.tool import SearchTool
+
+    index = ragfast.FlatIndex(2)
+    of_a = ragfast.DenseRetriever(lambda texts: np.ones((len(texts), 2)), filter=ragfast.column("secret") == "a")
+    late = build_server(SearchTool(of_a, index, ["text"]))
+    index.add(np.eye(2, dtype=np.float32), metadata={"secret": [1, 2]})
+
+    async def main() -> None:
+        async with mcp.Client(late) as client:
+            for _ in range(2):
+                result = await client.call_tool("search", {"query": "x"})
+                assert result.is_error
+                assert result.content[0].text == "the search failed; the server's log says why"
+                with pytest.raises(mcp.MCPError, match=r"^the search failed; the server's log says why$"):
+                    await client.read_resource("ragfast://documents/0")
+
+    anyio.run(main)
+    assert caplog.text.count("column 'secret' holds int64") >= 4
+
+
 def test_lists_the_tool(server: Any) -> None:
     (tool,) = ask(server, "list_tools").tools
     assert tool.name == "search"

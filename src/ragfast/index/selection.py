@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from ragfast.index.columns import Schema, Vocabulary
 from ragfast.index.filters import Predicate
 from ragfast.index.names import Names
 from ragfast.index.segment import Segment
+from ragfast.index.strings import listed
 from ragfast.index.taken import distinct
 
 Segments = tuple[Segment, ...]
@@ -61,24 +63,18 @@ class Contents(NamedTuple):
         return self.schema or Schema({})
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Filter:
     """Which documents a search may find, made ready by :meth:`Snapshot.filter` for the searches of that version.
 
     In a search of another version what it was made from is looked at anew; a mask cannot be, and is refused.
-    len(filter) is the number of documents that it lets through.
+    len(filter) is the number of documents that it lets through. It never changes: other searches share it.
     """
 
-    def __init__(
-        self,
-        source: Any,
-        version: int,
-        segments: tuple[Segment, ...],
-        allowed: tuple[NDArray[np.uint32] | None, ...],
-    ) -> None:
-        self.source = source  # a Predicate or ids; None: a mask, or two filters put together
-        self.version = version
-        self.segments = segments
-        self.allowed = allowed  # bits of each segment, None: no document of it
+    source: Any  # a Predicate or ids; None: a mask, or two filters put together
+    version: int
+    segments: Segments
+    allowed: tuple[NDArray[np.uint32] | None, ...]  # bits of each segment, read-only; None: no document of it
 
     def __and__(self, other: object) -> Filter:
         """The documents that both let through, for this version alone, as a mask is; ValueError for one of another."""
@@ -87,13 +83,21 @@ class Filter:
         if other.segments is not self.segments:
             raise ValueError(f"filter: expected one of version {self.version}, got one of another, {other.version}")
         pairs = zip(self.allowed, other.allowed, strict=True)
-        both = [None if a is None or b is None else a & b for a, b in pairs]
-        found = tuple(bits if bits is not None and bits.any() else None for bits in both)
-        return Filter(None, self.version, self.segments, found)
+        both = tuple(None if a is None or b is None else _read_only(a & b) for a, b in pairs)
+        return Filter(None, self.version, self.segments, both)
 
     def __len__(self) -> int:
         both = zip(self.allowed, self.segments, strict=True)
         return sum(int(arrays.unpacked_bits(bits, segment.n).sum()) for bits, segment in both if bits is not None)
+
+    def __copy__(self) -> Filter:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Filter:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a prepared filter belongs to its version in this process; pickle its predicate or ids instead")
 
     def __repr__(self) -> str:
         return f"Filter of {len(self)} of the {sum(map(len, self.segments))} documents of version {self.version}"
@@ -106,8 +110,32 @@ def allowed(segments: Segments, masks: Iterable[NDArray[np.bool_]]) -> tuple[NDA
         bits = arrays.packed_bits(mask)
         if segment.alive is not None:
             bits &= segment.alive[: len(bits)]
-        found.append(bits if bits.any() else None)
+        found.append(_read_only(bits))
     return tuple(found)
+
+
+def _read_only(bits: NDArray[np.uint32]) -> NDArray[np.uint32] | None:
+    bits.flags.writeable = False
+    return bits if bits.any() else None
+
+
+def kept(filter: Any, expected: str) -> Any:
+    """A filter as it may be kept: a Predicate or a Filter itself, str ids in a tuple, integers and a mask as a copy
+    (n,), read-only. TypeError, which says what was expected, for anything else."""
+    if isinstance(filter, (Predicate, Filter)):
+        return filter
+    if isinstance(filter, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"filter: expected {expected}, got {type(filter).__name__}")
+    if arrays.are_strings(filter):
+        return tuple(listed(filter, "filter"))
+    a = arrays.as_array(filter, "filter")
+    if a.ndim == 0 and a.dtype.kind == "O":  # a set, a generator: not what NumPy reads
+        raise TypeError(f"filter: expected {expected}, got {type(filter).__name__}")
+    if a.dtype.kind != "b" and (a.ndim != 1 or (a.size and a.dtype.kind not in "iu")):
+        raise TypeError(f"filter: expected {expected}, got {a.dtype} {a.shape}")
+    copied = np.array(a) if a.size or a.dtype.kind == "b" else np.empty(0, np.int64)
+    copied.flags.writeable = False
+    return copied
 
 
 def true_of(segments: Segments, predicate: Predicate, contents: Contents) -> Masks:
@@ -172,7 +200,8 @@ def excluded(name: str, exclude: Any, n_queries: int, contents: Contents) -> NDA
         return np.full(n_queries, -1, np.int32)
     if contents.columns.kind(name) == "str":
         if isinstance(exclude, (str, bytes)) or np.ndim(exclude) != 1 or len(exclude) != n_queries:
-            raise ValueError(f"exclude: expected ({n_queries},) strings or None, one for each query")
+            got = f"{exclude!r:.80}" if isinstance(exclude, (str, bytes)) else f"shape {np.shape(exclude)}"
+            raise ValueError(f"exclude: expected ({n_queries},) strings or None, one for each query, got {got}")
         words = list(exclude)
         if not all(word is None or isinstance(word, str) for word in words):
             raise TypeError(f"exclude: expected str or None, as column {name!r} holds")

@@ -253,8 +253,8 @@ class Snapshot:
                 return filter
             if filter.source is None:
                 raise ValueError(
-                    f"filter: a mask of version {filter.version}, whose rows are not those of version "
-                    f"{self._version}; make it anew, or search that snapshot"
+                    f"filter: a mask of version {filter.version} of an index, made for its rows alone; this is version "
+                    f"{self._version} of that index, of another or of a copy: make it anew, or search that snapshot"
                 )
             return self.filter(filter.source)
         if isinstance(filter, Predicate):
@@ -264,23 +264,12 @@ class Snapshot:
                 raise ValueError(
                     "filter: the predicate is nested too deep; isin(...) is one comparison with many values"
                 ) from None
-        if isinstance(filter, (str, bytes, set, frozenset)):
-            raise TypeError(
-                f"filter: expected a mask ({self._n},) of bool, a list of ids or a Predicate, "
-                f"got {type(filter).__name__}"
-            )
-        if arrays.are_strings(filter):
-            return self._chosen(list(filter))
-        a = arrays.as_array(filter, "filter")
-        if a.dtype.kind == "b":
-            if a.shape != (self._n,):
-                raise ValueError(f"filter: expected a mask ({self._n},), a value for each document, got {a.shape}")
-            return self._filter_of(None, selection.split(self._segments, a))
-        if a.ndim != 1 or (a.size and a.dtype.kind not in "iu"):
-            raise TypeError(
-                f"filter: expected a mask ({self._n},) of bool, ids (n,) or a Predicate, got {a.dtype} {a.shape}"
-            )
-        return self._chosen(np.array(a) if a.size else np.empty(0, np.int64))
+        kept = selection.kept(filter, f"a mask ({self._n},) of bool, a list or an array of ids, or a Predicate")
+        if isinstance(kept, np.ndarray) and kept.dtype.kind == "b":
+            if kept.shape != (self._n,):
+                raise ValueError(f"filter: expected a mask ({self._n},), a value for each document, got {kept.shape}")
+            return self._filter_of(None, selection.split(self._segments, kept))
+        return self._filter_of(kept, selection.found(self._segments, self.keys_of(kept, "filter")))
 
     def _filter_by(self, predicate: Predicate) -> Filter:
         made = self._filters.get(predicate)
@@ -293,9 +282,6 @@ class Snapshot:
 
     def _filter_of(self, source: Any, masks: Iterator[NDArray[np.bool_]]) -> Filter:
         return Filter(source, self._version, self._segments, selection.allowed(self._segments, masks))
-
-    def _chosen(self, ids: Any) -> Filter:
-        return self._filter_of(ids, selection.found(self._segments, self.keys_of(ids, "filter")))
 
     # ---- documents by their ids
 

@@ -410,7 +410,12 @@ def _with_names(contents: Contents, strings: list[str], keys: NDArray[np.int64])
 
 def read_metadata(now: Snapshot, metadata: Mapping[str, Any] | None, n: int) -> tuple[Contents, Mapping[str, Any]]:
     """What the index holds beside its segments, with a schema if it had none; and the values, checked."""
-    contents = now._contents
+    return _read_metadata(now._contents, metadata, n)
+
+
+def _read_metadata(
+    contents: Contents, metadata: Mapping[str, Any] | None, n: int
+) -> tuple[Contents, Mapping[str, Any]]:
     if n == 0 and (metadata is None or contents.schema is None):  # which say nothing of columns
         return contents, {}
     if contents.schema is None:
@@ -464,11 +469,32 @@ def restored(state: tuple[Any, ...]) -> Snapshot:
             numbers=new_numbers(schema),
         )
     dim, scan, dtype, metric, version = how
-    now = Snapshot(dim, scan, dtype, metric, version, (), contents)
+    empty = Snapshot(dim, scan, dtype, metric, version, (), contents)
+    return _filled(empty, stored(vectors, "vectors", empty), keys, columns)
+
+
+def with_vectors(now: Snapshot, vectors: arrays.ArrayLike, metadata: Mapping[str, Any] | None) -> Snapshot:
+    """The documents under other vectors (N,D), in memory of their own, with other metadata where that is given. Ids
+    that were given to documents that went are not given again. Errors as of :meth:`FlatIndex.add`."""
+    contents = now._contents
+    storage = "float32" if now.metric == "cosine" else now.dtype
+    documents = prepared(arrays.stored_rows(vectors, "vectors", now.dim, storage), "vectors", now)
+    if metadata is None:
+        columns = now.stored_columns()
+    else:
+        contents, values = _read_metadata(contents._replace(schema=None), metadata, len(now))
+        columns = encoded(contents, values)
+    empty = Snapshot(now.dim, now.scan, now.dtype, now.metric, now.version, (), contents)
+    return _filled(empty, documents, now.keys, columns)
+
+
+def _filled(
+    empty: Snapshot, documents: Documents, keys: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
+) -> Snapshot:
+    """With documents of these keys, which its contents know."""
     if len(keys) == 0:
-        return now
-    first = int(keys[0])
-    ids = None if numbering == "numbered" and np.array_equal(keys, first + np.arange(len(keys))) else keys
-    rows = stored(vectors, "vectors", now).rows(ids, columns)
-    segments = Writer()._appended(now, (), rows, first, contents, exact_room=True)
-    return Snapshot(dim, scan, dtype, metric, version, tuple(segments), contents)
+        return empty
+    contents, first = empty._contents, int(keys[0])
+    ids = None if contents.numbering == "numbered" and np.array_equal(keys, first + np.arange(len(keys))) else keys
+    segments = Writer()._appended(empty, (), documents.rows(ids, columns), first, contents, exact_room=True)
+    return Snapshot(empty.dim, empty.scan, empty.dtype, empty.metric, empty.version, tuple(segments), contents)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast import arrays
-from ragfast.index import FlatIndex
+from ragfast.index import FlatIndex, Snapshot, writing
 from ragfast.index.names import Names
 from ragfast.rag import Documents, RAGSequence, RAGToken
 
@@ -53,9 +53,10 @@ def refresh(
 
     encode takes up to batch_size of the texts, a slice of them, and returns their embeddings (b,D), float32, float64
     (rounded to float32), float16 or bfloat16. texts are in the order of the ids: by default those of the model's index,
-    where that has as many documents, else 0, 1, ... The index's dtype, metric and scan are kept, and its metadata with
-    the ids; metadata, as in :meth:`FlatIndex.add`, takes its place: give it with ids where anything filters by it, such
-    as a retriever's own filter. documents_tokens, if given, take the place of the model's in the same moment; give them
+    where that has as many documents, else 0, 1, ..., counted anew. The dtype, metric and scan of an index, or of a
+    Snapshot, are kept, and its metadata with the ids, of which none is given a second time; metadata, as in
+    :meth:`FlatIndex.add`, takes its place: give it with ids where anything filters by it, such as a retriever's own
+    filter. documents_tokens, if given, take the place of the model's in the same moment; give them
     where documents come, go or change.
 
     The model answers from the old documents all the while, and a retrieval, whichever thread it is in, sees the old
@@ -97,15 +98,17 @@ def refresh(
         raise TypeError("texts: expected a sequence of documents, got a string")
     if len(texts) == 0:
         raise ValueError("texts: expected at least one, got none")
-    kept = _ids(ids, old, len(texts))  # before the long work: what is wrong shows now, and none is added meanwhile
+    held = old.snapshot() if isinstance(old, FlatIndex) else old if isinstance(old, Snapshot) else None
+    same = held is not None and ids is None and len(held) == len(texts)
+    # Before the long work: what is wrong shows now.
+    kept = None if same else _ids(ids, held, len(texts))
     vectors = _encoded(encode, texts, batch_size, None if old is None else _dim(old), progress)
-    if isinstance(old, FlatIndex):
-        if metadata is None and ids is None and len(old) == len(texts):
-            metadata = old.metadata
-        how: dict[str, Any] = {"scan": old.scan, "dtype": old.dtype, "metric": old.metric}
-        index = FlatIndex.from_vectors(vectors, kept, metadata=metadata or None, **how)
+    how = {} if held is None else {"scan": held.scan, "dtype": held.dtype, "metric": held.metric}
+    if held is not None and same:
+        index = FlatIndex(held.dim, **how)
+        index.swap(writing.with_vectors(held, vectors, metadata))
     else:
-        index = FlatIndex.from_vectors(vectors, kept, metadata=metadata)
+        index = FlatIndex.from_vectors(vectors, kept, metadata=metadata or None, **how)
     after = Documents(index, before.tokens if documents_tokens is None else documents_tokens)
     drift = topk_drift(_found(model, before, probes), _found(model, after, probes)) if len(probes) else None
     with _swapping:
@@ -199,13 +202,13 @@ def _version(document_embeddings: Any) -> int:
 
 
 def _dim(document_embeddings: Any) -> int:
-    if isinstance(document_embeddings, FlatIndex):
+    if isinstance(document_embeddings, (FlatIndex, Snapshot)):
         return document_embeddings.dim
     return int(np.shape(document_embeddings)[1])
 
 
-def _ids(ids: Any, old: Any, n: int) -> NDArray[Any] | list[str] | None:
-    """The ids of n documents in the new index, None for 0, 1, ..."""
+def _ids(ids: Any, held: Snapshot | None, n: int) -> NDArray[Any] | list[str] | None:
+    """The ids of n documents in the new index, None for 0, 1, ...: those given, as the index has another number."""
     if ids is not None and arrays.are_strings(ids):
         names = Names().read(ids)
         if len(names) != n:
@@ -213,17 +216,12 @@ def _ids(ids: Any, old: Any, n: int) -> NDArray[Any] | list[str] | None:
         return names
     if ids is not None:
         return arrays.document_ids(ids, n)
-    if not isinstance(old, FlatIndex):
-        return None
-    own: NDArray[Any] = old.ids
-    if np.array_equal(own, np.arange(len(own))):
-        return None
-    if len(own) != n:
-        raise ValueError(f"ids: the model's {len(own)} documents have ids of their own; give those of the {n} texts")
-    return own
+    if held is not None and not np.array_equal(held.ids, np.arange(len(held))):
+        raise ValueError(f"ids: the model's {len(held)} documents have ids of their own; give those of the {n} texts")
+    return None
 
 
-def _found(model: RAGSequence | RAGToken, documents: Documents, probes: Sequence[Any]) -> list[NDArray[np.int64]]:
+def _found(model: RAGSequence | RAGToken, documents: Documents, probes: Sequence[Any]) -> list[NDArray[Any]]:
     """What the model would retrieve from these documents."""
     trial = copy.copy(model)
     trial.documents = documents
