@@ -266,6 +266,7 @@ void ragfast_score_rows(search *s, const doc_block *block, size_t worker) {
                         (ragfast_candidate){scores[i], scores[i], ragfast_id_of(docs, rows[i]), rows[i], s->segment,
                                             1});
             s->workers[worker].slots[q].rescored += n;
+            s->workers[worker].slots[q].unscanned += n;
         }
     }
 }

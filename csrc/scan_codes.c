@@ -320,16 +320,18 @@ static void judge_prefix(const search *s, search_worker *w) {
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
  * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. But giving up
  * costs all that is left of the segment, and at first, while floors are low, much is a candidate: a twentieth of the rows is
- * never too many. From a far medium a candidate costs a page more than its bytes, and a sixteenth of the part is not. */
+ * never too many, and of short rows, which the float32 scan has soon done with, fewer. From a far medium a candidate costs a
+ * page more than its bytes, and a sixteenth of that part of the rows is not too many. */
 static void judge(search *s, search_worker *w) {
     double several = (double)ragfast_min(s->n_queries, 16), part = 0.5 / several;
-    double row_bytes = (double)(s->docs->dim * ragfast_element_size(s->docs->dtype));
+    double dim = (double)s->docs->dim, row_bytes = dim * (double)ragfast_element_size(s->docs->dtype);
     if (s->docs->far) part = row_bytes / (row_bytes + (double)s->page_bytes) / several;
-    double least = (s->docs->far ? part / 16 : 0.05) * (double)(s->seen + s->n_allowed) / (double)s->n_workers;
+    double least = s->docs->far ? part / 16 : 0.05 * fmin(1, dim / 256);
+    least *= (double)(s->seen + s->n_allowed) / (double)s->n_workers;
     for (size_t q = 0; q < s->n_queries; q++) {
         const query_slot *slot = &w->slots[q];
         double many = (double)(HITS_BEFORE_JUDGING + 8 * s->k) + fmax(least, part * (double)slot->by_codes);
-        if (!w->is_listed[q] && (double)(slot->rescored + slot->hits / 8) > many)
+        if (!w->is_listed[q] && (double)(slot->rescored - slot->unscanned + slot->hits / 8) > many)
             atomic_store_explicit(&s->given_up[q], 1, memory_order_relaxed);
     }
     judge_prefix(s, w);

@@ -12,6 +12,7 @@
 typedef struct query_slot {
     size_t count;        /* candidates held */
     uint64_t rescored;   /* float64 scores calculated */
+    uint64_t unscanned;  /* of them, of rows that no scan had looked at */
     uint64_t by_codes;   /* documents that its codes were compared with */
     uint64_t by_float32; /* documents that went through the float32 scan */
     uint64_t hits;       /* of by_codes, candidates */

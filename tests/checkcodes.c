@@ -410,13 +410,15 @@ void check_emulated_amx(void) {
         if (strcmp(ragfast_isa_name(level), "avx512vnni") != 0 || !ragfast_isa_available(level)) continue;
         const char *before = ragfast_isa();
         ragfast_set_isa("avx512vnni");
-        ragfast_kernels table = *ragfast_current_kernels();
+        static ragfast_kernels table; /* threads of the pool may look at it for a moment longer */
+        table = *ragfast_current_kernels();
         ragfast_set_isa(before);
         ragfast_code_fill_amx_emulated(&table);
         ragfast_roof_fill_amx_emulated(&table);
         table.name = "amx, emulated";
         check_many_queries(&table);
         check_roof_kernels(&table);
+        check_segments_with(&table);
         printf("%s: kernels checked\n", table.name);
         return;
     }

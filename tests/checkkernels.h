@@ -77,6 +77,7 @@ void check_metric(int threads_only);
 
 /* In checksegments.c: searches of several segments, bitmaps, groups, distances. */
 void check_segments(int threads_only);
+void check_segments_with(const ragfast_kernels *table); /* a table that is no level of this machine */
 
 /* In checkcodes.c. */
 void check_code_kernels(const ragfast_kernels *kernels);

@@ -219,24 +219,42 @@ static size_t wrong_entries(const world *w, int n_threads) {
     return wrong;
 }
 
+static void check_world(const world *w, size_t i) {
+    for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
+        WHERE("segments, world %zu at %s: B %zu, N %zu in %zu, D %zu, k %zu, %s%s%s, at most %zu, %d threads", i,
+              ragfast_isa(), w->n_queries, w->n_docs, w->n_segments, w->dim, w->k, w->l2 ? "distance" : "inner product",
+              w->filtered ? ", bitmap" : "", w->excluded ? ", excluded" : "", w->rules.at_most, n_threads);
+        size_t wrong = wrong_entries(w, n_threads);
+        check(wrong == 0, "wrong entries");
+    }
+}
+
+static world *world_of_number(size_t i, size_t most_docs) {
+    return make_world((ragfast_dtype)(i % 4), i / 4 % 2 != 0, i / 8 % 2 != 0, most_docs);
+}
+
 static void check_worlds(size_t n_worlds, size_t most_docs, int every_level) {
     for (size_t i = 0; i < n_worlds; i++) {
-        ragfast_dtype dtype = (ragfast_dtype)(i % 4);
-        world *w = make_world(dtype, i / 4 % 2 != 0, i / 8 % 2 != 0, most_docs);
+        world *w = world_of_number(i, most_docs);
         for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level); level++) {
             if (!every_level && level + 1 < ragfast_isa_count() && ragfast_isa_available(level + 1)) continue;
             ragfast_set_isa(ragfast_isa_name(level));
-            for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
-                WHERE("segments, world %zu at %s: B %zu, N %zu in %zu, D %zu, k %zu, %s%s%s, at most %zu, %d threads",
-                      i, ragfast_isa(), w->n_queries, w->n_docs, w->n_segments, w->dim, w->k,
-                      w->l2 ? "distance" : "inner product", w->filtered ? ", bitmap" : "",
-                      w->excluded ? ", excluded" : "", w->rules.at_most, n_threads);
-                size_t wrong = wrong_entries(w, n_threads);
-                check(wrong == 0, "wrong entries");
-            }
+            check_world(w, i);
         }
         free_world(w);
     }
+}
+
+void check_segments_with(const ragfast_kernels *table) {
+    enum { WORLDS = 48 };
+    const char *before = ragfast_isa();
+    ragfast_use_kernels(table);
+    for (size_t i = 0; i < WORLDS; i++) {
+        world *w = world_of_number(i, 700);
+        check_world(w, i);
+        free_world(w);
+    }
+    ragfast_set_isa(before);
 }
 
 /* ---- one group on top ---------------------------------------------------------------------------------------------- */

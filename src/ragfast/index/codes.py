@@ -61,7 +61,7 @@ def choose(n: int, dim: int, rows_at: RowsAt, *, with_prefix: bool = True, at_ha
     with np.errstate(all="ignore"):
         size = np.square(rows).mean(axis=0).sum()
         if not 1e-30 < size < 1e30:  # nothing to choose by
-            return plain
+            return at_hand or plain
         forms = [plain]
         if np.square(mean).sum() > 0.02 * size:
             forms.append(Form(center=mean.astype(np.float32)))

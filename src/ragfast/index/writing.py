@@ -241,13 +241,14 @@ class Writer:
         room = max(min(MIN_ROOM, MIN_ROOM_BYTES // row), min(held, max(held // 8, MAX_ROOM_BYTES // row)))
         return -(-max(n, room) // 32) * 32
 
-    def _coded(self, now: Snapshot, segments: Sequence[Segment], first: int) -> Segment:
-        """The last segment with codes from row `first` on, if it is one to have them."""
+    def _coded(self, now: Snapshot, segments: Sequence[Segment], first: int, *, are_all: bool = True) -> Segment:
+        """The last segment with codes from row `first` on, if it is one to have them. are_all: the segments are those of
+        the index, so that the form of codes may be chosen by them."""
         last = segments[-1]
         if now.scan == "float32" or now.dim > codes.MAX_DIM or (now.scan == "auto" and last.n < codes.MIN_CODED):
             return last
         n = sum(s.n for s in segments)
-        if self._form is None or not self._form_docs < GROWN * n < GROWN**2 * self._form_docs:
+        if self._form is None or (are_all and not self._form_docs < GROWN * n < GROWN**2 * self._form_docs):
             self._form = _form(now, segments, self._form)
             self._form_docs = n
             if last.room.codes is not None and last.room.form is not self._form and 2 * last.n >= n:
@@ -267,7 +268,7 @@ class Writer:
         for segment in segments:
             for block in segment.blocks():
                 made = made.grown(block, made.first_id + made.n)
-        return self._coded(now, [made], 0)
+        return self._coded(now, [made], 0, are_all=2 * n >= len(now))
 
     def _tidied(self, now: Snapshot, segments: list[Segment], contents: Contents) -> list[Segment]:
         """Without removed rows where these are most of a segment, and with few segments; large ones that lie in files
