@@ -242,7 +242,7 @@ class Writer:
         return -(-max(n, room) // 32) * 32
 
     def _coded(self, now: Snapshot, segments: Sequence[Segment], first: int, *, are_all: bool = True) -> Segment:
-        """The last segment with codes from row `first` on, if it is one to have them. are_all: the segments are those of
+        """The last segment with codes from row `first` on, if it is one to have them. are_all: these are segments of
         the index, so that the form of codes may be chosen by them."""
         last = segments[-1]
         if now.scan == "float32" or now.dim > codes.MAX_DIM or (now.scan == "auto" and last.n < codes.MIN_CODED):
