@@ -3,7 +3,9 @@
 
 #include <string.h>
 
-static float from_bits(uint32_t bits) {
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE float from_bits(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
@@ -11,41 +13,43 @@ static float from_bits(uint32_t bits) {
 
 /* binary16: sign, 5 bits of exponent biased by 15, 10 of fraction. Moved to where float32 has its own, the number is too
  * small by 2^(127 - 15), denormals included; infinity and NaN want all bits of the exponent. */
-static void widen_f16_scalar(float *out, const uint16_t *x, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t sign = (uint32_t)(x[i] & 0x8000) << 16, rest = x[i] & 0x7fff, bits;
-        float magnitude = from_bits(rest << 13) * 0x1p112f;
-        memcpy(&bits, &magnitude, sizeof bits);
-        out[i] = from_bits(sign | bits | (rest >= 0x7c00 ? 0xffu << 23 : 0));
-    }
+INLINE float value_of_f16(uint16_t x) {
+    uint32_t sign = (uint32_t)(x & 0x8000) << 16, rest = x & 0x7fff, bits;
+    float magnitude = from_bits(rest << 13) * 0x1p112f;
+    memcpy(&bits, &magnitude, sizeof bits);
+    return from_bits(sign | bits | (rest >= 0x7c00 ? 0xffu << 23 : 0));
 }
 
 /* A bfloat16 is the upper half of the float32 of the same value. */
+INLINE float value_of_bf16(uint16_t x) { return from_bits((uint32_t)x << 16); }
+
+static void widen_f16_scalar(float *out, const uint16_t *x, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = value_of_f16(x[i]);
+}
+
 static void widen_bf16_scalar(float *out, const uint16_t *x, size_t n) {
-    for (size_t i = 0; i < n; i++) out[i] = from_bits((uint32_t)x[i] << 16);
+    for (size_t i = 0; i < n; i++) out[i] = value_of_bf16(x[i]);
 }
 
-/* Elements first <= i < first + n of a row as float64. */
-static void read(double *out, const void *row, size_t first, size_t n, ragfast_dtype dtype) {
-    float wide[16];
-    switch (dtype) {
-    case RAGFAST_F64: memcpy(out, (const double *)row + first, n * sizeof *out); return;
-    case RAGFAST_F32: memcpy(wide, (const float *)row + first, n * sizeof *wide); break;
-    case RAGFAST_F16: widen_f16_scalar(wide, (const uint16_t *)row + first, n); break;
-    case RAGFAST_BF16: widen_bf16_scalar(wide, (const uint16_t *)row + first, n); break;
-    }
-    for (size_t i = 0; i < n; i++) out[i] = wide[i];
+INLINE double element(const void *row, size_t i, const ragfast_dtype dtype) {
+    if (dtype == RAGFAST_F64) return ((const double *)row)[i];
+    if (dtype == RAGFAST_F32) return (double)((const float *)row)[i];
+    uint16_t x = ((const uint16_t *)row)[i];
+    return (double)(dtype == RAGFAST_F16 ? value_of_f16(x) : value_of_bf16(x));
 }
 
-/* The inner product, or where l2 the squared distance. */
-static double lanes_of(const void *a, const void *b, size_t dim, ragfast_dtype dtype, int l2) {
-    double lanes[16] = {0}, x[16], y[16];
-    for (size_t first = 0; first < dim; first += 16) {
-        size_t n = ragfast_min(dim - first, 16);
-        read(x, a, first, n, dtype == RAGFAST_F64 ? RAGFAST_F64 : RAGFAST_F32);
-        read(y, b, first, n, dtype);
-        for (size_t l = 0; l < n; l++) lanes[l] += l2 ? (x[l] - y[l]) * (x[l] - y[l]) : x[l] * y[l];
-    }
+INLINE double term(const void *a, const void *b, size_t i, const ragfast_dtype dtype, const int l2) {
+    double x = element(a, i, dtype == RAGFAST_F64 ? RAGFAST_F64 : RAGFAST_F32), y = element(b, i, dtype);
+    return l2 ? (x - y) * (x - y) : x * y;
+}
+
+/* The inner product, or where l2 the squared distance; dtype and l2 are constants where inlined. */
+INLINE double lanes_of(const void *a, const void *b, size_t dim, const ragfast_dtype dtype, const int l2) {
+    double lanes[16] = {0};
+    size_t i = 0;
+    for (; i + 16 <= dim; i += 16)
+        for (size_t l = 0; l < 16; l++) lanes[l] += term(a, b, i + l, dtype, l2);
+    for (; i < dim; i++) lanes[i % 16] += term(a, b, i, dtype, l2);
     for (size_t half = 8; half > 0; half /= 2)
         for (size_t l = 0; l < half; l++) lanes[l] += lanes[l + half];
     return lanes[0];
@@ -63,8 +67,12 @@ static void score_rows_scalar(double *out, const void *query, const void *const 
                               const void *const *ahead, size_t n_ahead, size_t dim, ragfast_dtype dtype, int l2) {
     (void)ahead, (void)n_ahead; /* nothing here is fast enough to wait for memory */
     for (size_t j = 0; j < n; j++) {
-        double sum = lanes_of(query, rows[j], dim, dtype, l2);
-        out[j] = l2 ? 0 - sum : sum;
+        switch (dtype) {
+#define CASE(type)                                                                                                     \
+    case type: out[j] = l2 ? 0 - lanes_of(query, rows[j], dim, type, 1) : lanes_of(query, rows[j], dim, type, 0); break;
+            CASE(RAGFAST_F32) CASE(RAGFAST_F64) CASE(RAGFAST_F16) CASE(RAGFAST_BF16)
+#undef CASE
+        }
     }
 }
 
