@@ -8,7 +8,7 @@
 
 enum {
     BATCH = RAGFAST_SCORED_ROWS,
-    AHEAD_BYTES = 8 << 10, /* asked for before they are needed */
+    AHEAD_BYTES = 8 << 10, /* of a gradient, asked for before they are needed; scores fetch the next batch */
     MAX_AHEAD = 32,        /* rows, where they are short */
     MAX_FETCH = 8 << 10,   /* bytes of one row; the rest of a longer one the hardware foresees */
     CHUNK_BYTES = 256 << 10,
