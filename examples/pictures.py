@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from ragfast_demo.corpus import load_corpus
+from ragfast_demo.embeddings import DOCUMENTS, cached_embeddings, document_dtype
+from ragfast_demo.encoder import MiniLM
+from ragfast_demo.language_model import INSTRUCTION
+from ragfast_demo.parts import MINILM, data_file
+from ragfast_demo.questions import load_questions
+from ragfast_demo.run import language_model_folder
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ragfast
-from ragfast import plots
-from ragfast.demo.corpus import load_corpus
-from ragfast.demo.embeddings import DOCUMENTS, cached_embeddings, document_dtype
-from ragfast.demo.encoder import MiniLM
-from ragfast.demo.language_model import INSTRUCTION
-from ragfast.demo.parts import MINILM, data_file
-from ragfast.demo.questions import load_questions
-from ragfast.demo.run import language_model_folder
-from ragfast.models import CausalLM, chat_template
+from ragfast.rag import plots
+from ragfast.rag.hf import CausalLM, chat_template
 
 K = 5
 TEMPERATURE = 0.05  # the demo's

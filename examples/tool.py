@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ragfast
-from ragfast.tool import SearchTool
+from ragfast.rag.tool import SearchTool
 
 PASSAGES = {
     "Eiffel Tower": "The Eiffel Tower in Paris was built in 1889 by Gustave Eiffel.",
@@ -30,7 +30,7 @@ def encode(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 titles, texts = list(PASSAGES), list(PASSAGES.values())
-retriever = ragfast.DenseRetriever(encode, temperature=0.05)
+retriever = ragfast.rag.DenseRetriever(encode, temperature=0.05)
 tool = SearchTool(retriever, ragfast.FlatIndex.from_vectors(encode(texts)), texts, titles=titles, k=2)
 
 print("What the model is told:", json.dumps(tool.openai(), indent=1), sep="\n")

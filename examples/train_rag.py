@@ -30,8 +30,8 @@ import torch
 from tqdm import tqdm
 
 import ragfast
-from ragfast import evaluation
-from ragfast.training.loss import RAGLoss
+from ragfast.rag import evaluation
+from ragfast.rag.training.loss import RAGLoss
 
 GAP = "____"
 SENTENCE_END = re.compile(r"(?<=[a-z0-9)]{2}[.!?]) +(?=[A-Z])")
@@ -158,18 +158,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     options = parser.parse_args()
 
+    from ragfast_demo import parts
+    from ragfast_demo.corpus import load_corpus
+    from ragfast_demo.embeddings import DOCUMENTS, MAX_TOKENS, cached_embeddings, document_dtype
+    from ragfast_demo.encoder import MiniLM
+    from ragfast_demo.questions import load_questions
+    from ragfast_demo.run import language_model_folder
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from ragfast.demo import parts
-    from ragfast.demo.corpus import load_corpus
-    from ragfast.demo.embeddings import DOCUMENTS, MAX_TOKENS, cached_embeddings, document_dtype
-    from ragfast.demo.encoder import MiniLM
-    from ragfast.demo.questions import load_questions
-    from ragfast.demo.run import language_model_folder
-    from ragfast.models import CausalLM, plain_template
-    from ragfast.models.encoders import MeanPooled
-    from ragfast.training.collapse import CollapseMonitor
+    from ragfast.rag.hf import CausalLM, plain_template
+    from ragfast.rag.hf.encoders import MeanPooled
+    from ragfast.rag.training.collapse import CollapseMonitor
 
     start = time.monotonic()
     try:

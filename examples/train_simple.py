@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import ragfast
-from ragfast.training import Adam, CollapseMonitor, nll_and_gradients
+from ragfast.rag.training import Adam, CollapseMonitor, nll_and_gradients
 
 DOCUMENT = "the {name} was built in {year} by {builder} and stands {height} metres tall in {city}"
 FACTS = [  # the answer, two wordings of training, one of the test

@@ -11,8 +11,8 @@ import hypothesis
 import pytest
 from logit_types import MOST_ULPS
 
-import ragfast
-from ragfast import _kernels
+from ragfast import runtime
+from ragfast._core import _kernels
 
 pytest.register_assert_rewrite("code_cases", "nll_cases")  # helpers whose asserts are those of many tests
 
@@ -38,13 +38,13 @@ COMPLETE = pytest.StashKey[bool]()
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once at each level of the build; one that this CPU lacks is a visible skip."""
     level: str = request.param
-    if level not in ragfast.available_isas():
+    if level not in runtime.available_isas():
         pytest.skip(f"this CPU or operating system lacks {level}")
-    before = ragfast.isa()
-    ragfast.set_isa(level)
+    before = runtime.isa()
+    runtime.set_isa(level)
     yield level
-    assert ragfast.isa() == level, "the test left another level behind"
-    ragfast.set_isa(before)
+    assert runtime.isa() == level, "the test left another level behind"
+    runtime.set_isa(before)
 
 
 @pytest.fixture(params=list(MOST_ULPS))
@@ -72,7 +72,7 @@ def variant(request: pytest.FixtureRequest) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEVELS_RUN] = dict.fromkeys(_kernels.known_isas(), 0)
-    config.stash[COMPLETE] = [Path(argument).resolve() for argument in config.args] == [TESTS]
+    config.stash[COMPLETE] = TESTS in [Path(argument).resolve() for argument in config.args]
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
@@ -84,7 +84,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     if "isa" in getattr(item, "fixturenames", ()):
         # What is in use, not what was asked for.
-        item.config.stash[LEVELS_RUN][ragfast.isa()] += 1
+        item.config.stash[LEVELS_RUN][runtime.isa()] += 1
     return (yield)
 
 
@@ -109,7 +109,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def untested_levels(config: pytest.Config) -> str:
     """What is wrong with the counts, or nothing."""
     implied = cpu_levels.implied_levels()
-    expected = ragfast.available_isas() if implied is None else implied
+    expected = runtime.available_isas() if implied is None else implied
     counts = [config.stash[LEVELS_RUN].get(level, 0) for level in expected]
     return "" if min(counts) == max(counts) > 0 else f"FAILED: expected as many at each of {', '.join(expected)}"
 

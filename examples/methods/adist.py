@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import adist_loss, attention_scores
+from ragfast.rag.methods import adist_loss, attention_scores
 
 rng = np.random.default_rng(0)
 weights = rng.dirichlet(np.ones(12), size=(1, 2, 4, 3)).reshape(1, 2, 4, 3, 3, 4)  # (B,L,H,T,K,S), a softmax over K x S

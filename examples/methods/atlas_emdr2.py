@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import atlas_emdr2_loss
+from ragfast.rag.methods import atlas_emdr2_loss
 
 rng = np.random.default_rng(0)
 logits, doc_scores, targets = (

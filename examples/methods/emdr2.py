@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import emdr2_loss, emdr2_utility
+from ragfast.rag.methods import emdr2_loss, emdr2_utility
 
 token_logprobs = np.log([[[0.6, 0.5], [0.1, 0.2], [0.3, 0.1]]])  # 1 question, 3 documents, 2 tokens
 null_logprobs = np.log([[0.2, 0.1]])  # the same answer under the empty document

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import attention_scores, fid_distillation_loss
+from ragfast.rag.methods import attention_scores, fid_distillation_loss
 
 rng = np.random.default_rng(0)
 before_softmax = rng.standard_normal((1, 2, 4, 3, 3, 6))  # (B,L,H,T,K,S)

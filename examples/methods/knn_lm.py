@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import KNNDatastore, knn_lm_logprobs
+from ragfast.rag.methods import KNNDatastore, knn_lm_logprobs
 
 rng = np.random.default_rng(0)
 store = KNNDatastore(rng.standard_normal((1000, 16)).astype(np.float32), tokens=np.arange(1000) % 5)

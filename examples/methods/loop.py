@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import loop_loss
+from ragfast.rag.methods import loop_loss
 
 left_out = np.log([[[0.2, 0.3], [0.6, 0.8], [0.6, 0.7]]])  # log p(y_t | all documents but z): 1 question, 3 documents
 doc_scores = np.zeros((1, 3))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import pdist_loss
+from ragfast.rag.methods import pdist_loss
 
 token_logprobs = np.log([[[0.6, 0.5, 0.9], [0.1, 0.2, 0.9], [0.3, 0.1, 0.9]]])  # 1 question, 3 documents, 3 tokens
 doc_scores = np.zeros((1, 3))

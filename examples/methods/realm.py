@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import realm_nll, realm_reader_nll
+from ragfast.rag.methods import realm_nll, realm_reader_nll
 
 token_logprobs = np.log(
     [[[0.7, 0.6], [0.2, 0.1], [0.3, 0.3]]]

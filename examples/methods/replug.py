@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import replug_logprobs, replug_nll
+from ragfast.rag.methods import replug_logprobs, replug_nll
 
 logits = np.log([[0.70, 0.20, 0.10], [0.05, 0.90, 0.05]])  # 2 documents, 3 tokens
 doc_scores = np.array([91.0, 90.0])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import replug_lsr_loss
+from ragfast.rag.methods import replug_lsr_loss
 
 token_logprobs = np.log([[[0.6, 0.5], [0.1, 0.2], [0.3, 0.1]]])  # 1 context, 3 documents, 2 tokens of the continuation
 for direction in ("reverse", "forward"):  # the paper's, and that of the released code

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import retro_neighbours
+from ragfast.rag.methods import retro_neighbours
 
 rng = np.random.default_rng(0)
 chunks = rng.standard_normal((500, 32)).astype(np.float32)

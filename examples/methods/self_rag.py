@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ragfast.methods import self_rag_answers, self_rag_retrieve, self_rag_scores
+from ragfast.rag.methods import self_rag_answers, self_rag_retrieve, self_rag_scores
 
 print("retrieve:", bool(self_rag_retrieve(np.log([0.35, 0.65]))))  # [Retrieval], [No Retrieval]
 token_logprobs = np.log([[0.6, 0.9], [0.5, 0.8], [0.7, 0.7]])  # the segment under each of 3 documents

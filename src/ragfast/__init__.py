@@ -1,85 +1,94 @@
-"""Exact top-k retrieval and log-sum-exp marginalization for Retrieval-Augmented Generation (Lewis et al. 2020)."""
+"""Exact top-k retrieval and log-sum-exp marginalization for Retrieval-Augmented Generation (Lewis et al. 2020).
 
-from ragfast import levels as _levels
-from ragfast import sources
-from ragfast import threads as _threads
-from ragfast.decoding import marginalize_step
-from ragfast.direct import search
-from ragfast.divergence import kl_divergence
-from ragfast.gather import gather_scores, gather_scores_grad
-from ragfast.generation import Decoding, Generation, Retrieved, Step
-from ragfast.generator import BatchGenerator, CallableGenerator, Decoder, DecodingGenerator, Generator, SimpleGenerator
-from ragfast.index import FlatIndex, Hits, SearchStats, Snapshot
-from ragfast.index.filters import Predicate, column
-from ragfast.levels import available_isas, isa, set_isa
-from ragfast.marginal import keyed_logsumexp, log_softmax, logsumexp, marginalize_sequence, marginalize_token
-from ragfast.merge import merge_topk
-from ragfast.nll import (
-    NLL,
-    rag_sequence_nll,
-    rag_sequence_nll_from_logprobs,
-    rag_token_nll,
-    rag_token_nll_from_logprobs,
-    target_logprobs,
-)
-from ragfast.rag import RAGSequence, RAGToken, Score
-from ragfast.retriever import BatchRetriever, DenseRetriever, FilteringRetriever, Retriever, SimpleRetriever
-from ragfast.storage import IndexFormatError
-from ragfast.threads import get_num_threads, register_threadpoolctl, set_num_threads
+The names here are what most users need. Everything else is imported from its package: ``ragfast.index``,
+``ragfast.marginal``, ``ragfast.rag``, ``ragfast.torch``, ``ragfast.runtime``. A name loads its module when it is first
+used, so that ``import ragfast`` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ragfast import runtime
+from ragfast._core import lazy
+
+if TYPE_CHECKING:
+    from ragfast.index.filters import column as column
+    from ragfast.index.flat import FlatIndex as FlatIndex
+    from ragfast.index.gather import gather_scores as gather_scores
+    from ragfast.index.gather import gather_scores_grad as gather_scores_grad
+    from ragfast.index.merge import merge_topk as merge_topk
+    from ragfast.index.one_shot import search as search
+    from ragfast.index.snapshot import Hits as Hits
+    from ragfast.index.snapshot import SearchStats as SearchStats
+    from ragfast.index.snapshot import Snapshot as Snapshot
+    from ragfast.index.storage import IndexFormatError as IndexFormatError
+    from ragfast.marginal.decode_step import marginalize_step as marginalize_step
+    from ragfast.marginal.divergence import kl_divergence as kl_divergence
+    from ragfast.marginal.loss import (
+        NLL as NLL,
+    )
+    from ragfast.marginal.loss import (
+        rag_sequence_nll as rag_sequence_nll,
+    )
+    from ragfast.marginal.loss import (
+        rag_sequence_nll_from_logprobs as rag_sequence_nll_from_logprobs,
+    )
+    from ragfast.marginal.loss import (
+        rag_token_nll as rag_token_nll,
+    )
+    from ragfast.marginal.loss import (
+        rag_token_nll_from_logprobs as rag_token_nll_from_logprobs,
+    )
+    from ragfast.marginal.loss import (
+        target_logprobs as target_logprobs,
+    )
+    from ragfast.marginal.lse import (
+        log_softmax as log_softmax,
+    )
+    from ragfast.marginal.lse import (
+        logsumexp as logsumexp,
+    )
+    from ragfast.marginal.lse import (
+        marginalize_sequence as marginalize_sequence,
+    )
+    from ragfast.marginal.lse import (
+        marginalize_token as marginalize_token,
+    )
+    from ragfast.marginal.lse import (
+        segment_logsumexp as segment_logsumexp,
+    )
+    from ragfast.rag.generators import SimpleGenerator as SimpleGenerator
+    from ragfast.rag.models import RAGSequence as RAGSequence
+    from ragfast.rag.models import RAGToken as RAGToken
+    from ragfast.rag.retrievers import SimpleRetriever as SimpleRetriever
+    from ragfast.runtime import get_num_threads as get_num_threads
+    from ragfast.runtime import set_num_threads as set_num_threads
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "NLL",
-    "BatchGenerator",
-    "BatchRetriever",
-    "CallableGenerator",
-    "Decoder",
-    "Decoding",
-    "DecodingGenerator",
-    "DenseRetriever",
-    "FilteringRetriever",
-    "FlatIndex",
-    "Generation",
-    "Generator",
-    "Hits",
-    "IndexFormatError",
-    "Predicate",
-    "RAGSequence",
-    "RAGToken",
-    "Retrieved",
-    "Retriever",
-    "Score",
-    "SearchStats",
-    "SimpleGenerator",
-    "SimpleRetriever",
-    "Snapshot",
-    "Step",
-    "available_isas",
-    "column",
-    "gather_scores",
-    "gather_scores_grad",
-    "get_num_threads",
-    "isa",
-    "keyed_logsumexp",
-    "kl_divergence",
-    "log_softmax",
-    "logsumexp",
-    "marginalize_sequence",
-    "marginalize_step",
-    "marginalize_token",
-    "merge_topk",
-    "rag_sequence_nll",
-    "rag_sequence_nll_from_logprobs",
-    "rag_token_nll",
-    "rag_token_nll_from_logprobs",
-    "register_threadpoolctl",
-    "search",
-    "set_isa",
-    "set_num_threads",
-    "sources",
-    "target_logprobs",
-]
+__all__, __getattr__, __dir__ = lazy.exports(
+    __name__,
+    {
+        "index.filters": "column",
+        "index.flat": "FlatIndex",
+        "index.gather": "gather_scores gather_scores_grad",
+        "index.merge": "merge_topk",
+        "index.one_shot": "search",
+        "index.snapshot": "Hits SearchStats Snapshot",
+        "index.storage": "IndexFormatError",
+        "marginal.decode_step": "marginalize_step",
+        "marginal.divergence": "kl_divergence",
+        "marginal.loss": "NLL rag_sequence_nll rag_sequence_nll_from_logprobs rag_token_nll "
+        "rag_token_nll_from_logprobs target_logprobs",
+        "marginal.lse": "log_softmax logsumexp marginalize_sequence marginalize_token segment_logsumexp",
+        "rag.generators": "SimpleGenerator",
+        "rag.models": "RAGSequence RAGToken",
+        "rag.retrievers": "SimpleRetriever",
+        "runtime": "get_num_threads set_num_threads",
+    },
+    ("index", "marginal", "rag", "torch"),
+)
 
-_levels.set_isa_from_environment()
-_threads.set_num_threads(_threads.default_num_threads())
+runtime.set_isa_from_environment()
+runtime.set_num_threads(runtime.default_num_threads())

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import arrays, storage
-from ragfast.index import codes, persistence, writing
+from ragfast._core import arrays
+from ragfast.index import persistence, storage, writing
+from ragfast.index import quantizer as codes
 from ragfast.index.names import Names
+from ragfast.index.readers import Block
 from ragfast.index.segment import MAX_DOCS, Segment, new_name, new_room
 from ragfast.index.snapshot import Snapshot
-from ragfast.sources import Block
 
 BATCH_BYTES = 2**25
 """Of vectors that are checked, encoded and written together."""
@@ -47,7 +48,7 @@ def build(
     segment = new_name()
     form: codes.Form | None = None
     lowest, highest, n = 2**63 - 1, -1, 0
-    with storage.change(path) as draft, _bar(progress, n_docs) as bar:
+    with storage.change(path) as transaction, _bar(progress, n_docs) as bar:
         with ExitStack() as streams, ThreadPoolExecutor(1) as pool:
             out: dict[str, storage.ArrayWriter] = {}
             under_way: Future[None] | None = None  # the batch before is written while the next one is made
@@ -59,7 +60,7 @@ def build(
                 parts = persistence.segment_arrays(batch)
                 if n == 0:
                     for name, part in parts.items():
-                        stream = draft.stream(
+                        stream = transaction.stream(
                             f"{segment}/{name}", part.dtype, part.shape[1:], rows_checked=name == "vectors"
                         )
                         out[name] = streams.enter_context(stream)
@@ -73,15 +74,15 @@ def build(
                 under_way.result()
         incoming.refuse_repeated_ids()
         for name, part in ({} if form is None else persistence.form_arrays(form)).items():
-            draft.put(f"{segment}/{name}", part)
+            transaction.put(f"{segment}/{name}", part)
         for name, part in persistence.strings_arrays(incoming.contents).items():
-            draft.put(name, part)
+            transaction.put(name, part)
         about = [persistence.segment_meta(segment, form, n, lowest=lowest, highest=highest)] if n else []
         now = incoming.now(version=1)
         names = incoming.contents.names
         next_key = None if names is None else names.next_key
         commit = persistence.new_commit(persistence.new_writer())
-        draft.commit(persistence.index_meta(now, incoming.contents, about, commit, next_key))
+        transaction.commit(persistence.index_meta(now, incoming.contents, about, commit, next_key))
 
 
 def _append(out: Mapping[str, storage.ArrayWriter], parts: Mapping[str, NDArray[Any]]) -> None:
@@ -94,7 +95,7 @@ def _each(blocks: Any) -> Iterable[Any]:
     if isinstance(blocks, Block) or getattr(blocks, "ndim", None) == 2:
         return [blocks]
     if isinstance(blocks, (str, bytes, os.PathLike)) or not hasattr(blocks, "__iter__"):
-        hint = "; ragfast.sources reads files" if isinstance(blocks, (str, os.PathLike)) else ""
+        hint = "; ragfast.index.readers reads files" if isinstance(blocks, (str, os.PathLike)) else ""
         raise TypeError(f"blocks: expected an iterable of Blocks or arrays (n, D), got {blocks!r:.80}{hint}")
     return blocks  # type: ignore[no-any-return]  # the caller's: anything that iterates
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import arrays
+from ragfast._core import arrays
 from ragfast.index.strings import Strings, exact, listed, refuse_surrogates
 
 KINDS = ("int64", "float64", "bool", "str")

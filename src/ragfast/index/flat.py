@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ragfast import arrays
-from ragfast.index import building, codes, persistence, writing
+from ragfast._core import arrays
+from ragfast.index import building, persistence, writing
+from ragfast.index import quantizer as codes
 from ragfast.index.snapshot import METRICS, SCANS, Filter, Hits, SearchStats, Snapshot
 from ragfast.index.writing import Documents
 
@@ -226,9 +227,9 @@ class FlatIndex:
         """An index made in a directory, block by block, of more documents than fit into memory; then opened with
         mmap="vectors".
 
-        blocks is an iterable of arrays (n,D) or of :class:`ragfast.sources.Block`, which have ids and metadata as well:
-        a generator, or what :mod:`ragfast.sources` reads from files. They may have any sizes, and one may use the
-        memory of the one before. dim is that of the first unless it is given; dtype, metric and scan are as in
+        blocks is an iterable of arrays (n,D) or of :class:`ragfast.index.readers.Block`, which have ids and metadata as
+        well: a generator, or what :mod:`ragfast.index.readers` reads from files. They may have any sizes, and one may
+        use the memory of the one before. dim is that of the first unless it is given; dtype, metric and scan are as in
         :class:`FlatIndex`, and so is what is refused, the errors telling the block, and rows counted over all blocks.
 
         Memory is needed for some 0.5 GB of documents whatever their number, and for their ids: 16 bytes each where they

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import _kernels, arrays, storage
-from ragfast.index import codes
+from ragfast._core import _kernels, arrays
+from ragfast.index import quantizer as codes
+from ragfast.index import storage
 from ragfast.index.columns import DTYPES, Schema, Vocabulary
 from ragfast.index.names import Names
 from ragfast.index.segment import MAX_DOCS, Room, Segment, Source, aligned, rows_on_lines, writable
@@ -210,8 +211,8 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None, overw
     where = os.path.abspath(path)
     writer = new_writer() if saved is None else saved.writer
     commit, stamps = new_commit(writer), {}
-    with storage.change(path) as draft:
-        before = draft.before
+    with storage.change(path) as transaction:
+        before = transaction.before
         there = before.meta.get("commit")
         if saved is not None and saved.path == where and before.version and not overwrite:
             ours = isinstance(there, str) and there.startswith(f"{writer}-")
@@ -224,19 +225,19 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None, overw
         for group, stamp, make in _groups(now):
             stamps[group] = stamp  # from before it is written: names and words may grow meanwhile
             kept = [name for name in before.arrays if _group(name) == group] if stamp.same(known.get(group)) else []
-            if kept and all(draft.has(name) for name in kept):
+            if kept and all(transaction.has(name) for name in kept):
                 for name in kept:
-                    draft.keep(name)
+                    transaction.keep(name)
             else:
                 for name, values in make().items():
-                    draft.put(name, values, rows_checked=name.endswith("/vectors"))
+                    transaction.put(name, values, rows_checked=name.endswith("/vectors"))
         segments = []
         for s in now._segments:
             about = {"n_removed": s.n_removed, "first_id": s.first_id, "lowest": s.lowest, "highest": s.highest}
             form = None if s.room.codes is None else s.room.form
             segments.append(segment_meta(s.room.name, form, s.n, **about))
         next_key = stamps["names"].n if "names" in stamps else None
-        draft.commit(index_meta(now, now._contents, segments, commit, next_key))
+        transaction.commit(index_meta(now, now._contents, segments, commit, next_key))
     return Saved(where, commit, stamps, writer)
 
 

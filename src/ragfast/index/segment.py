@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import _kernels, arrays
-from ragfast.index.codes import Form
-from ragfast.storage import IndexFormatError, Stored
+from ragfast._core import _kernels, arrays
+from ragfast.index.quantizer import Form
+from ragfast.index.storage import IndexFormatError, Stored
 
 MAX_DOCS = 2**31
 BLOCK_BYTES = 2**24

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import arrays
+from ragfast._core import arrays
 from ragfast.index.columns import Schema, Vocabulary
 from ragfast.index.filters import Predicate
+from ragfast.index.id_set import distinct
 from ragfast.index.names import Names
 from ragfast.index.segment import Segment
 from ragfast.index.strings import listed
-from ragfast.index.taken import distinct
 
 Segments = tuple[Segment, ...]
 Masks = Iterator[NDArray[np.bool_]]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ragfast import _kernels, arrays, gather, merge
-from ragfast._kernels import Hits, SearchStats
-from ragfast.index import selection
+from ragfast._core import _kernels, arrays
+from ragfast._core._kernels import Hits, SearchStats
+from ragfast.index import gather, merge, selection
 from ragfast.index.columns import Schema
 from ragfast.index.filters import Predicate
 from ragfast.index.segment import Segment

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import arrays
+from ragfast._core import arrays
 
 
 def exact(x: str) -> str:

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast import _kernels, arrays
-from ragfast.index import codes
+from ragfast._core import _kernels, arrays
+from ragfast.index import quantizer as codes
 from ragfast.index.columns import Schema, Vocabulary
+from ragfast.index.id_set import Taken, ascending, distinct
 from ragfast.index.names import Names
 from ragfast.index.segment import MAX_DOCS, Rows, Segment, new_room
 from ragfast.index.selection import Contents, new_numbers
 from ragfast.index.snapshot import Snapshot
-from ragfast.index.taken import Taken, ascending, distinct
 
 NOTHING = Contents()
 MIN_ROOM = 4096

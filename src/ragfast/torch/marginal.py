@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ragfast import marginal
+from ragfast.marginal import lse as marginal
 from ragfast.torch.tensors import once_only, wide_of
 
 

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ragfast import arrays, divergence, gather
-from ragfast.divergence import kl_divergence as kl_of_arrays
-from ragfast.index import FlatIndex, Snapshot
+from ragfast._core import arrays
+from ragfast.index import FlatIndex, Snapshot, gather
+from ragfast.marginal import divergence
+from ragfast.marginal.divergence import kl_divergence as kl_of_arrays
 from ragfast.torch.tensors import array_of, double_of, once_only, tensor_of, wide_of
 
 

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ragfast import _kernels, arrays, nll
+from ragfast._core import _kernels, arrays
+from ragfast.marginal import loss as nll
 from ragfast.torch.tensors import array_of, floating_of, logits_of, once_only, tensor_of
 
 

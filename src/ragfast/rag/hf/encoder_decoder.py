@@ -1,0 +1,118 @@
+"""Any encoder-decoder of transformers (BART, T5) as a generator p(y | x, z)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from ragfast.rag.hf import caches
+from ragfast.rag.hf.prompts import Template, plain_template
+from ragfast.rag.hf.rows import BATCH_TOKENS, RowGenerator
+
+__all__ = ["EncoderDecoder"]
+
+
+class EncoderDecoder(RowGenerator):
+    """A generator around an encoder-decoder and its tokenizer, such as AutoModelForSeq2SeqLM and AutoTokenizer load.
+
+    All is as for :class:`CausalLM`, but:
+
+    - The encoder reads the prompt, with the special tokens that the tokenizer gives it; max_length holds for prompts
+      and for answers apart, and answer_room plays no part. What is kept includes the keys and values of
+      cross-attention.
+    - A target that is a text becomes what the tokenizer writes as a label, ending in a stop token. BART's labels begin
+      with <s>, which BART then predicts first; T5's do not. An array of tokens is scored as it is, without a token
+      added in front, and must have that <s> if the model is to have said it.
+    - The decoder begins with the configuration's decoder_start_token_id; ValueError where there is none. No token is
+      forced: forced_bos_token_id and forced_eos_token_id are rules of another search than ours, not of the model.
+
+    >>> import tokenizers, transformers
+    >>> from ragfast.rag.hf import EncoderDecoder
+    >>> vocab = {word: i for i, word in enumerate(["?", "</s>", "where", "is", "it", "in", "Oslo"])}
+    >>> words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="?"))
+    >>> words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    >>> tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+    >>> config = transformers.T5Config(
+    ...     vocab_size=7, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0
+    ... )
+    >>> generator = EncoderDecoder(transformers.T5ForConditionalGeneration(config), tokenizer)
+    >>> generator.token_logprobs("where is it", ["it is in Oslo", ""], "in Oslo").shape
+    (2, 3)
+    """
+
+    ends_align = False
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        template: Template | None = None,
+        max_length: int | None = None,
+        answer_room: int = 64,
+        batch_tokens: int = BATCH_TOKENS,
+        stop_tokens: Sequence[int] | None = None,
+    ) -> None:
+        template = plain_template() if template is None else template
+        super().__init__(model, tokenizer, template, max_length, answer_room, batch_tokens, stop_tokens)
+        configs = (model.config, getattr(model, "generation_config", None))
+        starts = [getattr(config, "decoder_start_token_id", None) for config in configs]
+        start = next((token for token in starts if token is not None), None)
+        if start is None:
+            raise ValueError("model: its configuration has no decoder_start_token_id, with which an answer begins")
+        self._start: int = start
+
+    def answer_tokens(self, answer: str) -> NDArray[np.int64]:
+        """(T,) int64: the answer as the tokenizer writes labels, and a stop token where it puts none at their end."""
+        tokens = self.tokenizer(text_target=answer)["input_ids"]
+        ended = len(tokens) > 0 and tokens[-1] in self.stop_tokens
+        return np.array(tokens if ended else [*tokens, self.stop_tokens[0]], np.int64)
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        rows: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
+        return rows
+
+    def _prompt_limit(self) -> int | None:
+        return self.max_length  # prompt and answer have a context each
+
+    def _room(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
+        return self.max_length
+
+    def _read(self, tokens: Tensor, mask: Tensor) -> tuple[caches.Cache, Tensor | None, Tensor]:
+        """The prompts by the encoder, the start token by the decoder: that fills the cache of cross-attention."""
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            decoder_input_ids=tokens.new_full((len(tokens), 1), self._start),
+            use_cache=True,
+        )
+        return output.past_key_values, output.encoder_last_hidden_state, output.logits[:, -1]
+
+    def _extend(
+        self, cache: caches.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
+    ) -> Tensor:
+        logits: Tensor = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask,
+            decoder_input_ids=tokens,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        return logits
+
+    def _answer_logits(self, prompts: Sequence[tuple[int, ...]], targets: Sequence[NDArray[np.int64]]) -> Tensor:
+        tokens, mask = self._padded(prompts)
+        inputs = torch.from_numpy(np.stack([np.append(self._start, target[:-1]) for target in targets]))
+        logits: Tensor = self.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            decoder_input_ids=inputs.to(tokens.device),
+            use_cache=False,
+        ).logits
+        return logits

@@ -1,0 +1,540 @@
+"""RAG-Sequence and RAG-Token (Lewis et al. 2020, section 2.1) over any retriever and generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragfast._core import arrays
+from ragfast.index import Hits
+from ragfast.index.merge import id_array
+from ragfast.marginal.lse import log_softmax, marginalize_sequence, marginalize_token
+from ragfast.rag.decoding import Decoding, Generation, Retrieved, Step, generate_sequence, generate_token, stream_token
+from ragfast.rag.generators import BatchGenerator, DecodingGenerator, Generator
+from ragfast.rag.retrievers import BatchRetriever, FilteringRetriever, Retriever, Rules
+
+BATCH_SIZE = 8
+"""Questions that a generator reads and decodes together, if not told otherwise."""
+
+__all__ = ["Documents", "RAGSequence", "RAGToken", "Score"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Score:
+    """log p(y|x) of C candidate answers to one question, and what it is made of.
+
+    log_probs (C,) float64; doc_ids (K,) best first, int64 or, of an index that has such, str in an object array;
+    doc_logprobs (K,) = log p(z|x); token_logprobs, for each candidate (K,T) = log p(y_t | x, z, y_<t), T its own;
+    posteriors, for each candidate how much each document had to do with it, which sums to 1 over documents: (K,) =
+    p(z|x,y) for RAG-Sequence, (K,T) = p(z_t | x, y_t, y_<t) for RAG-Token.
+    """
+
+    log_probs: NDArray[np.float64]
+    doc_ids: NDArray[Any]
+    doc_logprobs: NDArray[np.float64]
+    token_logprobs: tuple[NDArray[Any], ...]
+    posteriors: tuple[NDArray[Any], ...]
+
+    @property
+    def best(self) -> int:
+        """The candidate of the largest log p(y|x), the first of equals."""
+        return int(self.log_probs.argmax())
+
+    @property
+    def candidate_logprobs(self) -> NDArray[np.float64]:
+        """log p(candidate | x, it is one of these) (C,): log-softmax of log_probs, as multiple choice wants it."""
+        return log_softmax(self.log_probs)
+
+
+class Documents(NamedTuple):
+    """What a model retrieves from: embeddings (N,D) or a FlatIndex, and the tokens of each document by its id."""
+
+    embeddings: Any
+    tokens: Any
+
+
+class _RAG:
+    """What both variants share: a retriever, a generator, eps, the documents, and one retrieval a question."""
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        generator: Generator,
+        eps: float = 0.0,
+        *,
+        document_embeddings: Any = None,
+        documents_tokens: Any = None,
+        k: int = 5,
+    ) -> None:
+        if not isinstance(retriever, Retriever):
+            hint = "; ragfast.rag.DenseRetriever(encode) is one around a callable" if callable(retriever) else ""
+            raise TypeError(
+                f"retriever: expected encode_query and search methods, got {type(retriever).__name__}{hint}"
+            )
+        if not isinstance(generator, Generator):
+            raise TypeError(f"generator: expected a token_logprobs method, got {type(generator).__name__}")
+        self.retriever = retriever
+        self.generator = generator
+        self.eps = eps
+        # Replaced as one, so that a retrieval beside a refresh sees the old documents or the new, never some of each.
+        self.documents = Documents(document_embeddings, documents_tokens)
+        self.k = arrays.positive_int(k, "k")
+
+    @property
+    def document_embeddings(self) -> Any:
+        """Of ``documents``; assign to replace them alone."""
+        return self.documents.embeddings
+
+    @document_embeddings.setter
+    def document_embeddings(self, value: Any) -> None:
+        self.documents = self.documents._replace(embeddings=value)
+
+    @property
+    def documents_tokens(self) -> Any:
+        """Of ``documents``; assign to replace them alone."""
+        return self.documents.tokens
+
+    @documents_tokens.setter
+    def documents_tokens(self, value: Any) -> None:
+        self.documents = self.documents._replace(tokens=value)
+
+    @property
+    def eps(self) -> float:
+        """Added to a probability before its logarithm; 0 or more."""
+        return self._eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self._eps = arrays.finite_float(value, "eps", above_zero=False)
+
+    def retrieve(self, questions: Sequence[Any], *, k: int | None = None, **rules: Unpack[Rules]) -> list[Retrieved]:
+        """The documents of each of B questions, each retrieved once: what score and generate do where ``retrieved`` is
+        not given. Share it between variants, or between scoring and decoding.
+
+        k (this object's by default) documents each, or as many as there are. rules say which: ``filter=``, and
+        ``group=`` with ``at_most=`` or ``exclude=`` (B,), as in :meth:`FlatIndex.search`; p(z|x) is over the documents
+        that they leave.
+
+        ValueError where the model has no documents, where documents_tokens lacks an id, and where a question found no
+        document; TypeError for rules where the retriever is no :class:`FilteringRetriever`.
+        """
+        k = self.k if k is None else arrays.positive_int(k, "k")
+        questions = _several(questions, "questions")
+        document_embeddings, documents_tokens = self.documents
+        if document_embeddings is None or documents_tokens is None:
+            raise ValueError(
+                "document_embeddings, documents_tokens: expected both where the model is made, as "
+                f"{type(self).__name__}(retriever, generator, document_embeddings=..., documents_tokens=...)"
+            )
+        if not questions:
+            return []
+        found = self._search(questions, document_embeddings, k, rules)
+        return [_retrieved(hits, documents_tokens, f"questions[{b}]") for b, hits in enumerate(found)]
+
+    def _search(self, questions: list[Any], document_embeddings: Any, k: int, rules: Rules) -> list[Hits]:
+        """The hits (K,) of each question."""
+        given: dict[str, Any] = {name: rule for name, rule in rules.items() if rule is not None}
+        if given and not isinstance(self.retriever, FilteringRetriever):
+            raise TypeError(
+                f"{next(iter(given))}: expected a retriever that takes it, as DenseRetriever does (a "
+                f"FilteringRetriever, with a filter of its own or None), got {type(self.retriever).__name__}"
+            )
+        if isinstance(self.retriever, BatchRetriever):
+            search_queries: Any = self.retriever.search_queries  # with rules, if it is a FilteringRetriever
+            found = search_queries(self.retriever.encode_queries(questions), document_embeddings, k=k, **given)
+            rows = [Hits(*row) for row in zip(found.scores, found.ids, found.logprobs, strict=True)]
+            if len(rows) != len(questions):
+                raise ValueError(f"retriever: expected hits of {len(questions)} queries, got {len(rows)}")
+            return rows
+        each = [given] * len(questions)
+        if "exclude" in given:
+            groups = _several(given["exclude"], "exclude")
+            if len(groups) != len(questions):
+                raise ValueError(f"exclude: expected {len(questions)} groups, one a question, got {len(groups)}")
+            # A question that excludes nothing has a group only where at_most speaks of it: alone that says nothing.
+            kept = ("filter", "group", "at_most") if "at_most" in given else ("filter",)
+            alone = {name: rule for name, rule in given.items() if name in kept}
+            each = [alone if group is None else {**given, "exclude": group} for group in groups]
+        encode, search = self.retriever.encode_query, self.retriever.search
+        return [
+            search(encode(question), document_embeddings, k=k, **its_rules)
+            for question, its_rules in zip(questions, each, strict=True)
+        ]
+
+    def _plus_eps(self, log_probs: Any) -> Any:
+        """log(p + eps) of log p."""
+        return np.logaddexp(log_probs, math.log(self._eps)) if self._eps else log_probs
+
+    def _evaluate(
+        self, query_tokens: Any, target_tokens: Any, document_embeddings: Any, documents_tokens: Any, k: int
+    ) -> tuple[Hits, NDArray[Any]]:
+        """The hits of one question and the target's token_logprobs (K,T) under them."""
+        k = arrays.positive_int(k, "k")
+        hits = _found(self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k))
+        if len(hits.ids) == 0:
+            raise ValueError("query_tokens: no document was found")
+        docs = [tokens_of(doc_id, documents_tokens) for doc_id in hits.ids.tolist()]
+        return hits, _checked(self.generator.token_logprobs(query_tokens, docs, target_tokens), hits.ids, "")
+
+    def _all_logprobs(
+        self, questions: Sequence[Any], answers: Sequence[Any], retrieved: Sequence[Retrieved], batch_size: int
+    ) -> list[list[NDArray[Any]]]:
+        """For each question and each of its candidates the token_logprobs (K,T)."""
+        batch_size = arrays.positive_int(batch_size, "batch_size")
+        docs = [found.doc_tokens for found in retrieved]
+        if isinstance(self.generator, BatchGenerator):
+            given: list[Sequence[Any]] = []
+            for first in range(0, len(questions), batch_size):
+                batch = slice(first, first + batch_size)
+                given += self.generator.batch_token_logprobs(questions[batch], docs[batch], answers[batch])
+        else:
+            one = self.generator.token_logprobs
+            given = [
+                [one(question, documents, answer) for answer in candidates]
+                for question, documents, candidates in zip(questions, docs, answers, strict=True)
+            ]
+        counts, expected = [len(tables) for tables in given], [len(candidates) for candidates in answers]
+        if counts != expected:
+            raise ValueError(f"generator: expected token_logprobs of {expected} answers to each question, got {counts}")
+        return [
+            [_checked(table, found.doc_ids, f" for answers[{b}][{c}]") for c, table in enumerate(tables)]
+            for b, (tables, found) in enumerate(zip(given, retrieved, strict=True))
+        ]
+
+    def _prepare(
+        self, questions: Sequence[Any], k: int | None, filter: Any, retrieved: Sequence[Retrieved] | None
+    ) -> tuple[list[Any], list[Retrieved]]:
+        """The questions and the documents of each."""
+        asked = _several(questions, "questions")
+        if retrieved is None:
+            found = self.retrieve(asked, k=k, filter=filter)
+        else:
+            if k is not None:
+                raise ValueError("k, retrieved: expected one of them, as what is retrieved has its number of documents")
+            if filter is not None:
+                raise ValueError(
+                    "filter, retrieved: expected one of them; retrieve(..., filter=) is what takes it then"
+                )
+            found = _several(retrieved, "retrieved")
+        if len(found) != len(asked):
+            raise ValueError(f"retrieved: expected {len(asked)}, one a question, got {len(found)}")
+        for b, documents in enumerate(found):
+            if not isinstance(documents, Retrieved):
+                raise TypeError(f"retrieved[{b}]: expected a Retrieved, got {type(documents).__name__}")
+            if len(documents.doc_tokens) == 0:
+                raise ValueError(f"retrieved[{b}]: expected at least one document, got none")
+        return asked, found
+
+    def _decoding_generator(self, what: str) -> DecodingGenerator:
+        if not isinstance(self.generator, DecodingGenerator):
+            raise TypeError(
+                f"generator: {what} needs stop_tokens and an open method, which {type(self.generator).__name__} lacks"
+            )
+        return self.generator
+
+
+class RAGSequence(_RAG):
+    """RAG-Sequence: one document answers the whole question, p(y|x) = sum_z p(z|x) prod_t p(y_t | x, z, y_<t).
+
+    eps is added to p(y|x) before its logarithm: 0.0 gives the exact value, 1e-8 (on the generator too) the notebook's.
+
+    >>> import numpy as np, ragfast
+    >>> rng = np.random.default_rng(0)
+    >>> rag = ragfast.RAGSequence(ragfast.SimpleRetriever(4, rng=rng), ragfast.SimpleGenerator(10, 4, 8, rng=rng))
+    >>> docs = [rng.standard_normal((3, 4)) for _ in range(6)]
+    >>> log_prob, doc_ids, doc_probs = rag.forward(
+    ...     rng.standard_normal((2, 4)), np.eye(4), rng.standard_normal((6, 4)), docs, k=2
+    ... )
+    >>> round(log_prob, 2), doc_ids.shape, round(float(doc_probs.sum()), 6)
+    (-9.21, (2,), 1.0)
+    """
+
+    def forward(
+        self,
+        query_tokens: Any,
+        target_tokens: Any,
+        document_embeddings: Any,
+        documents_tokens: Any,
+        k: int = 5,
+    ) -> tuple[float, NDArray[Any], NDArray[Any]]:
+        """log p(y|x), the ids of the documents (K,) and p(z|x) (K,), K = min(k, N), or fewer under a filter.
+
+        query_tokens and target_tokens are whatever the retriever and the generator take; for the simple pair (n,D) and
+        (T,D) arrays. document_embeddings is an (N,D) array or a FlatIndex; documents_tokens anything that gives a
+        document's tokens by id: a list, a dict. The documents are retrieved once. No target tokens: log p is log 1.
+
+        ValueError where k is below 1 or documents_tokens lacks an id; otherwise what retriever and generator raise.
+        """
+        hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
+        log_prob = self._plus_eps(marginalize_sequence(hits.logprobs, token_logprobs))
+        return float(log_prob), hits.ids, np.exp(hits.logprobs)
+
+    def score(
+        self,
+        questions: Sequence[Any],
+        answers: Sequence[Any],
+        *,
+        k: int | None = None,
+        filter: Any = None,
+        retrieved: Sequence[Retrieved] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Score]:
+        """log p(y|x) of each answer, with the terms of its sum and p(z|x,y) (K,), which eps has no part in.
+
+        questions are B of what the retriever and the generator take. answers are B: a list or tuple is several
+        candidates for its question (multiple choice), anything else one answer. Each question retrieves once, k
+        documents or this object's, under the filter if there is one; or takes those that ``retrieve`` gave. A generator
+        that scores several questions at once gets batch_size of them: memory grows with it, and results do not depend
+        on it.
+
+        ValueError for another number of answers or of ``retrieved``, a question without a candidate or a document, NaN
+        from the generator, and where ``retrieve`` raises it; otherwise what retriever and generator raise.
+        """
+        asked, found = self._prepare(questions, k, filter, retrieved)
+        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
+        scores = []
+        for documents, candidates in zip(found, tables, strict=True):
+            results = [
+                marginalize_sequence(documents.doc_logprobs, table, return_posterior=True) for table in candidates
+            ]
+            log_probs = np.array([self._plus_eps(log_prob) for log_prob, _ in results], np.float64)
+            scores.append(_score(log_probs, documents, candidates, [posterior for _, posterior in results]))
+        return scores
+
+    def generate(
+        self,
+        questions: Sequence[Any],
+        *,
+        k: int | None = None,
+        filter: Any = None,
+        retrieved: Sequence[Retrieved] | None = None,
+        mode: Literal["thorough", "fast"] = "thorough",
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> list[list[Generation]]:
+        """The n_returned likeliest answers found for each of B questions, best first (Lewis et al. 2020, section 2.5).
+
+        Beam search under each document by itself, greedy with one beam, finds hypotheses; equal ones are merged; each
+        gets log p(y|x) = log sum_z p(z|x) p(y|x,z), by which they are ranked, then by their tokens. ``mode`` is which
+        p(y|x,z) count: "thorough", all, of which those that the beam of z had are known and all others are scored in
+        one pass; "fast", those that the beams had, so that log_prob is a lower bound and nothing more is computed. Of
+        the lists of :class:`Generation` each has n_returned or as many as there are hypotheses, at most K x n_beams.
+
+        questions, k, filter, retrieved, batch_size, options and errors as for :meth:`RAGToken.generate`, but sample is
+        refused, and n_returned may pass n_beams. length_penalty and early_stopping are of the search under each
+        document. ValueError also for another mode, and for NaN where hypotheses are scored.
+        """
+        asked, found = self._prepare(questions, k, filter, retrieved)
+        generator = self._decoding_generator("generate")
+        batch_size = arrays.positive_int(batch_size, "batch_size")
+        return generate_sequence(generator, asked, found, Decoding.of(options), mode, batch_size)
+
+
+class RAGToken(_RAG):
+    """RAG-Token: each token has its own document, p(y|x) = prod_t sum_z p(z|x) p(y_t | x, z, y_<t).
+
+    eps is added to each token's probability before its logarithm: 0.0 gives the exact value, 1e-8 (on the generator
+    too) the notebook's.
+
+    >>> import numpy as np, ragfast
+    >>> rng = np.random.default_rng(0)
+    >>> retriever, generator = ragfast.SimpleRetriever(4, rng=rng), ragfast.SimpleGenerator(10, 4, 8, rng=rng)
+    >>> docs = [rng.standard_normal((3, 4)) for _ in range(6)]
+    >>> rag = ragfast.RAGToken(
+    ...     retriever, generator, document_embeddings=rng.standard_normal((6, 4)), documents_tokens=docs, k=2
+    ... )
+    >>> score = rag.score([rng.standard_normal((2, 4))], [np.eye(4)])[0]
+    >>> score.log_probs.round(2).tolist(), score.posteriors[0].shape
+    ([-9.21], (2, 4))
+    """
+
+    def forward(
+        self,
+        query_tokens: Any,
+        target_tokens: Any,
+        document_embeddings: Any,
+        documents_tokens: Any,
+        k: int = 5,
+    ) -> float:
+        """log p(y|x). Arguments and errors as for :meth:`RAGSequence.forward`; the documents are retrieved once."""
+        hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
+        return float(np.add.reduce(self._plus_eps(marginalize_token(hits.logprobs, token_logprobs))))
+
+    def forward_token(
+        self,
+        query_tokens: Any,
+        target_token: Any,
+        document_embeddings: Any,
+        documents_tokens: Any,
+        k: int = 5,
+    ) -> tuple[float, NDArray[Any], NDArray[Any]]:
+        """p(y_1|x) (not its logarithm, and without this object's eps), the ids (K,) and p(z|x) (K,) for one token."""
+        hits, token_logprobs = self._evaluate(query_tokens, [target_token], document_embeddings, documents_tokens, k)
+        log_prob = marginalize_token(hits.logprobs, token_logprobs)
+        return math.exp(log_prob[0]), hits.ids, np.exp(hits.logprobs)
+
+    def score(
+        self,
+        questions: Sequence[Any],
+        answers: Sequence[Any],
+        *,
+        k: int | None = None,
+        filter: Any = None,
+        retrieved: Sequence[Retrieved] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Score]:
+        """log p(y|x) of each answer, with its terms and p(z_t | x, y_t, y_<t) (K,T), which eps has no part in.
+
+        Arguments and errors as for :meth:`RAGSequence.score`.
+        """
+        asked, found = self._prepare(questions, k, filter, retrieved)
+        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
+        scores = []
+        for documents, candidates in zip(found, tables, strict=True):
+            results = [marginalize_token(documents.doc_logprobs, table, return_posterior=True) for table in candidates]
+            log_probs = np.array([np.add.reduce(self._plus_eps(by_token)) for by_token, _ in results], np.float64)
+            scores.append(_score(log_probs, documents, candidates, [posterior for _, posterior in results]))
+        return scores
+
+    def generate(
+        self,
+        questions: Sequence[Any],
+        *,
+        k: int | None = None,
+        filter: Any = None,
+        retrieved: Sequence[Retrieved] | None = None,
+        batch_size: int = BATCH_SIZE,
+        **options: Any,
+    ) -> list[list[Generation]]:
+        """The n_returned best answers to each of B questions, best first (Lewis et al. 2020, section 2.5).
+
+        Each next token is chosen by log p(v | x, y_<t) = log sum_z p(z|x) p(v | x, z, y_<t), in which eps has no part:
+        the greatest, the lower of equals; or as options say, the keyword arguments of :class:`Decoding`. A question
+        retrieves once, k documents or this object's, under the filter if there is one; or takes those of ``retrieved``,
+        one a question, that ``retrieve`` gave. batch_size questions are decoded together (memory grows with batch_size
+        x k x n_beams), each as it would be alone; documents of p(z|x) = 0 are not read, and answers that have ended are
+        no longer computed.
+
+        log_prob is the model's own log p(y|x): what is not allowed or not drawn keeps its probability. Answers that
+        cannot go on, as all tokens have probability 0 or are stop tokens before their time, are dropped, so that there
+        may be fewer than n_returned.
+
+        TypeError for an unknown option; ValueError for options that do not go together, another number of
+        ``retrieved``, NaN or +inf from the generator, a question to which no answer is left, and where ``retrieve``
+        raises it.
+
+        >>> import numpy as np, ragfast
+        >>> class Coin:  # a document is p(heads); after it comes the end, token 2
+        ...     stop_tokens = (2,)
+        ...     def open(self, questions, docs):
+        ...         self.logits = np.log([[p, 1 - p, 1e-9] for several in docs for p in several])
+        ...         return self
+        ...     def step(self, rows, tokens):
+        ...         return np.log([[1e-9, 1e-9, 1.0]] * len(rows))
+        ...     def token_logprobs(self, question, docs, answer):
+        ...         return np.log([[p if answer[0] == 0 else 1 - p, 1.0] for p in docs])
+        >>> rag = ragfast.RAGToken(ragfast.SimpleRetriever(3), Coin())
+        >>> found = ragfast.rag.Retrieved(np.arange(2), np.log([0.6, 0.4]), [0.9, 0.2])
+        >>> for answer in rag.generate(["?"], retrieved=[found], n_beams=2, n_returned=2)[0]:
+        ...     print(answer.tokens, round(float(np.exp(answer.log_prob)), 3), answer.posterior[:, 0].round(3))
+        [0 2] 0.62 [0.871 0.129]
+        [1 2] 0.38 [0.158 0.842]
+        """
+        asked, found = self._prepare(questions, k, filter, retrieved)
+        generator = self._decoding_generator("generate")
+        batch_size = arrays.positive_int(batch_size, "batch_size")
+        return generate_token(generator, asked, found, Decoding.of(options), batch_size)
+
+    def stream(
+        self,
+        question: Any,
+        *,
+        k: int | None = None,
+        filter: Any = None,
+        retrieved: Retrieved | None = None,
+        **options: Any,
+    ) -> Iterator[Step]:
+        """The greedy or sampled answer to one question, a :class:`Step` for each token as soon as it is chosen.
+
+        Their tokens, and their texts together, are what ``generate`` gives. A text is "" while the character that it
+        is part of is not complete. Nothing is computed before the first is asked for, nor after the last that is: an
+        iterator may be dropped or closed at any time.
+
+        question is one of what ``generate`` takes, retrieved the one :class:`Retrieved` for it; k, filter, options and
+        errors as there, at once or with the token at hand; n_beams and n_returned must be 1.
+        """
+        asked, found = self._prepare([question], k, filter, None if retrieved is None else [retrieved])
+        generator = self._decoding_generator("stream")
+        return stream_token(generator, asked[0], found[0], Decoding.of(options))
+
+
+def _several(questions: Sequence[Any], name: str) -> list[Any]:
+    if isinstance(questions, (str, bytes)) or not hasattr(questions, "__iter__"):
+        raise TypeError(f"{name}: expected a sequence, such as a list of one, got {type(questions).__name__}")
+    return list(questions)
+
+
+def _candidates(answers: Sequence[Any], n_questions: int) -> list[list[Any]]:
+    """The candidates of each question."""
+    given = _several(answers, "answers")
+    if len(given) != n_questions:
+        raise ValueError(f"answers: expected {n_questions}, one or a list of several a question, got {len(given)}")
+    candidates = [list(answer) if isinstance(answer, (list, tuple)) else [answer] for answer in given]
+    for b, several in enumerate(candidates):
+        if not several:
+            raise ValueError(f"answers[{b}]: expected at least one candidate, got none")
+    return candidates
+
+
+def tokens_of(doc_id: int | str, documents_tokens: Any, name: str = "documents_tokens") -> Any:
+    """A document's tokens by its id. ValueError, under that name, where there are none."""
+    if isinstance(doc_id, str) and isinstance(documents_tokens, Sequence):
+        raise ValueError(f"{name}: expected a mapping, as ids of documents are strings, got a sequence")
+    try:
+        if not isinstance(doc_id, str) and doc_id < 0:  # would silently be an entry counted from the end
+            raise IndexError
+        return documents_tokens[doc_id]
+    except LookupError:
+        size = f" among {len(documents_tokens)}" if hasattr(documents_tokens, "__len__") else ""
+        raise ValueError(f"{name}: no entry for document id {doc_id!r}{size}") from None
+
+
+def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
+    """What was found, with the tokens."""
+    found = _found(hits)
+    if len(found.ids) == 0:
+        raise ValueError(f"{name}: no document was found")
+    docs = [tokens_of(doc_id, documents_tokens) for doc_id in found.ids.tolist()]
+    return Retrieved(found.ids, np.asarray(found.logprobs, np.float64), docs)
+
+
+def _found(hits: Hits) -> Hits:
+    """Without the padding with which a search fills up what it did not find."""
+    ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,))
+    there = ids >= 0 if ids.dtype != object else np.array([doc_id is not None for doc_id in ids], bool)
+    return Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
+
+
+def _checked(token_logprobs: Any, doc_ids: NDArray[Any], where: str) -> NDArray[Any]:
+    """The generator's answer, of the right shape and without NaN."""
+    table = np.asarray(token_logprobs)
+    if table.ndim != 2 or len(table) != len(doc_ids):
+        raise ValueError(f"generator: expected token_logprobs of shape ({len(doc_ids)}, T){where}, got {table.shape}")
+    broken = np.isnan(table).any(axis=1)
+    if broken.any():
+        raise ValueError(f"generator: NaN in the token_logprobs{where} under document {doc_ids[broken.argmax()]}")
+    return table
+
+
+def _score(
+    log_probs: NDArray[np.float64],
+    documents: Retrieved,
+    token_logprobs: Sequence[NDArray[Any]],
+    posteriors: Sequence[NDArray[Any]],
+) -> Score:
+    return Score(log_probs, documents.doc_ids, documents.doc_logprobs, tuple(token_logprobs), tuple(posteriors))
