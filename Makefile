@@ -19,10 +19,11 @@ C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch] benchmarks/*.c)
 .PHONY: demo test test-all lint sanitize counts counts-accept bench bench-history clean
 
 test: $(VENV)/.with-test
-	$(PYTEST) tests --ignore=tests/rag/hf
+	$(PYTEST) tests --ignore=tests/rag/hf --write-passed $(VENV)/.passed
 
+# REST=1 leaves out what `make test` has passed just before.
 test-all: $(VENV)/.with-test,models,plots,mcp $(VENV)/.with-benchmarks $(VENV)/.with-demo
-	$(PYTEST)
+	$(PYTEST) $(if $(REST),--skip-passed $(VENV)/.passed)
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python examples/demo demo

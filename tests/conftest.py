@@ -1,4 +1,8 @@
-"""The `isa` fixture, and the proof at the end of a complete run that it took every level that this CPU has."""
+"""Fixtures of many tests, the proof that a complete run took every level that this CPU has, and runs in two parts.
+
+`--write-passed FILE` notes which tests passed; a later run with `--skip-passed FILE` leaves these out. So the tests of
+the extras can follow those with NumPy alone without repeating them.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +74,19 @@ def variant(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("ragfast")
+    group.addoption("--write-passed", type=Path, metavar="FILE", help="write the ids of the tests that pass there")
+    group.addoption("--skip-passed", type=Path, metavar="FILE", help="deselect the tests whose ids are there")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if file := config.getoption("skip_passed"):
+        passed = set(file.read_text().splitlines())
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+        items[:] = [item for item in items if item.nodeid not in passed]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEVELS_RUN] = dict.fromkeys(_kernels.known_isas(), 0)
     config.stash[COMPLETE] = TESTS in [Path(argument).resolve() for argument in config.args]
@@ -99,6 +116,9 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """No level may go untested in silence, whatever went wrong in the build."""
     config = session.config
+    if (file := config.getoption("write_passed")) and not hasattr(config, "workeroutput"):
+        reports = config.pluginmanager.get_plugin("terminalreporter").getreports("passed")
+        file.write_text("".join(f"{report.nodeid}\n" for report in reports if report.when == "call"))
     if hasattr(config, "workeroutput"):
         config.workeroutput["levels_run"] = config.stash[LEVELS_RUN]
         config.workeroutput["complete"] = config.stash[COMPLETE]
