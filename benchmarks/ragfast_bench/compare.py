@@ -24,7 +24,7 @@ A cell is "slower" only if the lower end of the interval is above 1.03, and "fas
 1 / 1.03. A cell that looks slower is measured again, and only the second result counts: among many cells of equal
 speed, some look slower once by chance. The second measurement has twice the rounds and loads copies of both builds,
 because the place of code in memory alone can change calls of a few microseconds by three percent. The exit status is 1
-if a cell is slower.
+if a cell is slower, and 2 if nothing could be compared.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def load_pair(sites: Sequence[Path], threads: int, isa: str | None) -> Pair:
     copies = Path(tempfile.mkdtemp(prefix="ragfast-compare-"))
     atexit.register(shutil.rmtree, copies, ignore_errors=True)
     for name, site in zip(("old", "new"), sites, strict=True):
-        for part in site.glob("ragfast*"):
+        for part in filter(Path.is_dir, site.glob("ragfast*")):
             shutil.copytree(part, copies / name / part.name)
     builds = load(copies / "old"), load(copies / "new")
     check_separate(*builds)
@@ -186,8 +186,8 @@ def compared(cell: Cell, builds: Pair, load_again: Callable[[], Pair], rounds: i
     clock = time.process_time if builds[1].call("get_num_threads") == 1 else time.perf_counter
     try:
         digests = [result_digest(*both) for both in zip(builds, calls_of(setup, builds), strict=True)]
-    except BuildError as error:
-        return {"cell": cell.name, "skipped": str(error)}
+    except Exception as error:  # one build may lack the function, an option, or what this level needs
+        return {"cell": cell.name, "skipped": f"{type(error).__name__}: {error}"}
 
     def timed(builds: Pair, times: int) -> Outcome:
         new_first = itertools.cycle((False, True))
@@ -258,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print(*(cell.name for cell in chosen), sep="\n")
         return 0
+    if not chosen:
+        parser.error(f"--cells: must match a cell that --list shows; got {' '.join(options.cells)}")
     if options.rounds < 6:
         parser.error(f"--rounds: must be 6 or more, for an interval of {CONFIDENCE:.0%}; got {options.rounds}")
     if options.base is None:
@@ -283,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         settings = {"base": options.base, "head": options.head, "isa": level, "threads": options.threads}
         options.json.write_text(json.dumps(settings | {"rows": rows}, indent=1) + "\n")
-    return int("slower" in verdicts)
+    return 1 if "slower" in verdicts else 2 if set(verdicts) == {"not compared"} else 0
 
 
 if __name__ == "__main__":
