@@ -1,12 +1,12 @@
 /* AMX int8 tiles, for many queries. THE HOT LOOP is sweep below. What few queries read and how a panel is unpacked
  * stay the AVX-512 VNNI level's: its unpacked (steps, 32 documents, 4) is, sixteen steps at a time, two tiles side
  * by side. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <string.h>
 
 #ifdef RAGFAST_EMULATED_AMX /* of tests/: the same code on a machine without AMX */
-#include "amx_emulated.h"
+#include "tests/amx_emulated.h"
 #else
 #include <immintrin.h>
 #endif

@@ -3,7 +3,7 @@
  * There is no multiplication of unsigned by signed bytes here that cannot saturate, but there is for h = u >> 2: two
  * products are at most 2 x 63 x 127 = 16002 and two such sums still fit 16 bits. So both tiles work on the high plane
  * alone, code_mask is 0xfc, and dots are multiplied by 4 at the end. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <immintrin.h>
 #include <string.h>

@@ -3,7 +3,7 @@
  * Lanes are documents: a step of 32 documents is two vectors, four bytes of a query are broadcast to all lanes, and
  * vpdpbusd, unsigned codes times signed queries, adds their four products to each: no lane is ever crossed, nothing
  * saturates. Numbers are of one Zen 4 core, whose peak is 467 GOP/s: one vpdpbusd a cycle. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <immintrin.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* The reference for every code_<isa>.c: what each kernel must compute, in plain C. Contracts: ../internal.h. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <math.h>
 

@@ -1,5 +1,5 @@
 /* AVX2, FMA and F16C float64 scores. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <immintrin.h>
 #include <string.h>

@@ -107,35 +107,6 @@ def test_public_names_are_documented() -> None:
     assert missing == []
 
 
-def c_files() -> list[Path]:
-    return sorted([*(ROOT / "csrc").rglob("*.[ch]"), *PACKAGE.rglob("*.p[yx][xdi]"), *(ROOT / "tests").glob("*.c")])
-
-
-def test_intrinsics_live_in_kernels_alone() -> None:
-    headers = {
-        (str(path.relative_to(ROOT)), header)
-        for path in c_files()
-        for header in re.findall(r"include\s*[<\"](\w*(?:intrin|neon|sve|amx)\w*\.h)", path.read_text())
-        if path.parent.name != "kernels"
-    }
-    assert headers == {("csrc/internal.h", "xmmintrin.h")}  # the floating-point environment, for every driver
-    assert any("immintrin.h" in path.read_text() for path in (ROOT / "csrc" / "kernels").glob("*.c"))
-
-
-def test_kernel_files_are_an_operation_and_a_level() -> None:
-    files = {tuple(path.stem.rsplit("_", 1)) for path in (ROOT / "csrc" / "kernels").iterdir()}
-    operations = {operation for operation, _ in files}
-    assert {operation for operation, level in files if level == "scalar"} == operations  # the reference comes first
-    if "avx2" in _kernels.known_isas():
-        assert {level for _, level in files} == set(_kernels.known_isas())
-
-
-def test_c_never_prints_aborts_or_reads_the_environment() -> None:
-    forbidden = re.compile(r"\b(?:f?printf|puts|perror|abort|exit|_exit|getenv|assert)\s*\(")
-    for path in (ROOT / "csrc").rglob("*.[ch]"):
-        assert forbidden.findall(path.read_text()) == [], path
-
-
 def test_tools_have_the_same_versions_everywhere() -> None:
     pinned = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["lint"]
     hooks = re.findall(r'"([\w-]+==[\d.]+)"', (ROOT / ".pre-commit-config.yaml").read_text())

@@ -1,8 +1,8 @@
-# csrc/include/ragfast.h for Cython, in the header's order; the contracts stand there.
+# csrc/include/ragfast/ragfast.h for Cython, in the header's order; the contracts stand there.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
-cdef extern from "ragfast.h" nogil:
+cdef extern from "ragfast/ragfast.h" nogil:
     ctypedef enum ragfast_status:
         RAGFAST_OK
         RAGFAST_ERROR_MEMORY

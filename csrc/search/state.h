@@ -1,0 +1,195 @@
+/* What the parts of a search share: search.c (driver), candidates.c (reservoirs, groups, results), scan_float32.c and
+ * scan_codes.c (the two ways of finding candidates). */
+#ifndef RAGFAST_SEARCH_H
+#define RAGFAST_SEARCH_H
+
+#include "search/candidate.h"
+#include "core/kernels.h"
+
+#include <stdatomic.h>
+
+/* One query on one worker. */
+typedef struct query_slot {
+    size_t count;        /* candidates held */
+    uint64_t rescored;   /* float64 scores calculated */
+    uint64_t unscanned;  /* of them, of rows that no scan had looked at */
+    uint64_t by_codes;   /* documents that its codes were compared with */
+    uint64_t by_float32; /* documents that went through the float32 scan */
+    uint64_t hits;       /* of by_codes, candidates */
+    size_t likely;       /* of the candidates since the last settling, those that should be among the best k */
+} query_slot;
+
+/* One query in the space of codes: its score with document j is base + unit / scale_j (Z . Y_j); docs/exactness.md (S). */
+typedef struct code_query {
+    double base, base_error; /* q . center */
+    double unit;             /* 1 / its scale; 0: it cannot be coded */
+    double norm, residual;   /* factors of a document's residual and norm in the bound */
+    double tail;             /* factor of a document's tail */
+    double sum, prefix_sum;  /* of its codes, over all and over the prefix */
+} code_query;
+
+/* A query's panel that a prefix, or in a far segment the high plane, let through. */
+typedef struct second_look {
+    uint32_t q, hits;
+    size_t panel;
+} second_look;
+
+enum { RAGFAST_SECOND_LOOKS = 64 }; /* waiting while their panels are fetched */
+
+/* Documents of the segment that are looked at together: rows from first on, or those listed. */
+typedef struct doc_block {
+    size_t first, n_docs;
+    const uint32_t *rows; /* ascending, or NULL */
+    size_t n_next;        /* rows after the last that the same worker will ask for, where none are listed */
+} doc_block;
+
+static inline size_t ragfast_row_of(const doc_block *block, size_t j) {
+    return block->rows ? block->rows[j] : block->first + j;
+}
+
+/* What a document of a group must reach: at_most others of it are certainly as good. Without these, where fewer than k
+ * documents qualify and so no floor rises, all would be kept and sorted: of fewer than k groups then, so that with k places
+ * those numbered one after the other never overwrite each other's. */
+typedef struct group_floor {
+    double lower;
+    int32_t group; /* -1: none yet */
+} group_floor;
+
+/* What one worker has to itself. */
+typedef struct search_worker {
+    query_slot *slots; /* (group,) */
+    /* The float32 scan. Queries join `listed` when the codes do not repay them, all at the start where there are none. */
+    size_t n_listed;
+    uint32_t *listed;    /* (group,) */
+    float *scan_queries; /* the listed ones as the kernels want them: (n / TILE, D, TILE), or (n, padded D) */
+    float *packed_docs;  /* (block_docs, D) */
+    float *wide_docs;    /* (block_docs, D), where documents are of 16 bits or gathered */
+    float *block_norms;  /* (block_docs,), where the caller has none or documents are gathered */
+    uint32_t *rows;      /* (block_docs,), where the caller says which are allowed */
+    /* The scan of codes. */
+    uint8_t *is_listed;                       /* (group,) */
+    uint8_t *panel_codes;                     /* unpacked */
+    uint8_t *again_codes;                     /* those of a second look */
+    ragfast_code_threshold *thresholds;       /* (group,), of the first look: the prefix or everything */
+    ragfast_code_threshold *again_thresholds; /* (group,), of the second look, if there is one */
+    second_look *waiting;                     /* (SECOND_LOOKS,) */
+    size_t n_waiting;
+    int use_prefix;
+    uint64_t looks, second_looks;    /* (panel, query) pairs of this chunk */
+    size_t chunks_without, patience; /* before the prefix is tried again, now and the next time */
+} search_worker;
+
+typedef struct search {
+    const ragfast_kernels *kernels;
+    const ragfast_docs *segments;
+    size_t n_segments;
+    const char *queries;     /* of the group */
+    const int32_t *excluded; /* of the group, or NULL */
+    size_t n_queries;        /* of the group */
+    size_t n_all_queries;
+    size_t k;       /* min(K, N of all segments) */
+    size_t at_most; /* documents of a group, 0: any number */
+    int l2, any_far;
+    size_t page_bytes; /* of memory, where any are far */
+    size_t block_docs; /* that the caches hold */
+    size_t n_workers;
+    double gamma, underflow;
+    int room_for_codes, room_for_whole, room_for_scans; /* scratch is there for */
+
+    /* Of the segment that is being searched. */
+    const ragfast_docs *docs;
+    uint32_t segment;
+    size_t n_allowed;  /* its documents that take part */
+    size_t seen;       /* those of segments before */
+    int exact_only;    /* no scan: float64 documents, or too few to repay one */
+    int coded;         /* by codes as long as they repay it */
+    int many;          /* codes are unpacked; else read from the high plane */
+    int whole_again;   /* far: second looks are by all eight bits, and follow the high plane too */
+    int listed;        /* the float32 scan, or float64, takes rows from a list made of the bitmap */
+    size_t chunk_docs; /* that a worker takes at a time: some blocks */
+    size_t n_chunks, chunk_step;
+    size_t n_seeds;                /* rows rescored beforehand, for a floor to begin with */
+    const ragfast_codes *prepared; /* the form that queries are prepared for, or NULL */
+
+    size_t n_group_floors;         /* of a query on a worker: k, but not very few; 0 without at_most */
+    size_t capacity;               /* candidates a query may hold on one worker: k and room beyond */
+    ragfast_candidate *candidates; /* (group, workers, capacity) */
+    group_floor *group_floors;     /* (group, workers, n_group_floors) */
+    _Atomic double *floors;        /* (group,) */
+    double *query_norms;           /* (group,) */
+    double *query_squares;         /* (group,), by inner_f64, for distances */
+    code_query *code_queries;      /* (group,) */
+    int8_t *query_codes;           /* (group, padded D) */
+    int8_t *interleaved_codes;     /* for tile_high */
+    int8_t *packed_codes;          /* for tile_codes */
+    float *query_scratch;          /* (2, D) */
+    atomic_uchar *given_up; /* (group,): the codes do not repay this query; workers list it at their next chunk */
+    search_worker *workers; /* (n_workers,) */
+
+    double *scores; /* outputs of the group */
+    int64_t *doc_ids;
+    double *doc_logprobs;
+    ragfast_query_stats *stats;
+    size_t k_out;
+    double temperature;
+    atomic_int status;
+    ragfast_place corrupt;
+    atomic_flag corrupt_is_known;
+} search;
+
+static inline int64_t ragfast_id_of(const ragfast_docs *docs, size_t row) {
+    return docs->ids ? docs->ids[row] : docs->first_id + (int64_t)row;
+}
+
+static inline int ragfast_is_allowed(const ragfast_docs *docs, size_t row) {
+    return !docs->allowed || (docs->allowed[row / 32] >> row % 32 & 1);
+}
+
+/* Of a panel's documents, those that take part: of rows first <= i < end, as codes may be there of later ones. */
+static inline uint32_t ragfast_present(const ragfast_docs *docs, size_t panel, size_t first, size_t end) {
+    uint32_t mask = docs->allowed ? docs->allowed[panel] : UINT32_MAX;
+    if (first > panel * RAGFAST_PANEL_DOCS) mask &= UINT32_MAX << (first - panel * RAGFAST_PANEL_DOCS);
+    if (end - panel * RAGFAST_PANEL_DOCS < RAGFAST_PANEL_DOCS) mask &= (1u << (end - panel * RAGFAST_PANEL_DOCS)) - 1;
+    return mask;
+}
+
+static inline double ragfast_floor_of(const search *s, size_t q) {
+    return atomic_load_explicit(&s->floors[q], memory_order_relaxed);
+}
+
+/* The floor of what scans look at: of inner products, or of q.x - |x|^2 / 2 where the score is a distance, (L1). */
+static inline double ragfast_scan_floor(const search *s, size_t q) {
+    double floor = ragfast_floor_of(s, q);
+    return s->l2 ? (s->query_squares[q] * (1 - 1e-11) + floor * (1 + 1e-11)) / 2 : floor;
+}
+
+/* search.c. Of rows first <= i < end; *n_panels: in how many panels they are. */
+size_t ragfast_count_allowed(const ragfast_docs *docs, size_t first, size_t end, size_t *n_panels);
+void ragfast_fail(search *s, ragfast_status status);
+
+/* candidates.c. keep: what a scan knows of a row of the segment, that its inner product is within error of middle; it becomes a
+ * candidate unless that is below the floor, and the query's reservoir is settled when it is full. */
+typedef enum ragfast_kept { RAGFAST_DROPPED, RAGFAST_KEPT, RAGFAST_LIKELY } ragfast_kept; /* likely above the floor */
+ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double middle, double error);
+/* Float64 scores of all queries with rows that have been found sound. */
+void ragfast_score_rows(search *s, const doc_block *block, size_t worker);
+void ragfast_settle(search *s, size_t q, size_t worker);
+void ragfast_raise_floor(search *s, size_t q, size_t worker); /* by what the reservoir holds */
+void ragfast_finish_query(search *s, size_t q); /* candidates of all workers together, the best k of them written out */
+int ragfast_row_is_sound(search *s, size_t segment, size_t row); /* by its checksum; else the search fails */
+size_t ragfast_page_bytes(void);
+void ragfast_ask_for_row(const search *s, const ragfast_docs *docs,
+                         size_t row); /* of the medium that it is mapped from */
+
+/* scan_float32.c: a block of documents against the listed queries. After a change to the list it is to be laid out. */
+size_t ragfast_scan_queries_size(const search *s, size_t n_queries);
+void ragfast_lay_out_listed(const search *s, search_worker *w);
+void ragfast_scan_float32(search *s, const doc_block *block, size_t worker);
+
+/* scan_codes.c: once a group and form, then documents first <= i < end, where first need not begin a panel. Packed codes of queries,
+ * in either form, take query_code_bytes. */
+size_t ragfast_query_code_bytes(const search *s, size_t n_queries, size_t tile);
+void ragfast_prepare_codes(search *s);
+void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker);
+
+#endif

@@ -1,0 +1,126 @@
+/* Ceilings: that the work which is counted is the work which is done, and that reading reads every byte. */
+#include "tests/checkkernels.h"
+
+enum { LANES = RAGFAST_ROOF_LANES, BYTES = RAGFAST_ROOF_BYTES };
+
+static int64_t dot(const ragfast_kernels *kernels, const uint8_t *u, const int8_t *q, const int32_t *start,
+                   size_t rounds) {
+    kernels->begin_codes();
+    int64_t total = kernels->dot_i8(u, q, start, rounds);
+    kernels->end_codes();
+    return total;
+}
+
+/* From 0, sums of 1 count; from 2, sums halved and increased by 1 stay; both know the number of lanes. */
+static void check_fma(const ragfast_kernels *kernels) {
+    static const float ones[2] = {1, 1}, half[2] = {0.5f, 1};
+    const size_t size = LANES * sizeof(float);
+    float *zeros = input(size), *twos = input(size);
+    for (size_t i = 0; i < LANES; i++) zeros[i] = 0, twos[i] = 2;
+    double lanes = kernels->fma_f32(zeros, ones, 1);
+    check(lanes >= 4 && lanes <= LANES && lanes == floor(lanes), "fma_f32 has %g lanes", lanes);
+    check(kernels->fma_f32(twos, ones, 0) == 2 * lanes, "fma_f32 does something in no round");
+    for (size_t rounds = 1; rounds < 3000; rounds = 3 * rounds + 1) {
+        double counted = kernels->fma_f32(zeros, ones, rounds);
+        check(counted == lanes * (double)rounds, "fma_f32 counts %g in %zu rounds of %g", counted, rounds, lanes);
+        check(kernels->fma_f32(twos, half, rounds) == 2 * lanes, "fma_f32 is no multiply-add");
+    }
+    input_free(zeros, size);
+    input_free(twos, size);
+}
+
+static void check_dot(const ragfast_kernels *kernels) {
+    const size_t size = LANES * sizeof(int32_t);
+    uint8_t *u = input(BYTES);
+    int8_t *q = input(BYTES);
+    int32_t *start = input(size);
+    memset(u, 1, BYTES);
+    memset(q, 1, BYTES);
+    for (size_t i = 0; i < LANES; i++) start[i] = 0;
+    int64_t products = dot(kernels, u, q, start, 1);
+    check(products >= 16 && dot(kernels, u, q, start, 0) == 0, "dot_i8 does %lld products a round",
+          (long long)products);
+    for (size_t rounds = 1; rounds < 200; rounds = 3 * rounds + 1) {
+        int64_t total = dot(kernels, u, q, start, rounds);
+        check(total == products * (int64_t)rounds, "dot_i8 counts %lld in %zu rounds of %lld", (long long)total, rounds,
+              (long long)products);
+        for (int value = -127; value <= 127; value += 127) {
+            memset(u, 63, BYTES);
+            memset(q, value, BYTES);
+            total = dot(kernels, u, q, start, rounds);
+            check(total == products * (int64_t)rounds * 63 * value, "dot_i8 of 63 and %d is %lld", value,
+                  (long long)total);
+            memset(u, 1, BYTES);
+            memset(q, 1, BYTES);
+        }
+    }
+    int64_t none = dot(kernels, u, q, start, 0);
+    for (size_t i = 0; i < LANES; i++) start[i] = 1;
+    int64_t sums = dot(kernels, u, q, start, 0);
+    check(none == 0 && sums >= 1, "dot_i8 has %lld sums", (long long)sums);
+    check(dot(kernels, u, q, start, 5) == sums + 5 * products, "dot_i8 does not begin where it is told");
+    input_free(u, BYTES);
+    input_free(q, BYTES);
+    input_free(start, size);
+}
+
+/* At every length, and so at every distance of the beginning from a line, beside an unreadable page. */
+static void check_read(const ragfast_kernels *kernels) {
+    for (size_t n = 0; n < 5000; n = n < 1200 ? n + 1 : n + 37) {
+        uint8_t *x = input(n);
+        for (size_t i = 0; i < n; i++) x[i] = (uint8_t)random_u64();
+        uint64_t sum = 0;
+        for (size_t i = 0; i < n; i += 8) {
+            uint64_t word = 0;
+            memcpy(&word, x + i, n - i < 8 ? n - i : 8);
+            sum += word;
+        }
+        check(kernels->read(x, n) == sum, "read of %zu bytes gives another sum", n);
+        input_free(x, n);
+    }
+}
+
+void check_roof_kernels(const ragfast_kernels *kernels) {
+    WHERE("%s ceilings", kernels->name);
+    check_fma(kernels);
+    check_dot(kernels);
+    check_read(kernels);
+}
+
+void check_roof(void) {
+    const char *before = ragfast_isa();
+    for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level); level++) {
+        ragfast_set_isa(ragfast_isa_name(level));
+        for (int arithmetic = RAGFAST_FLOAT32; arithmetic <= RAGFAST_INT8; arithmetic++) {
+            WHERE("ragfast_burn at %s, arithmetic %d", ragfast_isa(), arithmetic);
+            uint64_t none = 1, one = 0, many = 0;
+            check(!ragfast_burn(&none, (ragfast_arithmetic)arithmetic, 0) && none == 0, "no round does something");
+            check(!ragfast_burn(&one, (ragfast_arithmetic)arithmetic, 1) && one >= 8, "a round does %llu operations",
+                  (unsigned long long)one);
+            check(!ragfast_burn(&many, (ragfast_arithmetic)arithmetic, 1000) && many == 1000 * one,
+                  "a thousand rounds are %llu operations", (unsigned long long)many);
+        }
+        static const uint64_t words[3] = {UINT64_MAX, 5, 7};
+        check(ragfast_read(words, sizeof words) == 11, "ragfast_read sums wrongly");
+    }
+    uint64_t operations;
+    check(ragfast_burn(&operations, (ragfast_arithmetic)2, 1) == RAGFAST_ERROR_ARGUMENT, "arithmetic 2 was taken");
+    check(ragfast_burn(&operations, RAGFAST_INT8, SIZE_MAX) == RAGFAST_ERROR_ARGUMENT, "SIZE_MAX rounds were taken");
+    ragfast_set_isa(before);
+}
+
+void bench_roof_kernels(void) {
+    enum { ROUNDS = 1 << 16 };
+    const size_t size = (size_t)256 << 20;
+    uint64_t *x = must(malloc(size)), operations;
+    memset(x, 1, size);
+    double seconds[3], rates[2];
+    for (int arithmetic = RAGFAST_FLOAT32; arithmetic <= RAGFAST_INT8; arithmetic++) {
+        TIME(seconds[arithmetic], ragfast_burn(&operations, (ragfast_arithmetic)arithmetic, ROUNDS));
+        rates[arithmetic] = (double)operations * 1e-9 / seconds[arithmetic];
+    }
+    TIME(seconds[2], sink = (double)ragfast_read(x, size));
+    printf("%-10s ceilings: float32 %5.1f GFLOP/s   int8 %6.1f GOP/s   read from memory %5.1f GB/s\n", ragfast_isa(),
+           rates[0], rates[1], (double)size * 1e-9 / seconds[2]);
+    free(x);
+}
