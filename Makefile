@@ -34,7 +34,7 @@ lint: $(VENV)/.with-lint
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	$(BIN)/codespell
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy.stubtest --ignore-disjoint-bases --mypy-config-file pyproject.toml ragfast._kernels
+	$(BIN)/python -m mypy.stubtest --ignore-disjoint-bases --mypy-config-file pyproject.toml ragfast._core._kernels
 
 # The public header alone, then the C checks (csrc/tests/checkkernels.c) under each sanitizer.
 sanitize: $(VENV)/.build-tools

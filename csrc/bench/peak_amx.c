@@ -1,5 +1,5 @@
 /* What AMX reaches: 16384 products of 8 bits an instruction. */
-#include "core/kernels.h"
+#include "bench/peak.h"
 
 #ifdef RAGFAST_EMULATED_AMX /* of tests/: the same code on a machine without AMX */
 #include "tests/amx_emulated.h"
@@ -37,4 +37,4 @@ static int64_t dot_i8_amx(const uint8_t *u, const int8_t *q, const int32_t *star
     return total;
 }
 
-void ragfast_roof_fill_amx(ragfast_kernels *table) { table->dot_i8 = dot_i8_amx; }
+void peak_fill_amx(peak_kernels *table) { table->dot_i8 = dot_i8_amx; }

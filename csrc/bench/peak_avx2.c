@@ -1,5 +1,5 @@
 /* What AVX2 reaches: multiply-adds in registers, 8-bit products as code_avx2.c has them, plain loads. */
-#include "core/kernels.h"
+#include "bench/peak.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -78,7 +78,7 @@ static uint64_t read_avx2(const void *x, size_t n) {
     return lanes[0] + lanes[1] + lanes[2] + lanes[3];
 }
 
-void ragfast_roof_fill_avx2(ragfast_kernels *table) {
+void peak_fill_avx2(peak_kernels *table) {
     table->fma_f32 = fma_f32_avx2;
     table->dot_i8 = dot_i8_avx2;
     table->read = read_avx2;

@@ -1,6 +1,6 @@
 /* What AVX-512 reaches: multiply-adds in registers and plain loads. Without VNNI its 8-bit products are those of AVX2,
  * as they are in the scan of codes. */
-#include "core/kernels.h"
+#include "bench/peak.h"
 
 #include <immintrin.h>
 
@@ -48,7 +48,7 @@ static uint64_t read_avx512(const void *x, size_t n) {
     return sum;
 }
 
-void ragfast_roof_fill_avx512(ragfast_kernels *table) {
+void peak_fill_avx512(peak_kernels *table) {
     table->fma_f32 = fma_f32_avx512;
     table->read = read_avx512;
 }

@@ -1,5 +1,5 @@
 /* What AVX-512 VNNI reaches: 64 products of 8 bits an instruction. */
-#include "core/kernels.h"
+#include "bench/peak.h"
 
 #include <immintrin.h>
 
@@ -26,4 +26,4 @@ static int64_t dot_i8_avx512vnni(const uint8_t *u, const int8_t *q, const int32_
     return total;
 }
 
-void ragfast_roof_fill_avx512vnni(ragfast_kernels *table) { table->dot_i8 = dot_i8_avx512vnni; }
+void peak_fill_avx512vnni(peak_kernels *table) { table->dot_i8 = dot_i8_avx512vnni; }

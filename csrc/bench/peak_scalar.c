@@ -1,5 +1,5 @@
-/* The reference for every roof_<isa>.c, and what plain C reaches. Contracts: ../internal.h. */
-#include "core/kernels.h"
+/* The reference for every peak_<isa>.c, and what plain C reaches. Contracts: peak.h. */
+#include "bench/peak.h"
 
 #include <string.h>
 
@@ -50,7 +50,7 @@ static uint64_t read_scalar(const void *x, size_t n) {
     return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
-void ragfast_roof_fill_scalar(ragfast_kernels *table) {
+void peak_fill_scalar(peak_kernels *table) {
     table->fma_f32 = fma_f32_scalar;
     table->dot_i8 = dot_i8_scalar;
     table->read = read_scalar;

@@ -1,6 +1,8 @@
 /* XXH64 with seed 0, from its published specification: four sums of 64 bits that each take 8 bytes of every 32, merged at
  * the end, and what is left over after them by 8, 4 and 1. Words are little-endian on every machine. */
 #include "core/kernels.h"
+#include "core/pool.h"
+#include "ragfast/search.h"
 
 #include <string.h>
 

@@ -1,7 +1,8 @@
 /* Which kernels run: one table a level, each a copy of the level below with its own entries written over it. A new
  * level is its kernel files in CMakeLists.txt and one line in `levels`. Compiled for the baseline, like every driver. */
-#define _DEFAULT_SOURCE /* syscall */
-#include "core/kernels.h"
+#include "core/dispatch.h"
+#include "core/platform.h"
+#include "ragfast/runtime.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -13,10 +14,6 @@
 
 #if defined(RAGFAST_BUILD_AVX2) || defined(RAGFAST_BUILD_AVX512)
 #include <cpuid.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 /* Bits of CPUID leaf 1 ECX, leaf 7 EBX, and XCR0 (Intel SDM vol. 2A, CPUID; vol. 1, 13.3). */
 enum { FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28, F16C = 1u << 29 };
@@ -54,20 +51,12 @@ static int leaf7_has(unsigned ecx, unsigned edx) {
 static int runs_avx512vnni(void) { return leaf7_has(AVX512VNNI, 0); }
 #endif
 #ifdef RAGFAST_BUILD_AMX
-/* Linux gives tile registers to a process that asks; a refusal, or a kernel before 5.16, means that the level is not
- * there (Documentation/arch/x86/xstate.rst). */
-static int may_use_tiles(void) {
-#if defined(__linux__) && defined(SYS_arch_prctl)
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-#else
-    return 0;
-#endif
+static int runs_amx(void) {
+    return leaf7_has(0, AMX_TILE | AMX_INT8) && cpu_has(0, 0, STATE_AMX) && ragfast_may_use_tiles();
 }
-static int runs_amx(void) { return leaf7_has(0, AMX_TILE | AMX_INT8) && cpu_has(0, 0, STATE_AMX) && may_use_tiles(); }
 #endif
 
-enum { N_OPERATIONS = 6 };
+enum { N_OPERATIONS = 5 };
 
 static const struct {
     const char *name;
@@ -77,24 +66,23 @@ static const struct {
     {"scalar",
      runs_scalar,
      {ragfast_score_fill_scalar, ragfast_dot_fill_scalar, ragfast_code_fill_scalar, ragfast_lse_fill_scalar,
-      ragfast_logits_fill_scalar, ragfast_roof_fill_scalar}},
+      ragfast_logits_fill_scalar}},
 #ifdef RAGFAST_BUILD_AVX2
     {"avx2",
      runs_avx2,
      {ragfast_score_fill_avx2, ragfast_dot_fill_avx2, ragfast_code_fill_avx2, ragfast_lse_fill_avx2,
-      ragfast_logits_fill_avx2, ragfast_roof_fill_avx2}},
+      ragfast_logits_fill_avx2}},
 #endif
 #ifdef RAGFAST_BUILD_AVX512
     {"avx512",
      runs_avx512,
-     {ragfast_score_fill_avx512, ragfast_dot_fill_avx512, ragfast_lse_fill_avx512, ragfast_logits_fill_avx512,
-      ragfast_roof_fill_avx512}},
+     {ragfast_score_fill_avx512, ragfast_dot_fill_avx512, ragfast_lse_fill_avx512, ragfast_logits_fill_avx512}},
 #endif
 #ifdef RAGFAST_BUILD_AVX512VNNI
-    {"avx512vnni", runs_avx512vnni, {ragfast_code_fill_avx512vnni, ragfast_roof_fill_avx512vnni}},
+    {"avx512vnni", runs_avx512vnni, {ragfast_code_fill_avx512vnni}},
 #endif
 #ifdef RAGFAST_BUILD_AMX
-    {"amx", runs_amx, {ragfast_code_fill_amx, ragfast_roof_fill_amx}},
+    {"amx", runs_amx, {ragfast_code_fill_amx}},
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
@@ -146,19 +134,4 @@ ragfast_status ragfast_set_isa(const char *name) {
         return RAGFAST_OK;
     }
     return RAGFAST_ERROR_UNKNOWN_ISA;
-}
-
-const char *ragfast_strerror(ragfast_status status) {
-    switch (status) {
-    case RAGFAST_OK: return "no error";
-    case RAGFAST_ERROR_MEMORY: return "out of memory for the scratch block of this call";
-    case RAGFAST_ERROR_ARGUMENT: return "a size or scalar is outside its range";
-    case RAGFAST_ERROR_UNKNOWN_ISA: return "no instruction-set level of that name in this build";
-    case RAGFAST_ERROR_UNAVAILABLE_ISA: return "this CPU or operating system lacks that instruction-set level";
-    case RAGFAST_ERROR_NONFINITE_QUERY: return "a query holds NaN or an infinity";
-    case RAGFAST_ERROR_NONFINITE_DOC: return "a document holds NaN or an infinity";
-    case RAGFAST_ERROR_OVERFLOW: return "an inner product of float64 values overflows float64";
-    case RAGFAST_ERROR_CORRUPT_DOC: return "a document holds other bytes than its checksum was made of";
-    }
-    return "unknown status";
 }

@@ -3,10 +3,14 @@
 #ifndef RAGFAST_ELEMENTS_H
 #define RAGFAST_ELEMENTS_H
 
-#include "core/kernels.h"
+#include "ragfast/status.h"
 
 #include <math.h>
 #include <string.h>
+
+static inline size_t ragfast_element_size(ragfast_dtype dtype) {
+    return dtype == RAGFAST_F64 ? 8 : dtype == RAGFAST_F32 ? 4 : 2;
+}
 
 static inline double ragfast_element(const void *x, size_t i, ragfast_dtype dtype) {
     if (dtype == RAGFAST_F64) return ((const double *)x)[i];

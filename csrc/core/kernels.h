@@ -1,16 +1,18 @@
-/* What the C files share and callers do not see: the kernel table, the thread pool, the arithmetic environment. */
-#ifndef RAGFAST_INTERNAL_H
-#define RAGFAST_INTERNAL_H
+/* The kernels of an instruction-set level: their table and their contracts. */
+#ifndef RAGFAST_KERNELS_H
+#define RAGFAST_KERNELS_H
 
+#include "core/assumptions.h"
+#include "ragfast/status.h"
 #include "search/i8_layout.h"
-#include "ragfast/ragfast.h"
+
+#include <stddef.h>
+#include <stdint.h>
 
 /* A tile is some queries against one panel of up to PANEL_DOCS documents: up to ROWS_QUERIES where they are read as they
  * lie, up to TILE_QUERIES where they are packed. */
 enum { RAGFAST_SCORED_ROWS = 8 };
-enum { RAGFAST_ROWS_QUERIES = 24, RAGFAST_TILE_QUERIES = 12, RAGFAST_MAX_CODE_QUERIES = 32 };
-
-enum { RAGFAST_ROOF_LANES = 256, RAGFAST_ROOF_BYTES = 1024 }; /* of AVX-512's registers for sums; of a tile of AMX */
+enum { RAGFAST_ROWS_QUERIES = 24, RAGFAST_MAX_CODE_QUERIES = 32 };
 
 /* The kernels of one instruction-set level. kernels/<op>_<isa>.c fill it; everything else calls through it.
  *
@@ -48,7 +50,7 @@ typedef struct ragfast_kernels {
                             const float *packed_docs, size_t n_docs, size_t dim, const float *thresholds,
                             const char *ahead, size_t n_ahead);
 
-    /* ---- codes: codes.h has the layout ---- */
+    /* ---- codes: search/i8_layout.h has the layout ---- */
 
     /* y = (x - center) weight, each operation rounded once; center and weight may be NULL, y may be x. Returns max |y|, NaN
      * if there is one. */
@@ -129,19 +131,6 @@ typedef struct ragfast_kernels {
     /* acc[i] += weight * x[i], fused or not. */
     void (*add_scaled_f32)(double *acc, double weight, const float *x, size_t n);
     void (*add_scaled_f64)(double *acc, double weight, const double *x, size_t n);
-
-    /* ---- ceilings (roof.c) ---------------------------------------------------------------------------------------- */
-
-    /* As many sums as keep this level's multipliers busy, in registers; each begins as an element of start (ROOF_LANES) and
-     * takes one multiply-add a round, sum = sum * factors[0] + factors[1], fused or not. Returns their total: from 0 with
-     * factors of 1 the number of multiply-adds, while each is below 2^24. */
-    double (*fma_f32)(const float *start, const float factors[2], size_t rounds);
-    /* The same with the fastest products of 8 bits that the tiles of codes use: to each sum so many of u[i] q[i] a round,
-     * the same i in all rounds. Every sum begins as an element of start (ROOF_LANES). u and q (ROOF_BYTES), u below 64. Sums
-     * stay below 2^31, where |u q| is 1 for 2^22 rounds. Between begin_codes and end_codes. */
-    int64_t (*dot_i8)(const uint8_t *u, const int8_t *q, const int32_t *start, size_t rounds);
-    /* Loads x once. Returns the sum modulo 2^64 of its words of 8 bytes, the last one filled up with zeros. */
-    uint64_t (*read)(const void *x, size_t n_bytes);
 } ragfast_kernels;
 
 /* One a file of kernels/: writes this level's entries over those of the level below. */
@@ -161,71 +150,9 @@ void ragfast_logits_fill_avx512(ragfast_kernels *table);
 void ragfast_lse_fill_scalar(ragfast_kernels *table);
 void ragfast_lse_fill_avx2(ragfast_kernels *table);
 void ragfast_lse_fill_avx512(ragfast_kernels *table);
-void ragfast_roof_fill_scalar(ragfast_kernels *table);
-void ragfast_roof_fill_avx2(ragfast_kernels *table);
-void ragfast_roof_fill_avx512(ragfast_kernels *table);
-void ragfast_roof_fill_avx512vnni(ragfast_kernels *table);
-void ragfast_roof_fill_amx(ragfast_kernels *table);
-
-/* The table in use. Read once a call, so that a call never mixes levels. */
-const ragfast_kernels *ragfast_current_kernels(void);
-void ragfast_use_kernels(const ragfast_kernels *table); /* which must outlive its use: checks try tables of their own */
-
-enum { RAGFAST_MAX_THREADS = 257 }; /* of one call, its caller counted */
-
-/* Calls run(context, chunk, worker) for each chunk < n_chunks, on up to n_threads threads counting the caller; worker
- * is below n_threads and no two calls under way share one. Returns when all have returned. n_threads 0: the default. */
-typedef void ragfast_chunk_fn(void *context, size_t chunk, size_t worker);
-void ragfast_parallel_for(ragfast_chunk_fn *run, void *context, size_t n_chunks, int n_threads);
-
-/* Default rounding, denormals kept, for as long as the pair brackets. Calls between the two, which the compiler cannot see
- * through, keep the arithmetic there. Workers of ragfast_parallel_for have that environment always. */
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-typedef unsigned ragfast_fp_state;
-static inline ragfast_fp_state ragfast_fp_enter(void) {
-    ragfast_fp_state saved = _mm_getcsr();
-    if ((saved & 0xffc0u) != 0x1f80u) _mm_setcsr(0x1f80u); /* all masked, to nearest, neither FTZ nor DAZ */
-    return saved;
-}
-static inline void ragfast_fp_leave(ragfast_fp_state saved) {
-    if ((saved & 0xffc0u) != 0x1f80u) _mm_setcsr(saved);
-}
-#else
-#include <fenv.h>
-typedef fenv_t ragfast_fp_state;
-static inline ragfast_fp_state ragfast_fp_enter(void) {
-    ragfast_fp_state saved;
-    fegetenv(&saved);
-    fesetenv(FE_DFL_ENV);
-    return saved;
-}
-static inline void ragfast_fp_leave(ragfast_fp_state saved) { fesetenv(&saved); }
-#endif
-
-/* ---- documents and queries in the forms that kernels take (search.c, codes.c) ------------------------------------- */
-
-/* Document `row` as float32: where it lies, or widened to out (D). */
-const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,
-                             size_t row, size_t dim);
-
-/* Rows (n,D) as tile_packed_f32 has queries: (n / TILE_QUERIES rounded up, D, TILE_QUERIES), absent ones zero. */
-void ragfast_interleave_f32(float *out, const float *rows, size_t n, size_t dim);
-
-/* Codes (n, n_groups x 16) as tile_high has queries: (tiles, 4 n_groups, TILE_QUERIES, 4), absent ones zero. */
-void ragfast_interleave_codes(int8_t *packed, const int8_t *queries, size_t n_queries, size_t n_groups);
-
-/* A query in the space of the codes: z = R (q / weight) and codes u of Z = z scale, both (D,). Returns the scale, 0 where
- * z is zero or beyond coding; residual >= |Z - c| but for the rounding of Z. scratch (D,) is used with a rotation. */
-double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual,
-                          const float *query, size_t dim, const ragfast_codes *form, float *scratch);
 
 /* D rounded up to a whole line of float32. */
 static inline size_t ragfast_padded(size_t dim) { return (dim + 15) / 16 * 16; }
-
-static inline size_t ragfast_element_size(ragfast_dtype dtype) {
-    return dtype == RAGFAST_F64 ? 8 : dtype == RAGFAST_F32 ? 4 : 2;
-}
 
 static inline size_t ragfast_min(size_t a, size_t b) { return a < b ? a : b; }
 

@@ -4,7 +4,11 @@
  *
  * Workers live as long as the process. fork() keeps only the calling thread, so the child starts with an empty pool. */
 #define _POSIX_C_SOURCE 200809L
+#include "core/pool.h"
+
+#include "core/fpenv.h"
 #include "core/kernels.h"
+#include "ragfast/runtime.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -97,6 +101,12 @@ static void after_fork_child(void) {
     pool.n_workers = pool.n_idle = 0;
 }
 static void register_fork_handlers(void) { pthread_atfork(before_fork, after_fork_parent, after_fork_child); }
+
+int ragfast_worker_count(int n_threads, int is_small, size_t n_chunks) {
+    if (n_threads == 0) n_threads = ragfast_get_num_threads();
+    size_t n = is_small ? 1 : ragfast_min(ragfast_min((size_t)n_threads, RAGFAST_MAX_THREADS), n_chunks);
+    return n ? (int)n : 1;
+}
 
 void ragfast_parallel_for(ragfast_chunk_fn *run, void *context, size_t n_chunks, int n_threads) {
     size_t threads = n_threads > 0 ? (size_t)n_threads : (size_t)ragfast_get_num_threads();

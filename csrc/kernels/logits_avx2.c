@@ -1,4 +1,4 @@
-/* AVX2 over logits. THE HOT LOOPS of marginalization are sum_exp and softmax_grad. Contracts: ../internal.h. */
+/* AVX2 over logits. THE HOT LOOPS of marginalization are sum_exp and softmax_grad. Contracts: core/kernels.h. */
 #include "kernels/lse_avx2.h"
 
 #include <float.h>

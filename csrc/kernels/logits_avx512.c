@@ -1,4 +1,4 @@
-/* AVX-512 over logits. THE HOT LOOPS of marginalization are sum_exp and softmax_grad. Contracts: ../internal.h. */
+/* AVX-512 over logits. THE HOT LOOPS of marginalization are sum_exp and softmax_grad. Contracts: core/kernels.h. */
 #include "kernels/lse_avx512.h"
 
 #include "core/kernels.h"

@@ -1,4 +1,4 @@
-/* AVX2 and FMA log-sum-exp. Contracts: ../internal.h. */
+/* AVX2 and FMA log-sum-exp. Contracts: core/kernels.h. */
 #include "kernels/lse_avx2.h"
 
 static float max_f32_avx2(const float *x, size_t n) {

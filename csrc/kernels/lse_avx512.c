@@ -1,4 +1,4 @@
-/* AVX-512 log-sum-exp. Contracts: ../internal.h. */
+/* AVX-512 log-sum-exp. Contracts: core/kernels.h. */
 #include "kernels/lse_avx512.h"
 
 #include "core/kernels.h"

@@ -1,4 +1,4 @@
-/* The reference for every lse_<isa>.c: what each kernel must compute, in plain C. Contracts: ../internal.h. */
+/* The reference for every lse_<isa>.c: what each kernel must compute, in plain C. Contracts: core/kernels.h. */
 #include "core/kernels.h"
 
 #include <math.h>

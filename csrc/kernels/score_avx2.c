@@ -1,4 +1,5 @@
 /* AVX2, FMA and F16C float64 scores. */
+#include "core/elements.h"
 #include "core/kernels.h"
 
 #include <immintrin.h>

@@ -8,8 +8,12 @@
  *
  * A NaN or +inf anywhere in a document that is not missing leaves no distribution: all of its beam is NaN, and its
  * first columns are its best. A document of nothing but -inf predicts nothing, as if it were missing. */
+#include "core/dispatch.h"
 #include "core/elements.h"
+#include "core/fpenv.h"
+#include "core/pool.h"
 #include "marginal/row_lse.h"
+#include "ragfast/marginal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -249,9 +253,7 @@ ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids
              .n_best = n_best,
              .cols_each = vocab,
              .n_pieces = 1};
-    size_t n_workers = n_threads ? (size_t)n_threads : (size_t)ragfast_get_num_threads();
-    n_workers = ragfast_min(n_workers, RAGFAST_MAX_THREADS);
-    if (n * n_docs * vocab < INLINE_WORK) n_workers = 1;
+    const size_t n_workers = (size_t)ragfast_worker_count(n_threads, n * n_docs * vocab < INLINE_WORK, SIZE_MAX);
     /* Whole beams read memory least; columns of them share the work evenly where beams would not. */
     const int whole = n % n_workers == 0 || n >= 4 * n_workers;
     if (!whole) {

@@ -6,7 +6,11 @@
  * rounding.
  *
  * Where kl is +inf there is no gradient with regard to p: NaN. That with regard to q is what it is elsewhere. */
+#include "core/dispatch.h"
+#include "core/fpenv.h"
+#include "core/pool.h"
 #include "marginal/row_lse.h"
+#include "ragfast/marginal.h"
 
 #include <float.h>
 #include <math.h>
@@ -139,9 +143,7 @@ ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const doub
              .p_temperature = p_temperature,
              .q_temperature = q_temperature};
     const size_t n_pieces = (n_rows + j.rows_each - 1) / j.rows_each;
-    size_t n_workers = n_threads ? (size_t)n_threads : (size_t)ragfast_get_num_threads();
-    n_workers = ragfast_min(ragfast_min(n_workers, RAGFAST_MAX_THREADS), n_pieces ? n_pieces : 1);
-    if (n_rows * n < INLINE_WORK) n_workers = 1;
+    const size_t n_workers = (size_t)ragfast_worker_count(n_threads, n_rows * n < INLINE_WORK, n_pieces);
     if (n > SIZE_MAX / (4 * sizeof(double)) / n_workers) return RAGFAST_ERROR_ARGUMENT;
     j.scratch = malloc(n_workers * 4 * n * sizeof(double) + 1);
     if (!j.scratch) return RAGFAST_ERROR_MEMORY;

@@ -12,7 +12,12 @@
  *   RAG-Token     smooth = -sum_t mean_v LSE_z(log p_z + log p(v | x, z, y_<t)): cross-entropy of the mixture.
  * as_hf is RAG-Sequence as transformers' RagSequenceForGeneration.get_nll has it: the prior stands at position 1, so it is
  * lost where that is not scored, and smooth is -LSE_z(V log p_z + sum_t sum_v log p(v | x, z, y_<t)) / V. */
+#include "core/dispatch.h"
+#include "core/elements.h"
+#include "core/fpenv.h"
+#include "core/pool.h"
 #include "marginal/row_lse.h"
+#include "ragfast/marginal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -446,8 +451,7 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
     /* One block: rows of numbers, then of documents, of tokens, of workers. */
     const size_t cols = MIX_WORK / a->n_docs ? MIX_WORK / a->n_docs : 1;
     const size_t worker_size = smooth && by_token ? 2 * a->n_docs * cols + cols + a->n_docs : 0;
-    if (n_threads == 0) n_threads = ragfast_get_num_threads();
-    if (n_threads > RAGFAST_MAX_THREADS) n_threads = RAGFAST_MAX_THREADS;
+    n_threads = ragfast_worker_count(n_threads, 0, SIZE_MAX);
     const size_t n_workers = worker_size ? (size_t)n_threads : 0;
     const size_t total = 6 * n_rows + a->n_queries * (a->n_docs + a->n_tokens) + 4 * a->n_docs + 2 * a->n_tokens +
                          n_workers * worker_size;

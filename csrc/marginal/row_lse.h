@@ -2,7 +2,6 @@
 #ifndef RAGFAST_ROW_LSE_H
 #define RAGFAST_ROW_LSE_H
 
-#include "core/elements.h"
 #include "core/kernels.h"
 
 typedef struct ragfast_lse {

@@ -1,6 +1,10 @@
 /* Log-sum-exp by key: two passes over a row, first for each key's greatest element, then for the sum of the others
  * relative to it, top + log1p(rest) as everywhere (marginalize.c). */
+#include "core/dispatch.h"
+#include "core/fpenv.h"
+#include "core/pool.h"
 #include "marginal/row_lse.h"
+#include "ragfast/marginal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -84,9 +88,8 @@ ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64
     for (size_t i = 0; i < n_rows * n; i++)
         if (keys[i] >= 0 && (uint64_t)keys[i] >= n_keys) return RAGFAST_ERROR_ARGUMENT;
     job j = {.out = out, .x = x, .keys = keys, .n_rows = n_rows, .n = n, .n_keys = n_keys};
-    size_t n_workers = n_threads ? (size_t)n_threads : (size_t)ragfast_get_num_threads();
-    n_workers = ragfast_min(ragfast_min(n_workers, RAGFAST_MAX_THREADS), n_rows ? n_rows : 1);
-    if (n_rows * n + n_rows * n_keys < INLINE_WORK) n_workers = 1;
+    const int is_small = n_rows * n + n_rows * n_keys < INLINE_WORK;
+    const size_t n_workers = (size_t)ragfast_worker_count(n_threads, is_small, n_rows);
     const size_t n_states = ragfast_min(n, n_keys);
     if (n_states > SIZE_MAX / sizeof(key_state) / n_workers - 1) return RAGFAST_ERROR_ARGUMENT;
     j.states = malloc((n_workers * n_states + 1) * sizeof(key_state));

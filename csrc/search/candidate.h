@@ -1,6 +1,6 @@
 /* What a search remembers of a document, and the order of results. The tie rule lives here and nowhere else. */
-#ifndef RAGFAST_CANDIDATES_H
-#define RAGFAST_CANDIDATES_H
+#ifndef RAGFAST_CANDIDATE_H
+#define RAGFAST_CANDIDATE_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,13 @@
 /* Scores of chosen documents, and their gradient. The rows lie anywhere, each a few lines of memory that no hardware
  * foresees: they are fetched while those before them are worked on, and the bytes of the rows are the limit. */
+#include "core/dispatch.h"
+#include "core/elements.h"
+#include "core/fpenv.h"
 #include "core/kernels.h"
+#include "core/pool.h"
+#include "core/rows.h"
+#include "ragfast/runtime.h"
+#include "ragfast/search.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -69,15 +76,9 @@ static inline __attribute__((always_inline)) void fetch(const gather *g, size_t 
 
 /* ---- scores ----------------------------------------------------------------------------------------------------- */
 
-static int all_finite(const double *x, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return 0;
-    return 1;
-}
-
 static int queries_are_finite(const gather *g, size_t n_queries) {
     size_t dim = g->docs->dim;
-    if (g->docs->dtype == RAGFAST_F64) return all_finite(g->queries, n_queries * dim);
+    if (g->docs->dtype == RAGFAST_F64) return ragfast_all_finite(g->queries, n_queries * dim);
     for (size_t q = 0; q < n_queries; q++) {
         const float *query = (const float *)g->queries + q * dim;
         if (!isfinite(g->kernels->inner_f64_f32(query, query, dim))) return 0;
@@ -127,8 +128,8 @@ static void score_chunk(void *context, size_t chunk, size_t worker) {
         for (size_t i = 0; i < count[now]; i++) {
             g->scores[pairs[now][i]] = scores[i];
             if (!isfinite(scores[i]))
-                fail(g, dtype == RAGFAST_F64 && all_finite(vectors[now][i], dim) ? RAGFAST_ERROR_OVERFLOW
-                                                                                 : RAGFAST_ERROR_NONFINITE_DOC);
+                fail(g, dtype == RAGFAST_F64 && ragfast_all_finite(vectors[now][i], dim) ? RAGFAST_ERROR_OVERFLOW
+                                                                                         : RAGFAST_ERROR_NONFINITE_DOC);
         }
     }
 }

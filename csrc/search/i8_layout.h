@@ -1,7 +1,7 @@
 /* Codes: the documents again in one byte an element, for a scan in integers. Where they lie, and what their bounds mean; the
  * mathematics is in docs/exactness.md.
  *
- * A document x is transformed to y (codes.c), and y * scale = Y to integers c, |c| <= 127, kept as u = c + 128. 32
+ * A document x is transformed to y (quantize.c), and y * scale = Y to integers c, |c| <= 127, kept as u = c + 128. 32
  * documents make a panel, whose bytes, were they whole, would lie as (D / 4, 32, 4): a step is four elements of each of 32
  * documents, so that a dot product of four bytes needs no lane to be crossed. D is padded with u = 128 to groups of four steps
  * A B C D, and each group lies in two planes:
@@ -10,15 +10,16 @@
  *     low  (128)      A_i & 3 | (B_i & 3) << 2 | (C_i & 3) << 4 | (D_i & 3) << 6
  *
  * The upper six bits of each u are all that few queries read: three quarters of the bytes. */
-#ifndef RAGFAST_CODES_H
-#define RAGFAST_CODES_H
+#ifndef RAGFAST_I8_LAYOUT_H
+#define RAGFAST_I8_LAYOUT_H
 
 #include <stddef.h>
 #include <stdint.h>
 
 enum {
     RAGFAST_PANEL_DOCS = 32,
-    RAGFAST_GROUP_DIM = 16, /* elements of a group */
+    RAGFAST_TILE_QUERIES = 12, /* of a packed tile, of codes or of float32 */
+    RAGFAST_GROUP_DIM = 16,    /* elements of a group */
     RAGFAST_GROUP_HIGH = 3 * 128,
     RAGFAST_GROUP_LOW = 128,
     RAGFAST_GROUP_CODES = 4 * 128, /* unpacked */
@@ -39,6 +40,9 @@ typedef struct ragfast_code_bounds {
 typedef struct ragfast_code_threshold {
     float offset, floor, norm, residual, tail;
 } ragfast_code_threshold;
+
+/* Codes (n, n_groups x 16) as tile_high has queries: (tiles, 4 n_groups, TILE_QUERIES, 4), absent ones zero. */
+void ragfast_interleave_codes(int8_t *packed, const int8_t *queries, size_t n_queries, size_t n_groups);
 
 static inline size_t ragfast_code_groups(size_t dim) { return (dim + RAGFAST_GROUP_DIM - 1) / RAGFAST_GROUP_DIM; }
 

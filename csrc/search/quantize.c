@@ -1,7 +1,11 @@
-/* Makes codes of documents: transform, round to integers, measure what was lost, lay out in planes. Layout: codes.h.
+/* Makes codes of documents: transform, round to integers, measure what was lost, lay out in planes. Layout: i8_layout.h.
  * Every bound here is rounded up; the inequalities are numbered in docs/exactness.md. */
-#include "search/i8_layout.h"
-#include "core/kernels.h"
+#include "search/quantize.h"
+
+#include "core/dispatch.h"
+#include "core/fpenv.h"
+#include "core/pool.h"
+#include "core/rows.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -26,14 +30,6 @@ void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs
     *high = panels * groups * RAGFAST_GROUP_HIGH;
     *low = panels * groups * RAGFAST_GROUP_LOW;
     *bounds = panels * sizeof(ragfast_code_bounds);
-}
-
-void ragfast_interleave_codes(int8_t *packed, const int8_t *queries, size_t n_queries, size_t n_groups) {
-    size_t dim = n_groups * RAGFAST_GROUP_DIM;
-    memset(packed, 0, (n_queries + TILE - 1) / TILE * TILE * dim);
-    for (size_t q = 0; q < n_queries; q++)
-        for (size_t step = 0; step < dim / 4; step++)
-            memcpy(packed + ((q / TILE * (dim / 4) + step) * TILE + q % TILE) * 4, queries + q * dim + step * 4, 4);
 }
 
 double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual,
@@ -181,9 +177,8 @@ ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, c
         return RAGFAST_ERROR_ARGUMENT;
     if (first == n_docs) return RAGFAST_OK;
     size_t n_chunks = (n_docs + PANEL - 1) / PANEL - first / PANEL;
-    if (n_threads == 0) n_threads = ragfast_get_num_threads();
-    if (!codes->rotation && (n_docs - first) * dim < INLINE_WORK) n_threads = 1;
-    size_t n_workers = ragfast_min(ragfast_min((size_t)n_threads, RAGFAST_MAX_THREADS), n_chunks);
+    int is_small = !codes->rotation && (n_docs - first) * dim < INLINE_WORK;
+    size_t n_workers = (size_t)ragfast_worker_count(n_threads, is_small, n_chunks);
     encode_job job = {.kernels = ragfast_current_kernels(),
                       .codes = codes,
                       .vectors = vectors,

@@ -4,6 +4,8 @@
  *     error(q,d) = gamma |q||d| + underflow          (gamma_n = n u / (1 - n u), u = 2^-24, n = D + 8 roundings)
  * by the standard bound on an inner product in any order of summation (Higham, Accuracy and Stability of Numerical
  * Algorithms, 3.1) and Cauchy-Schwarz. */
+#include "core/elements.h"
+#include "core/rows.h"
 #include "search/state.h"
 
 #include <float.h>
@@ -38,12 +40,6 @@ size_t ragfast_scan_queries_size(const search *s, size_t n_queries) {
     size_t tiled = (n_queries + TILE - 1) / TILE * TILE * s->segments->dim,
            rows = n_queries * ragfast_padded(s->segments->dim);
     return tiled > rows ? tiled : rows;
-}
-
-void ragfast_interleave_f32(float *out, const float *rows, size_t n, size_t dim) {
-    memset(out, 0, (n + TILE - 1) / TILE * TILE * dim * sizeof(float));
-    for (size_t i = 0; i < n; i++)
-        for (size_t e = 0; e < dim; e++) out[(i / TILE * dim + e) * TILE + i % TILE] = rows[i * dim + e];
 }
 
 void ragfast_lay_out_listed(const search *s, search_worker *w) {

@@ -3,6 +3,8 @@
  * For query codes z^ and document codes c, Z . Y and z^ . c differ by at most |Z||Y - c| + |Z - z^||c| (Cauchy-Schwarz
  * twice); a prefix of the elements leaves out at most |Z beyond||Y beyond|. docs/exactness.md has the proof, and numbers
  * the inequalities that are named here. */
+#include "core/elements.h"
+#include "search/quantize.h"
 #include "search/state.h"
 
 #include <float.h>

@@ -6,6 +6,13 @@
  *
  * Documents go through in blocks that fit the second-level cache; threads take chunks of blocks and keep candidates apart,
  * sharing only the floors. A floor that another thread has not seen yet costs a few candidates, never a result. */
+#include "core/dispatch.h"
+#include "core/elements.h"
+#include "core/fpenv.h"
+#include "core/platform.h"
+#include "core/pool.h"
+#include "core/rows.h"
+#include "ragfast/runtime.h"
 #include "search/state.h"
 
 #include <math.h>
@@ -30,19 +37,6 @@ enum {
     MAX_DIM = 1 << 20
 };
 
-static float norm_rounded_up(double squared) {
-    double norm = sqrt(squared) * (1 + 0x1p-36); /* covers the rounding of the sum (D <= 2^20) and of the root */
-    float f = (float)norm;
-    return (double)f < norm ? nextafterf(f, INFINITY) : f;
-}
-
-const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,
-                             size_t row, size_t dim) {
-    if (dtype == RAGFAST_F32) return (const float *)vectors + row * dim;
-    (dtype == RAGFAST_F16 ? kernels->widen_f16 : kernels->widen_bf16)(out, (const uint16_t *)vectors + row * dim, dim);
-    return out;
-}
-
 size_t ragfast_count_allowed(const ragfast_docs *docs, size_t first, size_t end, size_t *n_panels) {
     size_t begin = first / PANEL, panels_end = (end + PANEL - 1) / PANEL, n = 0, any = 0;
     *n_panels = panels_end - begin;
@@ -62,12 +56,6 @@ size_t ragfast_count_allowed(const ragfast_docs *docs, size_t first, size_t end,
 
 /* ---- documents against the group of queries ---------------------------------------------------------------------- */
 
-static int all_finite(const double *x, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return 0;
-    return 1;
-}
-
 /* Norms of float32 documents that came without, and so have not been checked either. */
 static int find_norms(search *s, const doc_block *block, float *norms) {
     size_t dim = s->docs->dim;
@@ -78,7 +66,7 @@ static int find_norms(search *s, const doc_block *block, float *norms) {
         if (!ragfast_is_allowed(s->docs, row)) continue; /* whatever it holds */
         double squared = s->kernels->inner_f64_f32(vector, vector, dim);
         if (!isfinite(squared)) return 0;
-        norms[j] = norm_rounded_up(squared);
+        norms[j] = ragfast_norm_rounded_up(squared);
     }
     return 1;
 }
@@ -105,7 +93,7 @@ static void run_block(search *s, const doc_block *block, size_t worker) {
     if (!rows_are_sound(s, block)) return; /* before they are called infinite: damaged ones may be */
     int checked = docs->dtype == RAGFAST_F64 || docs->norms || find_norms(s, block, w->block_norms);
     for (size_t j = 0; j < block->n_docs && docs->dtype == RAGFAST_F64; j++) /* listed where not all are allowed */
-        checked &= all_finite((const double *)docs->vectors + ragfast_row_of(block, j) * dim, dim);
+        checked &= ragfast_all_finite((const double *)docs->vectors + ragfast_row_of(block, j) * dim, dim);
     if (!checked) {
         ragfast_fail(s, RAGFAST_ERROR_NONFINITE_DOC);
         return;
@@ -180,7 +168,7 @@ static ragfast_status prepare_queries(search *s) {
     for (size_t q = 0; q < s->n_queries; q++) {
         if (s->segments->dtype == RAGFAST_F64) {
             const double *query = (const double *)s->queries + q * dim;
-            if (!all_finite(query, dim)) return RAGFAST_ERROR_NONFINITE_QUERY;
+            if (!ragfast_all_finite(query, dim)) return RAGFAST_ERROR_NONFINITE_QUERY;
         } else {
             const float *query = (const float *)s->queries + q * dim;
             double squared = s->kernels->inner_f64_f32(query, query, dim);
@@ -495,80 +483,4 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     free(block);
     if (corrupt) *corrupt = s.corrupt;
     return (ragfast_status)atomic_load(&s.status);
-}
-
-/* ---- norms -------------------------------------------------------------------------------------------------------- */
-
-enum { NORM_CHUNK = 256 };
-
-typedef struct norms_job {
-    const ragfast_kernels *kernels;
-    float *norms;
-    const void *rows;
-    size_t n_rows, dim;
-    ragfast_dtype dtype;
-    float *wide; /* (workers, D), where rows are of 16 bits */
-    atomic_size_t bad_row;
-} norms_job;
-
-static void norm_chunk(void *context, size_t chunk, size_t worker) {
-    norms_job *job = context;
-    size_t end = ragfast_min(job->n_rows, (chunk + 1) * NORM_CHUNK);
-    for (size_t i = chunk * NORM_CHUNK; i < end; i++) {
-        const float *row =
-            ragfast_widened(job->kernels, job->wide + worker * job->dim, job->rows, job->dtype, i, job->dim);
-        double squared = job->kernels->inner_f64_f32(row, row, job->dim);
-        job->norms[i] = norm_rounded_up(squared);
-        if (isfinite(squared)) continue; /* no float32 square overflows float64 */
-        size_t seen = atomic_load(&job->bad_row);
-        while (i < seen && !atomic_compare_exchange_weak(&job->bad_row, &seen, i)) {
-        }
-    }
-}
-
-ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,
-                                 ragfast_dtype dtype, int n_threads) {
-    if (dim < 1 || dim > MAX_DIM || n_threads < 0 || dtype == RAGFAST_F64) return RAGFAST_ERROR_ARGUMENT;
-    if (n_threads == 0) n_threads = ragfast_get_num_threads();
-    if (n_rows * dim < INLINE_WORK) n_threads = 1;
-    if (n_threads > RAGFAST_MAX_THREADS) n_threads = RAGFAST_MAX_THREADS;
-    float *wide = dtype == RAGFAST_F32 ? NULL : malloc((size_t)n_threads * dim * sizeof(float));
-    if (!wide && dtype != RAGFAST_F32) return RAGFAST_ERROR_MEMORY;
-    norms_job job = {.kernels = ragfast_current_kernels(),
-                     .norms = norms,
-                     .rows = rows,
-                     .n_rows = n_rows,
-                     .dim = dim,
-                     .dtype = dtype,
-                     .wide = wide};
-    atomic_init(&job.bad_row, SIZE_MAX);
-    ragfast_fp_state caller_fp = ragfast_fp_enter();
-    ragfast_parallel_for(norm_chunk, &job, (n_rows + NORM_CHUNK - 1) / NORM_CHUNK, n_threads);
-    ragfast_fp_leave(caller_fp);
-    free(wide);
-    *bad_row = atomic_load(&job.bad_row);
-    return *bad_row == SIZE_MAX ? RAGFAST_OK : RAGFAST_ERROR_NONFINITE_DOC;
-}
-
-/* ---- conversions -------------------------------------------------------------------------------------------------- */
-
-/* Not inlined: the compiler knows nothing of the environment and could move a conversion out of the bracket. */
-__attribute__((noinline)) static void narrow(float *out, const double *x, size_t n) {
-    for (size_t i = 0; i < n; i++) out[i] = (float)x[i];
-}
-
-__attribute__((noinline)) static void widen(double *out, const float *x, size_t n) {
-    for (size_t i = 0; i < n; i++) out[i] = x[i];
-}
-
-void ragfast_narrow(float *out, const double *x, size_t n) {
-    ragfast_fp_state caller_fp = ragfast_fp_enter();
-    narrow(out, x, n);
-    ragfast_fp_leave(caller_fp);
-}
-
-void ragfast_widen(double *out, const float *x, size_t n) {
-    ragfast_fp_state caller_fp = ragfast_fp_enter();
-    widen(out, x, n);
-    ragfast_fp_leave(caller_fp);
 }

@@ -1,10 +1,11 @@
 /* What the parts of a search share: search.c (driver), candidates.c (reservoirs, groups, results), scan_float32.c and
  * scan_codes.c (the two ways of finding candidates). */
-#ifndef RAGFAST_SEARCH_H
-#define RAGFAST_SEARCH_H
+#ifndef RAGFAST_STATE_H
+#define RAGFAST_STATE_H
 
-#include "search/candidate.h"
 #include "core/kernels.h"
+#include "ragfast/search.h"
+#include "search/candidate.h"
 
 #include <stdatomic.h>
 
@@ -177,7 +178,6 @@ void ragfast_settle(search *s, size_t q, size_t worker);
 void ragfast_raise_floor(search *s, size_t q, size_t worker); /* by what the reservoir holds */
 void ragfast_finish_query(search *s, size_t q); /* candidates of all workers together, the best k of them written out */
 int ragfast_row_is_sound(search *s, size_t segment, size_t row); /* by its checksum; else the search fails */
-size_t ragfast_page_bytes(void);
 void ragfast_ask_for_row(const search *s, const ragfast_docs *docs,
                          size_t row); /* of the medium that it is mapped from */
 

@@ -6,13 +6,12 @@
  *   - the k-th of *any* k feasible documents by their lower bounds is a floor: greedy's k-th is the greatest there is;
  *   - a document goes for good when n others of its group are certainly before it, or k feasible ones: greedy never takes it,
  *     and what greedy takes instead is not changed by its absence. */
-#define _POSIX_C_SOURCE 200112L /* posix_madvise */
+#include "core/elements.h"
+#include "core/platform.h"
 #include "search/state.h"
 
 #include <math.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 /* MAX_FETCHED: bytes of a row up to which a batch is worked on while another comes, both in the second-level cache; longer ones the
  * hardware foresees. */
@@ -56,14 +55,8 @@ static void score_vectors(search *s, size_t q, double *out, const void *const *v
         if (!isfinite(out[i])) ragfast_fail(s, RAGFAST_ERROR_OVERFLOW);
 }
 
-size_t ragfast_page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
-
-/* Asks the kernel for its pages. */
 void ragfast_ask_for_row(const search *s, const ragfast_docs *docs, size_t row) {
-    uintptr_t first = (uintptr_t)row_at(docs, row), end = first + docs->dim * ragfast_element_size(docs->dtype);
-    first -= first % s->page_bytes;
-    posix_madvise((void *)first, end - first,
-                  POSIX_MADV_WILLNEED); /* a hint: where it fails the row is read all the same */
+    ragfast_prefetch_pages(row_at(docs, row), docs->dim * ragfast_element_size(docs->dtype), s->page_bytes);
 }
 
 /* The next candidates from *from on that have no score yet, up to as many as are scored at a time. */

@@ -1,4 +1,4 @@
-/* Checks the kernels of codes against their contracts in internal.h and codes.h, each in plain C here; and the AMX
+/* Checks the kernels of codes against their contracts in core/kernels.h and search/i8_layout.h, each in plain C here; and the AMX
  * kernels on machines without AMX, through tests/amx_emulated.h. */
 #include "tests/checkkernels.h"
 
@@ -95,7 +95,7 @@ static void check_encode(const ragfast_kernels *kernels, size_t dim, int kind) {
 enum { ANY, LARGEST, MOST_NEGATIVE, EXTREMES, ONE_HOT, N_KINDS };
 static const char *const kind_names[] = {"any", "largest", "most negative", "extremes", "one hot"};
 
-/* Panels of documents as whole bytes, and as codes.h has them; queries; every dot product for one mask. */
+/* Panels of documents as whole bytes, and as i8_layout.h has them; queries; every dot product for one mask. */
 typedef struct codes_problem {
     size_t n_groups, dim, looked_at, n_panels, n_queries; /* looked_at groups count */
     uint8_t mask;
@@ -139,7 +139,7 @@ static void free_codes(codes_problem *p) {
     free(p->dots);
 }
 
-/* One panel to its planes, after the comment that begins codes.h. */
+/* One panel to its planes, after the comment that begins i8_layout.h. */
 static void pack_planes(uint8_t *high, uint8_t *low, const codes_problem *p, size_t panel) {
     for (size_t g = 0; g < p->n_groups; g++)
         for (size_t i = 0; i < 128; i++) { /* byte i of a step: document i / 4, its element i % 4 */
@@ -402,7 +402,7 @@ void check_code_kernels(const ragfast_kernels *kernels) {
 
 #ifdef RAGFAST_EMULATED_AMX_CHECK
 void ragfast_code_fill_amx_emulated(ragfast_kernels *table);
-void ragfast_roof_fill_amx_emulated(ragfast_kernels *table);
+void peak_fill_amx_emulated(peak_kernels *table);
 
 /* The table of AVX-512 VNNI, by its name: a level above it has an unpack_codes that may be another. */
 void check_emulated_amx(void) {
@@ -412,12 +412,13 @@ void check_emulated_amx(void) {
         ragfast_set_isa("avx512vnni");
         static ragfast_kernels table; /* threads of the pool may look at it for a moment longer */
         table = *ragfast_current_kernels();
+        peak_kernels peak = peak_current_kernels();
         ragfast_set_isa(before);
         ragfast_code_fill_amx_emulated(&table);
-        ragfast_roof_fill_amx_emulated(&table);
+        peak_fill_amx_emulated(&peak);
         table.name = "amx, emulated";
         check_many_queries(&table);
-        check_roof_kernels(&table);
+        check_peak_kernels(&peak, &table);
         check_segments_with(&table);
         printf("%s: kernels checked\n", table.name);
         return;

@@ -144,7 +144,7 @@ int main(int argc, char **argv) {
             bench_code_kernels(ragfast_current_kernels());
             bench_lse_kernels(ragfast_current_kernels());
             bench_logits_kernels(ragfast_current_kernels());
-            bench_roof_kernels();
+            bench_peak_kernels();
         }
         if (bench || threads_only) continue;
         check_dot_kernels(ragfast_current_kernels());
@@ -152,14 +152,15 @@ int main(int argc, char **argv) {
         check_code_kernels(ragfast_current_kernels());
         check_lse_kernels(ragfast_current_kernels());
         check_logits_kernels(ragfast_current_kernels());
-        check_roof_kernels(ragfast_current_kernels());
+        peak_kernels peak = peak_current_kernels();
+        check_peak_kernels(&peak, ragfast_current_kernels());
         printf("%s: kernels checked\n", ragfast_isa_name(level));
     }
     if (bench) return 0;
     if (!threads_only) check_emulated_amx();
     check_row_norms();
     check_search_refusals();
-    check_roof();
+    check_peak();
     check_searches(threads_only);
     check_marginals(threads_only);
     check_nll(threads_only);

@@ -4,7 +4,14 @@
 
 #define _DEFAULT_SOURCE /* mmap, fork, alarm under -std=c11 */
 
-#include "core/kernels.h"
+#include "bench/peak.h"
+#include "core/dispatch.h"
+#include "core/elements.h"
+#include "core/fpenv.h"
+#include "core/pool.h"
+#include "core/rows.h"
+#include "ragfast/ragfast.h"
+#include "search/quantize.h"
 
 #include <float.h>
 #include <math.h>
@@ -38,7 +45,7 @@ size_t element_size(ragfast_dtype dtype);
 ragfast_dtype query_dtype(ragfast_dtype dtype); /* of queries, by that of documents */
 double element(const void *x, size_t i, ragfast_dtype dtype);
 
-/* The canonical score, from the contract in internal.h: 16 lanes, then 16 -> 8 -> 4 -> 2 -> 1. dtype is of documents. */
+/* The canonical score, from the contract in core/kernels.h: 16 lanes, then 16 -> 8 -> 4 -> 2 -> 1. dtype is of documents. */
 double canonical_score(const void *query, const void *doc, size_t dim, ragfast_dtype dtype, int l2);
 
 /* In checkdot.c: inner products and the float32 tiles of a scan. */
@@ -84,10 +91,10 @@ void check_code_kernels(const ragfast_kernels *kernels);
 void check_emulated_amx(void); /* once, after the levels: says so where it cannot be checked */
 void bench_code_kernels(const ragfast_kernels *kernels);
 
-/* In checkroof.c. */
-void check_roof_kernels(const ragfast_kernels *kernels); /* also of the emulated AMX */
-void check_roof(void);
-void bench_roof_kernels(void); /* of the level in use */
+/* In checkpeak.c. */
+void check_peak_kernels(const peak_kernels *kernels, const ragfast_kernels *of_level); /* also of the emulated AMX */
+void check_peak(void);
+void bench_peak_kernels(void); /* of the level in use */
 
 double now(void); /* seconds */
 

@@ -1,18 +1,20 @@
-/* Ceilings: that the work which is counted is the work which is done, and that reading reads every byte. */
+/* Peak kernels: that the work which is counted is the work which is done, and that reading reads every byte. */
 #include "tests/checkkernels.h"
 
-enum { LANES = RAGFAST_ROOF_LANES, BYTES = RAGFAST_ROOF_BYTES };
+enum { LANES = PEAK_LANES, BYTES = PEAK_BYTES };
 
-static int64_t dot(const ragfast_kernels *kernels, const uint8_t *u, const int8_t *q, const int32_t *start,
+static const ragfast_kernels *tiles; /* which configure the registers that dot_i8 of the level uses */
+
+static int64_t dot(const peak_kernels *kernels, const uint8_t *u, const int8_t *q, const int32_t *start,
                    size_t rounds) {
-    kernels->begin_codes();
+    tiles->begin_codes();
     int64_t total = kernels->dot_i8(u, q, start, rounds);
-    kernels->end_codes();
+    tiles->end_codes();
     return total;
 }
 
 /* From 0, sums of 1 count; from 2, sums halved and increased by 1 stay; both know the number of lanes. */
-static void check_fma(const ragfast_kernels *kernels) {
+static void check_fma(const peak_kernels *kernels) {
     static const float ones[2] = {1, 1}, half[2] = {0.5f, 1};
     const size_t size = LANES * sizeof(float);
     float *zeros = input(size), *twos = input(size);
@@ -29,7 +31,7 @@ static void check_fma(const ragfast_kernels *kernels) {
     input_free(twos, size);
 }
 
-static void check_dot(const ragfast_kernels *kernels) {
+static void check_dot(const peak_kernels *kernels) {
     const size_t size = LANES * sizeof(int32_t);
     uint8_t *u = input(BYTES);
     int8_t *q = input(BYTES);
@@ -65,7 +67,7 @@ static void check_dot(const ragfast_kernels *kernels) {
 }
 
 /* At every length, and so at every distance of the beginning from a line, beside an unreadable page. */
-static void check_read(const ragfast_kernels *kernels) {
+static void check_read(const peak_kernels *kernels) {
     for (size_t n = 0; n < 5000; n = n < 1200 ? n + 1 : n + 37) {
         uint8_t *x = input(n);
         for (size_t i = 0; i < n; i++) x[i] = (uint8_t)random_u64();
@@ -80,47 +82,48 @@ static void check_read(const ragfast_kernels *kernels) {
     }
 }
 
-void check_roof_kernels(const ragfast_kernels *kernels) {
-    WHERE("%s ceilings", kernels->name);
+void check_peak_kernels(const peak_kernels *kernels, const ragfast_kernels *of_level) {
+    WHERE("%s peaks", of_level->name);
+    tiles = of_level;
     check_fma(kernels);
     check_dot(kernels);
     check_read(kernels);
 }
 
-void check_roof(void) {
+void check_peak(void) {
     const char *before = ragfast_isa();
     for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level); level++) {
         ragfast_set_isa(ragfast_isa_name(level));
-        for (int arithmetic = RAGFAST_FLOAT32; arithmetic <= RAGFAST_INT8; arithmetic++) {
-            WHERE("ragfast_burn at %s, arithmetic %d", ragfast_isa(), arithmetic);
+        for (int arithmetic = PEAK_FLOAT32; arithmetic <= PEAK_INT8; arithmetic++) {
+            WHERE("peak_operations at %s, arithmetic %d", ragfast_isa(), arithmetic);
             uint64_t none = 1, one = 0, many = 0;
-            check(!ragfast_burn(&none, (ragfast_arithmetic)arithmetic, 0) && none == 0, "no round does something");
-            check(!ragfast_burn(&one, (ragfast_arithmetic)arithmetic, 1) && one >= 8, "a round does %llu operations",
+            check(!peak_operations(&none, (peak_arithmetic)arithmetic, 0) && none == 0, "no round does something");
+            check(!peak_operations(&one, (peak_arithmetic)arithmetic, 1) && one >= 8, "a round does %llu operations",
                   (unsigned long long)one);
-            check(!ragfast_burn(&many, (ragfast_arithmetic)arithmetic, 1000) && many == 1000 * one,
+            check(!peak_operations(&many, (peak_arithmetic)arithmetic, 1000) && many == 1000 * one,
                   "a thousand rounds are %llu operations", (unsigned long long)many);
         }
         static const uint64_t words[3] = {UINT64_MAX, 5, 7};
-        check(ragfast_read(words, sizeof words) == 11, "ragfast_read sums wrongly");
+        check(peak_read(words, sizeof words) == 11, "peak_read sums wrongly");
     }
     uint64_t operations;
-    check(ragfast_burn(&operations, (ragfast_arithmetic)2, 1) == RAGFAST_ERROR_ARGUMENT, "arithmetic 2 was taken");
-    check(ragfast_burn(&operations, RAGFAST_INT8, SIZE_MAX) == RAGFAST_ERROR_ARGUMENT, "SIZE_MAX rounds were taken");
+    check(peak_operations(&operations, (peak_arithmetic)2, 1) == RAGFAST_ERROR_ARGUMENT, "arithmetic 2 was taken");
+    check(peak_operations(&operations, PEAK_INT8, SIZE_MAX) == RAGFAST_ERROR_ARGUMENT, "SIZE_MAX rounds were taken");
     ragfast_set_isa(before);
 }
 
-void bench_roof_kernels(void) {
+void bench_peak_kernels(void) {
     enum { ROUNDS = 1 << 16 };
     const size_t size = (size_t)256 << 20;
     uint64_t *x = must(malloc(size)), operations;
     memset(x, 1, size);
     double seconds[3], rates[2];
-    for (int arithmetic = RAGFAST_FLOAT32; arithmetic <= RAGFAST_INT8; arithmetic++) {
-        TIME(seconds[arithmetic], ragfast_burn(&operations, (ragfast_arithmetic)arithmetic, ROUNDS));
+    for (int arithmetic = PEAK_FLOAT32; arithmetic <= PEAK_INT8; arithmetic++) {
+        TIME(seconds[arithmetic], peak_operations(&operations, (peak_arithmetic)arithmetic, ROUNDS));
         rates[arithmetic] = (double)operations * 1e-9 / seconds[arithmetic];
     }
-    TIME(seconds[2], sink = (double)ragfast_read(x, size));
-    printf("%-10s ceilings: float32 %5.1f GFLOP/s   int8 %6.1f GOP/s   read from memory %5.1f GB/s\n", ragfast_isa(),
+    TIME(seconds[2], sink = (double)peak_read(x, size));
+    printf("%-10s peaks: float32 %5.1f GFLOP/s   int8 %6.1f GOP/s   read from memory %5.1f GB/s\n", ragfast_isa(),
            rates[0], rates[1], (double)size * 1e-9 / seconds[2]);
     free(x);
 }

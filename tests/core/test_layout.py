@@ -1,4 +1,4 @@
-"""The rules of the house that a tool does not check: who imports whom, what the core needs, where intrinsics live."""
+"""The rules of the house that a tool does not check: who imports whom, what the core needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import ragfast
-from ragfast._core import _kernels
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "ragfast"

@@ -1,4 +1,4 @@
-# csrc/include/ragfast/ragfast.h for Cython, in the header's order; the contracts stand there.
+# The headers in csrc/include/ragfast for Cython; the contracts stand there.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
@@ -156,9 +156,11 @@ cdef extern from "ragfast/ragfast.h" nogil:
     ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in_scores, const int64_t *in_ids,
                                       size_t n_lists, size_t n_queries, size_t n_in, size_t k)
 
-    ctypedef enum ragfast_arithmetic:
-        RAGFAST_FLOAT32
-        RAGFAST_INT8
 
-    ragfast_status ragfast_burn(uint64_t *operations, ragfast_arithmetic arithmetic, size_t rounds)
-    uint64_t ragfast_read(const void *x, size_t n_bytes)
+cdef extern from "bench/peak.h" nogil:
+    ctypedef enum peak_arithmetic:
+        PEAK_FLOAT32
+        PEAK_INT8
+
+    ragfast_status c_peak_operations "peak_operations"(uint64_t *operations, peak_arithmetic arithmetic, size_t rounds)
+    uint64_t c_peak_read "peak_read"(const void *x, size_t n_bytes)
