@@ -124,7 +124,7 @@ static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const in
         w->slots[q].likely += kept == RAGFAST_LIKELY;
     }
     /* By the bounds alone the floor will rise; of a group it may not, and looking in vain costs the whole reservoir. */
-    if (w->slots[q].likely >= (s->at_most ? s->capacity / 4 : s->k)) ragfast_settle(s, q, worker);
+    if (w->slots[q].likely >= (s->max_per_group ? s->capacity / 4 : s->k)) ragfast_settle(s, q, worker);
     if (ragfast_floor_of(s, q) > before) set_thresholds(s, w, q);
 }
 

@@ -418,13 +418,13 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
     if (room < (s->room_for_codes ? 4 : 1) * s->k) room = (s->room_for_codes ? 4 : 1) * s->k;
     s->capacity = s->k + room;
     if (s->capacity > n_docs + 1) s->capacity = n_docs + 1;
-    if (s->at_most) s->n_group_floors = s->k > MIN_GROUP_FLOORS ? s->k : MIN_GROUP_FLOORS;
+    if (s->max_per_group) s->n_group_floors = s->k > MIN_GROUP_FLOORS ? s->k : MIN_GROUP_FLOORS;
 }
 
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                               ragfast_place *corrupt, const void *queries, size_t n_queries,
-                              const ragfast_docs *segments, size_t n_segments, const ragfast_rules *rules, size_t k,
-                              double temperature, int n_threads) {
+                              const ragfast_docs *segments, size_t n_segments, const ragfast_constraints *constraints,
+                              size_t k, double temperature, int n_threads) {
     size_t dim = segments->dim, n_docs = 0;
     if (k < 1 || dim < 1 || dim > MAX_DIM || n_segments < 1 || n_segments >= (size_t)1 << 31 || !(temperature > 0) ||
         n_threads < 0 || n_queries > SIZE_MAX / 1024 / (k + dim) || !is_valid(segments, n_segments))
@@ -439,7 +439,7 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
                 .n_segments = n_segments,
                 .k = ragfast_min(k, n_docs ? n_docs : 1),
                 .k_out = k,
-                .at_most = rules ? rules->at_most : 0,
+                .max_per_group = constraints ? constraints->max_per_group : 0,
                 .l2 = segments->half_squares != NULL,
                 .temperature = temperature,
                 .gamma = roundings / (1 - roundings),
@@ -464,7 +464,7 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     size_t element = segments->dtype == RAGFAST_F64 ? sizeof(double) : sizeof(float);
     for (size_t q = 0; q < n_queries && atomic_load(&s.status) == RAGFAST_OK; q += group) {
         s.queries = (const char *)queries + q * dim * element;
-        s.excluded = rules && rules->excluded ? rules->excluded + q : NULL;
+        s.excluded_groups = constraints && constraints->excluded_groups ? constraints->excluded_groups + q : NULL;
         s.n_queries = ragfast_min(n_queries - q, group);
         s.scores = scores + q * k;
         s.doc_ids = doc_ids + q * k;

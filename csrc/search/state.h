@@ -48,7 +48,7 @@ static inline size_t ragfast_row_of(const doc_block *block, size_t j) {
     return block->rows ? block->rows[j] : block->first + j;
 }
 
-/* What a document of a group must reach: at_most others of it are certainly as good. Without these, where fewer than k
+/* What a document of a group must reach: max_per_group others of it are certainly as good. Without these, where fewer than k
  * documents qualify and so no floor rises, all would be kept and sorted: of fewer than k groups then, so that with k places
  * those numbered one after the other never overwrite each other's. */
 typedef struct group_floor {
@@ -84,12 +84,12 @@ typedef struct search {
     const ragfast_kernels *kernels;
     const ragfast_docs *segments;
     size_t n_segments;
-    const char *queries;     /* of the group */
-    const int32_t *excluded; /* of the group, or NULL */
-    size_t n_queries;        /* of the group */
+    const char *queries;            /* of the group */
+    const int32_t *excluded_groups; /* of the group, or NULL */
+    size_t n_queries;               /* of the group */
     size_t n_all_queries;
-    size_t k;       /* min(K, N of all segments) */
-    size_t at_most; /* documents of a group, 0: any number */
+    size_t k;             /* min(K, N of all segments) */
+    size_t max_per_group; /* documents of a group, 0: any number */
     int l2, any_far;
     size_t page_bytes; /* of memory, where any are far */
     size_t block_docs; /* that the caches hold */
@@ -112,7 +112,7 @@ typedef struct search {
     size_t n_seeds;                /* rows rescored beforehand, for a floor to begin with */
     const ragfast_codes *prepared; /* the form that queries are prepared for, or NULL */
 
-    size_t n_group_floors;         /* of a query on a worker: k, but not very few; 0 without at_most */
+    size_t n_group_floors;         /* of a query on a worker: k, but not very few; 0 without max_per_group */
     size_t capacity;               /* candidates a query may hold on one worker: k and room beyond */
     ragfast_candidate *candidates; /* (group, workers, capacity) */
     group_floor *group_floors;     /* (group, workers, n_group_floors) */

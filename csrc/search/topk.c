@@ -122,32 +122,32 @@ static group_floor *group_floor_of(const search *s, size_t q, size_t worker, int
     return s->group_floors + (q * s->n_workers + worker) * s->n_group_floors + (size_t)group % s->n_group_floors;
 }
 
-/* Whether at_most others of its group are certainly before a row, as far as this worker remembers. */
+/* Whether max_per_group others of its group are certainly before a row, as far as this worker remembers. */
 static int is_below_group(const search *s, size_t q, size_t worker, size_t row, double upper) {
-    if (!s->at_most || !s->docs->groups || s->docs->groups[row] < 0) return 0;
+    if (!s->max_per_group || !s->docs->groups || s->docs->groups[row] < 0) return 0;
     const group_floor *floor = group_floor_of(s, q, worker, s->docs->groups[row]);
     return floor->group == s->docs->groups[row] && upper < floor->lower;
 }
 
-/* Puts the best at_most of each group, by lower bounds, first and drops what at_most others of its group are certainly before.
+/* Puts the best max_per_group of each group, by lower bounds, first and drops what max_per_group others of its group are certainly before.
  * An exact one behind them is: their lower bounds, and at a tie their ids, are before its score. Returns how many are first;
  * *n becomes how many are left. */
 static size_t put_feasible_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
     sort_by_group(s, items, *n);
     size_t n_feasible = 0, kept = 0, in_group = 0;
     int32_t before = -1;
-    double last_lower = 0; /* of the at_most-th of the group */
+    double last_lower = 0; /* of the max_per_group-th of the group */
     for (size_t i = 0; i < *n; i++) {
         int32_t group = group_of(s, &items[i]);
         in_group = group < 0 || group != before ? 1 : in_group + 1;
         before = group;
-        if (in_group == s->at_most) {
+        if (in_group == s->max_per_group) {
             last_lower = items[i].lower;
             if (group >= 0) *group_floor_of(s, q, worker, group) = (group_floor){last_lower, group};
         }
-        if (in_group > s->at_most && (items[i].exact || items[i].upper < last_lower)) continue;
+        if (in_group > s->max_per_group && (items[i].exact || items[i].upper < last_lower)) continue;
         items[kept++] = items[i];
-        if (in_group <= s->at_most) ragfast_swap(&items[kept - 1], &items[n_feasible++]);
+        if (in_group <= s->max_per_group) ragfast_swap(&items[kept - 1], &items[n_feasible++]);
     }
     *n = kept;
     return n_feasible;
@@ -157,7 +157,7 @@ static size_t put_feasible_first(const search *s, size_t q, size_t worker, ragfa
 
 /* Puts the best feasible ones first, where there are k or more the k-th at k - 1. Returns how many, at most k. */
 static size_t put_best_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
-    size_t n_best = s->at_most ? put_feasible_first(s, q, worker, items, n) : *n;
+    size_t n_best = s->max_per_group ? put_feasible_first(s, q, worker, items, n) : *n;
     if (n_best < s->k) return n_best;
     ragfast_select_best(items, n_best, s->k);
     return s->k;
@@ -216,7 +216,8 @@ static void add(search *s, size_t q, size_t worker, ragfast_candidate candidate)
 }
 
 static int is_excluded(const search *s, size_t q, size_t row) {
-    return s->excluded && s->excluded[q] >= 0 && s->docs->groups && s->docs->groups[row] == s->excluded[q];
+    return s->excluded_groups && s->excluded_groups[q] >= 0 && s->docs->groups &&
+           s->docs->groups[row] == s->excluded_groups[q];
 }
 
 ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double middle, double error) {

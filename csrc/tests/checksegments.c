@@ -23,8 +23,8 @@ typedef struct world {
     size_t codes_size[MAX_SEGMENTS][3];
     float *center;
     void *queries;
-    int32_t *excluded;
-    ragfast_rules rules;
+    int32_t *excluded_groups;
+    ragfast_constraints constraints;
     double *scores; /* (B,k) expected */
     int64_t *ids;
 } world;
@@ -60,7 +60,7 @@ static void rank(world *w) {
                 const ragfast_docs *docs = &w->segments[s];
                 int32_t group = docs->groups ? docs->groups[row] : -1;
                 if (docs->allowed && !(docs->allowed[row / 32] >> row % 32 & 1)) continue;
-                if (w->excluded && w->excluded[q] >= 0 && w->excluded[q] == group) continue;
+                if (w->excluded_groups && w->excluded_groups[q] >= 0 && w->excluded_groups[q] == group) continue;
                 all[n++] =
                     (ranked){canonical_score((const char *)w->queries + q * query_bytes,
                                              (const char *)docs->vectors + row * row_bytes, w->dim, w->dtype, w->l2),
@@ -68,7 +68,9 @@ static void rank(world *w) {
             }
         qsort(all, n, sizeof *all, by_score_then_id);
         for (size_t i = 0; i < n && found < w->k; i++) {
-            if (w->rules.at_most && all[i].group >= 0 && taken[all[i].group]++ >= w->rules.at_most) continue;
+            if (w->constraints.max_per_group && all[i].group >= 0 &&
+                taken[all[i].group]++ >= w->constraints.max_per_group)
+                continue;
             w->scores[q * w->k + found] = all[i].score;
             w->ids[q * w->k + found++] = all[i].id;
         }
@@ -167,10 +169,10 @@ static world *make_world(ragfast_dtype dtype, int l2, int with_groups, size_t mo
         w->n_docs += n;
     }
     if (with_groups && random_below(2)) {
-        w->excluded = input(n_queries * sizeof *w->excluded);
-        for (size_t q = 0; q < n_queries; q++) w->excluded[q] = (int32_t)random_below(N_GROUPS + 1) - 1;
+        w->excluded_groups = input(n_queries * sizeof *w->excluded_groups);
+        for (size_t q = 0; q < n_queries; q++) w->excluded_groups[q] = (int32_t)random_below(N_GROUPS + 1) - 1;
     }
-    w->rules = (ragfast_rules){w->excluded, with_groups ? random_below(4) : 0};
+    w->constraints = (ragfast_constraints){w->excluded_groups, with_groups ? random_below(4) : 0};
     w->scores = must(malloc(n_queries * w->k * sizeof *w->scores));
     w->ids = must(malloc(n_queries * w->k * sizeof *w->ids));
     rank(w);
@@ -194,7 +196,7 @@ static void free_world(world *w) {
         input_free(w->codes[s].bounds, w->codes_size[s][2]);
     }
     input_free(w->queries, w->n_queries * w->dim * element_size(query_dtype(w->dtype)));
-    if (w->excluded) input_free(w->excluded, w->n_queries * sizeof *w->excluded);
+    if (w->excluded_groups) input_free(w->excluded_groups, w->n_queries * sizeof *w->excluded_groups);
     free(w->center);
     free(w->scores);
     free(w->ids);
@@ -208,7 +210,7 @@ static size_t wrong_entries(const world *w, int n_threads) {
     int64_t *ids = must(malloc(n * sizeof *ids));
     ragfast_place corrupt;
     if (ragfast_search(scores, ids, logprobs, NULL, &corrupt, w->queries, w->n_queries, w->segments, w->n_segments,
-                       &w->rules, w->k, 1, n_threads))
+                       &w->constraints, w->k, 1, n_threads))
         wrong = 1;
     for (size_t i = 0; i < n && !wrong; i++)
         wrong +=
@@ -223,7 +225,8 @@ static void check_world(const world *w, size_t i) {
     for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
         WHERE("segments, world %zu at %s: B %zu, N %zu in %zu, D %zu, k %zu, %s%s%s, at most %zu, %d threads", i,
               ragfast_isa(), w->n_queries, w->n_docs, w->n_segments, w->dim, w->k, w->l2 ? "distance" : "inner product",
-              w->filtered ? ", bitmap" : "", w->excluded ? ", excluded" : "", w->rules.at_most, n_threads);
+              w->filtered ? ", bitmap" : "", w->excluded_groups ? ", excluded" : "", w->constraints.max_per_group,
+              n_threads);
         size_t wrong = wrong_entries(w, n_threads);
         check(wrong == 0, "wrong entries");
     }
@@ -286,11 +289,11 @@ static void check_one_group_on_top(void) {
                              .n_docs = N,
                              .dim = D,
                              .dtype = RAGFAST_F32};
-        ragfast_rules rules = {.at_most = 2};
+        ragfast_constraints constraints = {.max_per_group = 2};
         ragfast_query_stats stats;
         double scores[K];
         int64_t ids[K];
-        check(!ragfast_search(scores, ids, NULL, &stats, NULL, query, 1, &docs, 1, &rules, K, 1, 1), "failed");
+        check(!ragfast_search(scores, ids, NULL, &stats, NULL, query, 1, &docs, 1, &constraints, K, 1, 1), "failed");
         check(stats.rescored <= N, "%zu documents were scored, of %d", (size_t)stats.rescored, N);
         for (size_t i = 0; i < K; i++)
             check(groups[ids[i]] == (i < 2 ? 3 : -1), "place %zu has a document of group %d", i, groups[ids[i]]);

@@ -41,10 +41,10 @@ typedef struct ragfast_docs {
 } ragfast_docs;
 
 /* Which documents a query may find. Groups are numbered the same way in all segments. */
-typedef struct ragfast_rules {
-    const int32_t *excluded; /* (B,) the group that query b must not find, negative: none; or NULL */
-    size_t at_most;          /* documents of each group that a query may find, 0: any number */
-} ragfast_rules;
+typedef struct ragfast_constraints {
+    const int32_t *excluded_groups; /* (B,) the group that query b must not find, negative: none; or NULL */
+    size_t max_per_group;           /* documents of each group that a query may find, 0: any number */
+} ragfast_constraints;
 
 typedef struct ragfast_query_stats {
     uint64_t rescored; /* documents whose float64 score was calculated */
@@ -69,13 +69,14 @@ typedef struct ragfast_place {
  *      stats (B,), may be NULL.
  *      *corrupt, may be NULL: written with RAGFAST_ERROR_CORRUPT_DOC alone.
  * In:  queries (B,D), float64 if the documents are, else float32; segments (n_segments,) of one D and dtype, ids distinct over
- *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; rules or NULL: none; k >= 1; temperature > 0; n_threads >= 0 (0: the default).
+ *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; constraints or NULL: none; k >= 1; temperature > 0; n_threads >= 0 (0: the default).
  * With half_squares the codes must have been made with them, and without a prefix.
  * Returns RAGFAST_ERROR_NONFINITE_DOC only where norms are NULL: rows that came with norms were checked then. */
 RAGFAST_API ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs,
                                           ragfast_query_stats *stats, ragfast_place *corrupt, const void *queries,
                                           size_t n_queries, const ragfast_docs *segments, size_t n_segments,
-                                          const ragfast_rules *rules, size_t k, double temperature, int n_threads);
+                                          const ragfast_constraints *constraints, size_t k, double temperature,
+                                          int n_threads);
 
 /* Conversions as IEEE has them, whatever rounding or flushing of denormals the caller has set. In place is not allowed. */
 RAGFAST_API void ragfast_narrow(float *out, const double *x, size_t n);

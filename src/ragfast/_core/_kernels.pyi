@@ -124,8 +124,8 @@ def search(
     temperature: float,
     n_threads: int,
     out_type: int,
-    excluded: NDArray[int32] | None = None,
-    at_most: int = 0,
+    excluded_groups: NDArray[int32] | None = None,
+    max_per_group: int = 0,
 ) -> Hits: ...
 def narrowed(x: NDArray[float64]) -> NDArray[float32]: ...
 def widened(x: NDArray[float32]) -> NDArray[float64]: ...

@@ -57,9 +57,9 @@ cdef extern from "ragfast/ragfast.h" nogil:
         const uint32_t *row_sums
         int far
 
-    ctypedef struct ragfast_rules:
-        const int32_t *excluded
-        size_t at_most
+    ctypedef struct ragfast_constraints:
+        const int32_t *excluded_groups
+        size_t max_per_group
 
     ctypedef struct ragfast_query_stats:
         uint64_t rescored
@@ -72,7 +72,7 @@ cdef extern from "ragfast/ragfast.h" nogil:
 
     ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                                   ragfast_place *corrupt, const void *queries, size_t n_queries,
-                                  const ragfast_docs *segments, size_t n_segments, const ragfast_rules *rules,
+                                  const ragfast_docs *segments, size_t n_segments, const ragfast_constraints *constraints,
                                   size_t k, double temperature, int n_threads)
     void ragfast_narrow(float *out, const double *x, size_t n)
     void ragfast_widen(double *out, const float *x, size_t n)
