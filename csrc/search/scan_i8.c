@@ -142,7 +142,7 @@ static void look_again(search *s, size_t worker, const second_look *look) {
     if (found == 0 && (hits & look->hits)) add_hits(s, q, worker, hits & look->hits, dots, 0xfc, look->panel);
 }
 
-/* A far medium: by all eight bits, of panels that are unpacked once for the queries that wait for them side by side. */
+/* Mapped vectors: by all eight bits, of panels that are unpacked once for the queries that wait for them side by side. */
 static void look_again_by_whole(search *s, size_t worker) {
     search_worker *w = &s->workers[worker];
     const ragfast_kernels *kernels = s->kernels;
@@ -322,13 +322,13 @@ static void judge_prefix(const search *s, search_worker *w) {
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
  * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. But giving up
  * costs all that is left of the segment, and at first, while floors are low, much is a candidate: a twentieth of the rows is
- * never too many, and of short rows, which the float32 scan has soon done with, fewer. From a far medium a candidate costs a
+ * never too many, and of short rows, which the float32 scan has soon done with, fewer. From a mapped medium a candidate costs a
  * page more than its bytes, and a sixteenth of that part of the rows is not too many. */
 static void judge(search *s, search_worker *w) {
     double several = (double)ragfast_min(s->n_queries, 16), part = 0.5 / several;
     double dim = (double)s->docs->dim, row_bytes = dim * (double)ragfast_element_size(s->docs->dtype);
-    if (s->docs->far) part = row_bytes / (row_bytes + (double)s->page_bytes) / several;
-    double least = s->docs->far ? part / 16 : 0.05 * fmin(1, dim / 256);
+    if (s->docs->mapped) part = row_bytes / (row_bytes + (double)s->page_bytes) / several;
+    double least = s->docs->mapped ? part / 16 : 0.05 * fmin(1, dim / 256);
     least *= (double)(s->seen + s->n_allowed) / (double)s->n_workers;
     for (size_t q = 0; q < s->n_queries; q++) {
         const query_slot *slot = &w->slots[q];

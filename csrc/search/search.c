@@ -32,7 +32,7 @@ enum {
     MIN_GROUP_FLOORS = 16,
     MIN_CODED = 4000, /* documents from which codes repay preparing queries and looking twice; and for one query */
     MIN_CODED_ONE = 1000,
-    FAR_SHARE = 4,         /* by which far segments need fewer queries to repay unpacking */
+    MAPPED_SHARE = 4,      /* by which mapped segments need fewer queries to repay unpacking */
     INLINE_WORK = 1 << 20, /* multiplications below which waking a thread costs more than it brings */
     MAX_DIM = 1 << 20
 };
@@ -72,7 +72,7 @@ static int find_norms(search *s, const doc_block *block, float *norms) {
 }
 
 static void ask_for_rows(const search *s, const doc_block *block) {
-    for (size_t j = 0; j < block->n_docs && s->docs->far; j++)
+    for (size_t j = 0; j < block->n_docs && s->docs->mapped; j++)
         ragfast_ask_for_row(s, s->docs, ragfast_row_of(block, j));
 }
 
@@ -229,20 +229,20 @@ static void score_seeds(search *s) {
 static int codes_serve(const ragfast_docs *docs, size_t n_queries, size_t k) {
     const ragfast_codes *codes = docs->codes;
     if (!codes || docs->dim > RAGFAST_MAX_CODE_DIM || docs->dtype == RAGFAST_F64 || !docs->norms) return 0;
-    if (codes->always || docs->far) return 1;
+    if (codes->always || docs->mapped) return 1;
     return docs->n_docs >= (n_queries == 1 ? MIN_CODED_ONE : MIN_CODED) && k <= docs->n_docs / 64;
 }
 
-/* Codes are near and rows far away: what only the upper six bits let through is looked at by all eight, where a level has
+/* Codes are near and rows memory-mapped: what only the upper six bits let through is looked at by all eight, where a level has
  * such tiles, before its row is read. */
 static int is_whole_again(const search *s, const ragfast_docs *docs) {
-    return docs->far && s->kernels->code_mask == 0xff;
+    return docs->mapped && s->kernels->code_mask == 0xff;
 }
 
-/* From so many queries on all panels are unpacked at once; of far segments sooner, where the high plane would let most of
+/* From so many queries on all panels are unpacked at once; of mapped segments sooner, where the high plane would let most of
  * them through to a second look: docs/design.md. */
 static size_t queries_of_many(const search *s, const ragfast_docs *docs) {
-    return is_whole_again(s, docs) ? s->kernels->code_many / FAR_SHARE : s->kernels->code_many;
+    return is_whole_again(s, docs) ? s->kernels->code_many / MAPPED_SHARE : s->kernels->code_many;
 }
 
 static size_t common_divisor(size_t a, size_t b) { return b ? common_divisor(b, a % b) : a; }
@@ -282,7 +282,7 @@ static int list_is_cheaper(const search *s, size_t n_panels) {
     double n_queries = (double)s->n_queries, rows = (double)s->n_allowed, panels = (double)n_panels * PANEL;
     double row = 2 * (double)ragfast_element_size(docs->dtype), looked_at = 1;
     if (!s->coded) return rows * row < panels * row / 2;
-    if (docs->far) return 0; /* codes are what is near */
+    if (docs->mapped) return 0; /* codes are what is near */
     if (docs->codes->prefix > 0) looked_at = (double)docs->codes->prefix / (double)docs->dim + 0.1;
     return rows * (row + n_queries / 4) < panels * looked_at * (s->many ? 1 + n_queries / 16 : 0.75 + n_queries / 16);
 }
@@ -367,12 +367,13 @@ static size_t lay_out(search *s, char *block, size_t group) {
         CARVE(w->rows, lists ? s->block_docs : 0);
         CARVE(w->is_listed, coded ? group : 0);
         CARVE(w->panel_codes, s->room_for_whole ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
-        CARVE(w->again_codes, s->room_for_whole && s->any_far ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
+        CARVE(w->again_codes, s->room_for_whole && s->any_mapped ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
         CARVE(w->thresholds, coded ? group : 0);
         CARVE(w->again_thresholds, coded ? group : 0);
         CARVE(w->waiting, coded ? RAGFAST_SECOND_LOOKS : 0);
         if (block && s->room_for_whole) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
-        if (block && s->room_for_whole && s->any_far) memset(w->again_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
+        if (block && s->room_for_whole && s->any_mapped)
+            memset(w->again_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
     }
 #undef CARVE
     return used;
@@ -399,7 +400,7 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
     for (size_t i = 0; i < s->n_segments; i++) {
         const ragfast_docs *docs = &s->segments[i];
         size_t n = docs->n_docs;
-        s->any_far |= docs->far;
+        s->any_mapped |= docs->mapped;
         int scanned = !(docs->dtype == RAGFAST_F64 || n <= EXACT_MAX_DOCS || (s->n_segments == 1 && s->k >= n / 2));
         s->room_for_scans |= scanned;
         s->coded = scanned && codes_serve(docs, n_queries, s->k);
@@ -410,11 +411,11 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
         size_t chunks = count_chunks(n, chunk);
         if (chunks > n_chunks) n_chunks = chunks;
     }
-    if (s->any_far) s->page_bytes = ragfast_page_bytes();
+    if (s->any_mapped) s->page_bytes = ragfast_page_bytes();
     s->n_workers = ragfast_min(ragfast_min(n_threads, RAGFAST_MAX_THREADS), n_chunks);
     /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. From a far
      * medium the room repays itself with many queries too: a sixth fewer bytes read. */
-    size_t room = s->room_for_whole && !s->any_far ? ROOM_MANY : s->room_for_codes ? ROOM_FEW : ROOM_FLOAT32;
+    size_t room = s->room_for_whole && !s->any_mapped ? ROOM_MANY : s->room_for_codes ? ROOM_FEW : ROOM_FLOAT32;
     if (room < (s->room_for_codes ? 4 : 1) * s->k) room = (s->room_for_codes ? 4 : 1) * s->k;
     s->capacity = s->k + room;
     if (s->capacity > n_docs + 1) s->capacity = n_docs + 1;

@@ -29,7 +29,7 @@ typedef struct code_query {
     double sum, prefix_sum;  /* of its codes, over all and over the prefix */
 } code_query;
 
-/* A query's panel that a prefix, or in a far segment the high plane, let through. */
+/* A query's panel that a prefix, or in a mapped segment the high plane, let through. */
 typedef struct second_look {
     uint32_t q, hits;
     size_t panel;
@@ -90,7 +90,7 @@ typedef struct search {
     size_t n_all_queries;
     size_t k;             /* min(K, N of all segments) */
     size_t max_per_group; /* documents of a group, 0: any number */
-    int l2, any_far;
+    int l2, any_mapped;
     size_t page_bytes; /* of memory, where any are far */
     size_t block_docs; /* that the caches hold */
     size_t n_workers;

@@ -72,8 +72,9 @@ static size_t list_unscored(const search *s, ragfast_candidate **listed, const v
 }
 
 static void rescore(search *s, size_t q, query_slot *slot, ragfast_candidate *items, size_t n) {
-    for (size_t i = 0; i < n && s->any_far; i++) /* all at once: the medium sees a queue, not one row after the other */
-        if (!items[i].exact && s->segments[items[i].segment].far)
+    for (size_t i = 0; i < n && s->any_mapped;
+         i++) /* all at once: the medium sees a queue, not one row after the other */
+        if (!items[i].exact && s->segments[items[i].segment].mapped)
             ragfast_ask_for_row(s, &s->segments[items[i].segment], items[i].row);
     ragfast_candidate *listed[2][BATCH];
     const void *vectors[2][BATCH];

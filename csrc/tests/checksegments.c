@@ -100,8 +100,12 @@ static void make_segment(world *w, size_t s, size_t n, int64_t first_id, double 
         if (near_duplicates && i >= dim && w->dtype == RAGFAST_F32)
             ((float *)vectors)[i] = ((float *)vectors)[i % dim] * (1 + 1e-6f * (float)random_unit());
     }
-    ragfast_docs docs = {
-        .vectors = vectors, .n_docs = n, .dim = dim, .dtype = w->dtype, .first_id = first_id, .far = !random_below(3)};
+    ragfast_docs docs = {.vectors = vectors,
+                         .n_docs = n,
+                         .dim = dim,
+                         .dtype = w->dtype,
+                         .first_id = first_id,
+                         .mapped = !random_below(3)};
     if (w->dtype != RAGFAST_F64) {
         float *norms = input(n * sizeof *norms);
         check(!ragfast_row_norms(norms, &bad_row, vectors, n, dim, w->dtype, 1), "ragfast_row_norms failed");

@@ -37,7 +37,7 @@ typedef struct ragfast_docs {
     const int32_t *groups;   /* (N,) the group of each, negative: of none; or NULL: no groups */
     const uint32_t
         *row_sums; /* (N,) from ragfast_row_sums: rows are checked before a score of theirs counts; or NULL */
-    int far; /* vectors are mapped from a slower medium: rows are asked for before they are scored, and codes preferred */
+    int mapped; /* nonzero if `vectors` is memory-mapped: rows are prefetched before they are scored, and codes preferred */
 } ragfast_docs;
 
 /* Which documents a query may find. Groups are numbered the same way in all segments. */

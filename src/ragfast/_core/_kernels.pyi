@@ -108,7 +108,7 @@ class Docs:
         groups: NDArray[int32] | None = None,
         half_squares: NDArray[float64] | None = None,
         row_sums: NDArray[uint32] | None = None,
-        far: bool = False,
+        mapped: bool = False,
     ) -> None: ...
     @property
     def vectors(self) -> NDArray[Any]: ...

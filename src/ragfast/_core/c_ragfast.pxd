@@ -55,7 +55,7 @@ cdef extern from "ragfast/ragfast.h" nogil:
         const uint32_t *allowed
         const int32_t *groups
         const uint32_t *row_sums
-        int far
+        int mapped
 
     ctypedef struct ragfast_constraints:
         const int32_t *excluded_groups
