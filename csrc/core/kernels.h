@@ -62,7 +62,7 @@ typedef struct ragfast_kernels {
     void (*encode_f32)(uint8_t *codes, float sums[4], const float *y, size_t dim, float scale);
 
     /* Integer tiles. Both set bit j of hits[i] where dot(q_i, panel's document j) is not below
-     *     thresholds[i].offset + floor * scale_j - norm * residual_j - residual * norm_j - tail * tail_j
+     *     thresholds[i].offset + score * scale_j - norm * residual_j - residual * norm_j - tail * tail_j
      * (in float32, terms in any order) or where that is NaN, and then hold the dot in dots[i * PANEL + j]; bits of documents that the
      * panel lacks are undefined, and a row of dots without a hit is (but writable). Dots are over the first n_groups x 16 elements.
      *

@@ -82,7 +82,7 @@ INLINE void sweep(int32_t *sums, const int8_t *q, const uint8_t *codes, size_t n
 /* Bits of the 16 documents from j whose dot is not below its threshold, or where that is NaN. */
 INLINE uint32_t compare(__m512i sums, const ragfast_code_bounds *bounds, size_t j, const ragfast_code_threshold *t) {
     __m512 limit =
-        _mm512_fmadd_ps(_mm512_set1_ps(t->floor), _mm512_loadu_ps(bounds->scale + j), _mm512_set1_ps(t->offset));
+        _mm512_fmadd_ps(_mm512_set1_ps(t->score), _mm512_loadu_ps(bounds->scale + j), _mm512_set1_ps(t->offset));
     limit = _mm512_fnmadd_ps(_mm512_set1_ps(t->norm), _mm512_loadu_ps(bounds->residual + j), limit);
     limit = _mm512_fnmadd_ps(_mm512_set1_ps(t->residual), _mm512_loadu_ps(bounds->norm + j), limit);
     limit = _mm512_fnmadd_ps(_mm512_set1_ps(t->tail), _mm512_loadu_ps(bounds->tail + j), limit);

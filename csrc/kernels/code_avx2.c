@@ -127,7 +127,7 @@ INLINE __m256i add_products(__m256i sum, __m256i h0, __m256i q0, __m256i h1, __m
 INLINE uint32_t compare(int32_t *dots, __m256i sum, const ragfast_code_bounds *bounds, size_t j,
                         const ragfast_code_threshold *t) {
     __m256 limit =
-        _mm256_fmadd_ps(_mm256_set1_ps(t->floor), _mm256_loadu_ps(bounds->scale + j), _mm256_set1_ps(t->offset));
+        _mm256_fmadd_ps(_mm256_set1_ps(t->score), _mm256_loadu_ps(bounds->scale + j), _mm256_set1_ps(t->offset));
     limit = _mm256_fnmadd_ps(_mm256_set1_ps(t->norm), _mm256_loadu_ps(bounds->high_residual + j), limit);
     limit = _mm256_fnmadd_ps(_mm256_set1_ps(t->residual), _mm256_loadu_ps(bounds->norm + j), limit);
     limit = _mm256_fnmadd_ps(_mm256_set1_ps(t->tail), _mm256_loadu_ps(bounds->tail + j), limit);

@@ -98,7 +98,7 @@ INLINE uint32_t compare(const int32_t *dots, uint32_t *hits, const size_t n_quer
         uint32_t found[2];
 #pragma GCC unroll 2
         for (size_t h = 0; h < 2; h++) {
-            limit[h] = _mm512_fmadd_ps(_mm512_set1_ps(t->floor), scale[h], _mm512_set1_ps(t->offset));
+            limit[h] = _mm512_fmadd_ps(_mm512_set1_ps(t->score), scale[h], _mm512_set1_ps(t->offset));
             limit[h] = _mm512_fnmadd_ps(_mm512_set1_ps(t->norm), residual[h], limit[h]);
             limit[h] = _mm512_fnmadd_ps(_mm512_set1_ps(t->residual), norm[h], limit[h]);
         }

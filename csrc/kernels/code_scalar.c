@@ -46,7 +46,7 @@ static uint32_t hits_of(const int32_t *dots, const ragfast_code_bounds *bounds, 
                         const ragfast_code_threshold *t) {
     uint32_t hits = 0;
     for (size_t j = 0; j < PANEL; j++) {
-        float limit = t->offset + t->floor * bounds->scale[j] - t->norm * residual[j] - t->residual * bounds->norm[j] -
+        float limit = t->offset + t->score * bounds->scale[j] - t->norm * residual[j] - t->residual * bounds->norm[j] -
                       t->tail * bounds->tail[j];
         hits |= (uint32_t)!((float)dots[j] < limit) << j; /* NaN is a hit */
     }

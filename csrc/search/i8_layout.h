@@ -38,7 +38,7 @@ typedef struct ragfast_code_bounds {
 
 /* One query's side of the comparison in ragfast_kernels.tile_high. */
 typedef struct ragfast_code_threshold {
-    float offset, floor, norm, residual, tail;
+    float offset, score, norm, residual, tail;
 } ragfast_code_threshold;
 
 /* Codes (n, n_groups x 16) as tile_high has queries: (tiles, 4 n_groups, TILE_QUERIES, 4), absent ones zero. */

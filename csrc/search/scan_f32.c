@@ -131,7 +131,7 @@ void ragfast_scan_float32(search *s, const doc_block *block, size_t worker) {
             size_t n = ragfast_min(n_docs - p * PANEL, PANEL);
             if (!allowed[p]) continue;
             for (size_t x = 0; x < n_queries; x++) /* (L4): without half squares that term is 0 */
-                thresholds[x] = rounded_down(ragfast_scan_floor(s, q[x]) + (1 - 1e-11) * panel_halves[p] -
+                thresholds[x] = rounded_down(ragfast_scan_threshold(s, q[x]) + (1 - 1e-11) * panel_halves[p] -
                                              scan_error(s, s->query_norms[q[x]], panel_norms[p]));
             if (packed) {
                 size_t n_ahead = ragfast_min(share, (size_t)(end - ahead) / 64);

@@ -1,4 +1,4 @@
-/* The scan of codes: documents whose upper bound in integers reaches the query's floor become candidates.
+/* The scan of codes: documents whose upper bound in integers reaches the query's threshold become candidates.
  *
  * For query codes z^ and document codes c, Z . Y and z^ . c differ by at most |Z||Y - c| + |Z - z^||c| (Cauchy-Schwarz
  * twice); a prefix of the elements leaves out at most |Z beyond||Y beyond|. docs/exactness.md has the proof, and numbers
@@ -15,7 +15,7 @@ enum {
     PANEL = RAGFAST_PANEL_DOCS,
     TILE = RAGFAST_TILE_QUERIES,
     HIGH_BLOCK_BYTES = 128 << 10, /* of the high plane: several tiles of queries meet it in the second-level cache */
-    HITS_BEFORE_JUDGING = 256,    /* and 8 K: until floors have risen, much is a hit */
+    HITS_BEFORE_JUDGING = 256,    /* and 8 K: until thresholds have risen, much is a hit */
 };
 
 static const double unit_roundoff = 0x1p-24;
@@ -75,14 +75,14 @@ void ragfast_prepare_codes(search *s) {
 
 /* (T): in float32, lowered by what rounding there may add. 7 units cover the conversion of each coefficient, its product and
  * four additions; the dot's own conversion is monotone. */
-static ragfast_code_threshold threshold_of(const search *s, const code_query *q, double floor, double middle,
+static ragfast_code_threshold threshold_of(const search *s, const code_query *q, double threshold, double middle,
                                            double sum, double tail) {
     const double up = 1 + 16 * unit_roundoff;
-    double height = (floor - q->base - q->base_error) / q->unit, offset = middle * sum;
+    double height = (threshold - q->base - q->base_error) / q->unit, offset = middle * sum;
     height -= 16 * unit_roundoff * fabs(height);
-    if (height > FLT_MAX) height = FLT_MAX; /* a floor beyond the range of float32 is above every dot as well */
+    if (height > FLT_MAX) height = FLT_MAX; /* a threshold beyond the range of float32 is above every dot as well */
     return (ragfast_code_threshold){.offset = (float)(offset - 16 * unit_roundoff * fabs(offset) - 1),
-                                    .floor = (float)height,
+                                    .score = (float)height,
                                     .norm = (float)(q->norm * up),
                                     .residual = (float)(q->residual * up),
                                     /* (L6): tails are half squares, which add to what a dot must reach. */
@@ -91,15 +91,16 @@ static ragfast_code_threshold threshold_of(const search *s, const code_query *q,
 
 static void set_thresholds(search *s, search_worker *w, size_t q) {
     const code_query *query = &s->code_queries[q];
-    double floor = ragfast_scan_floor(s, q), middle = middle_of(s->many ? s->kernels->code_mask : 0xfc);
+    double threshold = ragfast_scan_threshold(s, q), middle = middle_of(s->many ? s->kernels->code_mask : 0xfc);
     if (w->is_listed[q]) { /* never a hit: an infinite residual adds */
-        w->thresholds[q] = w->again_thresholds[q] = (ragfast_code_threshold){.offset = INFINITY, .norm = -1};
+        w->code_thresholds[q] = w->refine_thresholds[q] = (ragfast_code_threshold){.offset = INFINITY, .norm = -1};
         return;
     }
-    w->thresholds[q] = w->use_prefix ? threshold_of(s, query, floor, middle, query->prefix_sum, query->tail)
-                                     : threshold_of(s, query, floor, middle, query->sum, 0);
+    w->code_thresholds[q] = w->use_prefix ? threshold_of(s, query, threshold, middle, query->prefix_sum, query->tail)
+                                          : threshold_of(s, query, threshold, middle, query->sum, 0);
     if (w->use_prefix || s->whole_again)
-        w->again_thresholds[q] = threshold_of(s, query, floor, middle_of(s->whole_again ? 0xff : 0xfc), query->sum, 0);
+        w->refine_thresholds[q] =
+            threshold_of(s, query, threshold, middle_of(s->whole_again ? 0xff : 0xfc), query->sum, 0);
 }
 
 /* ---- hits -------------------------------------------------------------------------------------------------------- */
@@ -111,7 +112,7 @@ static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const in
     const ragfast_code_bounds *bounds = (const ragfast_code_bounds *)s->docs->codes->bounds + panel;
     const float *residuals = mask == 0xff ? bounds->residual : bounds->high_residual;
     search_worker *w = &s->workers[worker];
-    double before = ragfast_floor_of(s, q), offset = middle_of(mask) * query->sum;
+    double before = ragfast_threshold_of(s, q), offset = middle_of(mask) * query->sum;
     for (; hits; hits &= hits - 1) {
         size_t j = (size_t)__builtin_ctz(hits), row = panel * PANEL + j;
         double unit = query->unit / bounds->scale[j];
@@ -123,9 +124,9 @@ static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const in
         w->slots[q].hits += kept != RAGFAST_DROPPED;
         w->slots[q].likely += kept == RAGFAST_LIKELY;
     }
-    /* By the bounds alone the floor will rise; of a group it may not, and looking in vain costs the whole reservoir. */
+    /* By the bounds alone the threshold will rise; of a group it may not, and looking in vain costs the whole reservoir. */
     if (w->slots[q].likely >= (s->max_per_group ? s->capacity / 4 : s->k)) ragfast_settle(s, q, worker);
-    if (ragfast_floor_of(s, q) > before) set_thresholds(s, w, q);
+    if (ragfast_threshold_of(s, q) > before) set_thresholds(s, w, q);
 }
 
 /* The query alone against all elements of the panel's high plane. */
@@ -138,7 +139,7 @@ static void look_again(search *s, size_t worker, const second_look *look) {
     uint32_t hits;
     size_t found = s->kernels->tile_high(dots, &hits, tile + q % TILE * 4, 1, codes->high + look->panel * stride,
                                          stride, (const ragfast_code_bounds *)codes->bounds + look->panel, 1, n_groups,
-                                         &w->again_thresholds[q]);
+                                         &w->refine_thresholds[q]);
     if (found == 0 && (hits & look->hits)) add_hits(s, q, worker, hits & look->hits, dots, 0xfc, look->panel);
 }
 
@@ -160,7 +161,7 @@ static void look_again_by_whole(search *s, size_t worker) {
         uint32_t hits[RAGFAST_MAX_CODE_QUERIES];
         kernels->tile_codes(dots, hits, s->packed_codes + first * ragfast_query_code_bytes(s, 1, 1),
                             ragfast_min(s->n_queries - first, tile), w->again_codes,
-                            (const ragfast_code_bounds *)codes->bounds + panel, n_groups, w->again_thresholds + first,
+                            (const ragfast_code_bounds *)codes->bounds + panel, n_groups, w->refine_thresholds + first,
                             (const char *)w->again_codes, 0);
         for (size_t j = 0; j < n; j++) {
             uint32_t found = hits[looks[j].q - first] & looks[j].hits;
@@ -246,7 +247,7 @@ static void scan_few(search *s, size_t first, size_t end, size_t worker) {
                 }
                 p += s->kernels->tile_high(dots, hits, queries, n, codes->high + p * stride, stride,
                                            (const ragfast_code_bounds *)codes->bounds + p, run_end - p, looked_at,
-                                           w->thresholds + q);
+                                           w->code_thresholds + q);
                 if (p >= run_end) { /* at the panel after the run, which is none of it */
                     p--;
                     continue;
@@ -291,8 +292,8 @@ static void scan_many(search *s, size_t first, size_t end, size_t worker) {
             lines = ragfast_min(lines, share);
             fetched += lines;
             kernels->tile_codes(dots, hits, s->packed_codes + q * row, n, w->panel_codes,
-                                (const ragfast_code_bounds *)codes->bounds + p, looked_at, w->thresholds + q, ahead,
-                                lines);
+                                (const ragfast_code_bounds *)codes->bounds + p, looked_at, w->code_thresholds + q,
+                                ahead, lines);
             for (size_t i = 0; i < n; i++)
                 if (hits[i] & allowed)
                     take_hits(s, q + i, worker, hits[i] & allowed, dots + i * PANEL, kernels->code_mask, p);
@@ -301,7 +302,7 @@ static void scan_many(search *s, size_t first, size_t end, size_t worker) {
     }
 }
 
-/* A second look costs all elements again, for a single query: three times its share of a tile. At first floors are low
+/* A second look costs all elements again, for a single query: three times its share of a tile. At first thresholds are low
  * and there are many, so that a prefix which does not pay is tried again, each time after longer. */
 static void judge_prefix(const search *s, search_worker *w) {
     if (w->looks == 0) return; /* no panel of the chunk had a document that is allowed */
@@ -321,7 +322,7 @@ static void judge_prefix(const search *s, search_worker *w) {
 
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
  * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. But giving up
- * costs all that is left of the segment, and at first, while floors are low, much is a candidate: a twentieth of the rows is
+ * costs all that is left of the segment, and at first, while thresholds are low, much is a candidate: a twentieth of the rows is
  * never too many, and of short rows, which the float32 scan has soon done with, fewer. From a mapped medium a candidate costs a
  * page more than its bytes, and a sixteenth of that part of the rows is not too many. */
 static void judge(search *s, search_worker *w) {
@@ -344,7 +345,7 @@ void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
     size_t n_panels, n_allowed = ragfast_count_allowed(s->docs, first, end, &n_panels);
     w->looks = w->second_looks = 0;
     for (size_t q = 0; q < s->n_queries; q++) {
-        set_thresholds(s, w, q); /* other workers may have raised floors */
+        set_thresholds(s, w, q); /* other workers may have raised thresholds */
         if (!w->is_listed[q]) w->slots[q].by_codes += n_allowed;
     }
     if (s->many || s->whole_again) s->kernels->begin_codes();

@@ -1,11 +1,11 @@
 /* Exact top-k: a scan with rigorous error bounds, in float32 (scan_float32.c) or of codes (scan_codes.c), then float64 scores of
  * the few that the bounds cannot exclude.
  *
- * Each query keeps a floor, a lower bound on its K-th best score so far; a document of which an upper bound is below the
- * floor cannot be among the best K, every other one is kept, and nothing is ever truncated.
+ * Each query keeps a threshold, a lower bound on its K-th best score so far; a document of which an upper bound is below the
+ * threshold cannot be among the best K, every other one is kept, and nothing is ever truncated.
  *
  * Documents go through in blocks that fit the second-level cache; threads take chunks of blocks and keep candidates apart,
- * sharing only the floors. A floor that another thread has not seen yet costs a few candidates, never a result. */
+ * sharing only the thresholds. A threshold that another thread has not seen yet costs a few candidates, never a result. */
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"
@@ -23,13 +23,13 @@ enum {
     PANEL = RAGFAST_PANEL_DOCS,
     BLOCK_BYTES = 256 << 10, /* documents of a block: it, its packed copy and the next block share a 1 MB cache */
     CHUNK_BYTES = 4 << 20,   /* documents a thread takes at a time, as float32 */
-    GROUP_BYTES = 64 << 20,  /* candidates and group floors of the queries that one pass over the documents serves */
-    EXACT_MAX_DOCS = 64,     /* up to here scanning first saves nothing */
-    EXACT_MAX_QUERIES = 2,   /* and of rows that are read one by one anyway, up to here */
-    ROOM_FLOAT32 = 64,       /* candidates beyond k that a query may hold on a worker */
+    GROUP_BYTES = 64 << 20, /* candidates and group thresholds of the queries that one pass over the documents serves */
+    EXACT_MAX_DOCS = 64,    /* up to here scanning first saves nothing */
+    EXACT_MAX_QUERIES = 2,  /* and of rows that are read one by one anyway, up to here */
+    ROOM_FLOAT32 = 64,      /* candidates beyond k that a query may hold on a worker */
     ROOM_MANY = 256,
     ROOM_FEW = 1024,
-    MIN_GROUP_FLOORS = 16,
+    MIN_GROUP_THRESHOLDS = 16,
     MIN_CODED = 4000, /* documents from which codes repay preparing queries and looking twice; and for one query */
     MIN_CODED_ONE = 1000,
     MAPPED_SHARE = 4,      /* by which mapped segments need fewer queries to repay unpacking */
@@ -133,7 +133,7 @@ static size_t list_given_up(search *s, search_worker *w) {
 static void run_chunk(void *context, size_t chunk, size_t worker) {
     search *s = context;
     search_worker *w = &s->workers[worker];
-    /* Neighbours are often alike. Codes go through in leaps, so that a floor comes to know all kinds of documents soon. */
+    /* Neighbours are often alike. Codes go through in leaps, so that a threshold comes to know all kinds of documents soon. */
     size_t first = chunk * s->chunk_step % s->n_chunks * s->chunk_docs;
     size_t end = ragfast_min(s->docs->n_docs, first + s->chunk_docs);
     if (first < s->n_seeds) first = ragfast_min(s->n_seeds, end);
@@ -176,11 +176,11 @@ static ragfast_status prepare_queries(search *s) {
             s->query_norms[q] = sqrt(squared) * (1 + 0x1p-36);
             s->query_squares[q] = squared;
         }
-        atomic_init(&s->floors[q], -INFINITY);
+        atomic_init(&s->thresholds[q], -INFINITY);
     }
     for (size_t i = 0; i < s->n_workers; i++) memset(s->workers[i].slots, 0, s->n_queries * sizeof(query_slot));
-    for (size_t i = 0; i < s->n_queries * s->n_workers * s->n_group_floors; i++)
-        s->group_floors[i] = (group_floor){.group = -1};
+    for (size_t i = 0; i < s->n_queries * s->n_workers * s->n_group_thresholds; i++)
+        s->group_thresholds[i] = (group_threshold){.group = -1};
     s->prepared = NULL;
     s->seen = 0;
     return RAGFAST_OK;
@@ -191,15 +191,15 @@ static int is_same_form(const ragfast_codes *a, const ragfast_codes *b) {
            a->rotation_error == b->rotation_error;
 }
 
-/* The first rows in float64, for a floor before reservoirs are full; not where segments before have set it. */
+/* The first rows in float64, for a threshold before reservoirs are full; not where segments before have set it. */
 static void score_seeds(search *s) {
     const ragfast_docs *docs = s->docs;
     search_worker *w = &s->workers[0];
     int wanted = 0;
     for (size_t q = 0; q < s->n_queries; q++) {
-        for (size_t i = 0; i < s->n_workers && s->segment > 0 && ragfast_floor_of(s, q) == -INFINITY; i++)
-            ragfast_raise_floor(s, q, i);
-        wanted |= ragfast_floor_of(s, q) == -INFINITY;
+        for (size_t i = 0; i < s->n_workers && s->segment > 0 && ragfast_threshold_of(s, q) == -INFINITY; i++)
+            ragfast_raise_threshold(s, q, i);
+        wanted |= ragfast_threshold_of(s, q) == -INFINITY;
     }
     size_t n = 0;
     while (wanted && n < s->k && s->n_seeds < docs->n_docs) {
@@ -218,7 +218,7 @@ static void score_seeds(search *s) {
     }
     for (size_t q = 0; q < s->n_queries && s->n_seeds > 0; q++) {
         if (!atomic_load(&s->given_up[q])) w->slots[q].by_codes += n;
-        ragfast_raise_floor(s, q, 0);
+        ragfast_raise_threshold(s, q, 0);
     }
 }
 
@@ -269,7 +269,7 @@ static size_t count_chunks(size_t n_rows, size_t chunk_docs) {
     return n_rows <= chunk_docs ? n_rows > 0 : (n_rows + chunk_docs - 1) / chunk_docs;
 }
 
-/* Small ones let floors and judgement learn sooner, long ones suit a prefix: docs/design.md. */
+/* Small ones let thresholds and judgement learn sooner, long ones suit a prefix: docs/design.md. */
 static size_t chunk_bytes_of(const search *s, size_t n_queries) {
     return s->many ? CHUNK_BYTES / 4 : s->coded && n_queries <= 4 ? CHUNK_BYTES * 4 : CHUNK_BYTES;
 }
@@ -344,8 +344,8 @@ static size_t lay_out(search *s, char *block, size_t group) {
         used += ((count) * sizeof *(field) + 63) / 64 * 64;                                                            \
     } while (0)
     CARVE(s->candidates, group * s->n_workers * s->capacity);
-    CARVE(s->group_floors, group * s->n_workers * s->n_group_floors);
-    CARVE(s->floors, group);
+    CARVE(s->group_thresholds, group * s->n_workers * s->n_group_thresholds);
+    CARVE(s->thresholds, group);
     CARVE(s->query_norms, group);
     CARVE(s->query_squares, group);
     CARVE(s->code_queries, coded ? group : 0);
@@ -368,8 +368,8 @@ static size_t lay_out(search *s, char *block, size_t group) {
         CARVE(w->is_listed, coded ? group : 0);
         CARVE(w->panel_codes, s->room_for_whole ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
         CARVE(w->again_codes, s->room_for_whole && s->any_mapped ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
-        CARVE(w->thresholds, coded ? group : 0);
-        CARVE(w->again_thresholds, coded ? group : 0);
+        CARVE(w->code_thresholds, coded ? group : 0);
+        CARVE(w->refine_thresholds, coded ? group : 0);
         CARVE(w->waiting, coded ? RAGFAST_SECOND_LOOKS : 0);
         if (block && s->room_for_whole) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
         if (block && s->room_for_whole && s->any_mapped)
@@ -413,13 +413,13 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
     }
     if (s->any_mapped) s->page_bytes = ragfast_page_bytes();
     s->n_workers = ragfast_min(ragfast_min(n_threads, RAGFAST_MAX_THREADS), n_chunks);
-    /* The bounds of codes are wide: where candidates may wait until the floor has risen, most are never read. From a far
+    /* The bounds of codes are wide: where candidates may wait until the threshold has risen, most are never read. From a far
      * medium the room repays itself with many queries too: a sixth fewer bytes read. */
     size_t room = s->room_for_whole && !s->any_mapped ? ROOM_MANY : s->room_for_codes ? ROOM_FEW : ROOM_FLOAT32;
     if (room < (s->room_for_codes ? 4 : 1) * s->k) room = (s->room_for_codes ? 4 : 1) * s->k;
     s->capacity = s->k + room;
     if (s->capacity > n_docs + 1) s->capacity = n_docs + 1;
-    if (s->max_per_group) s->n_group_floors = s->k > MIN_GROUP_FLOORS ? s->k : MIN_GROUP_FLOORS;
+    if (s->max_per_group) s->n_group_thresholds = s->k > MIN_GROUP_THRESHOLDS ? s->k : MIN_GROUP_THRESHOLDS;
 }
 
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
@@ -451,7 +451,7 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
     plan(&s, n_queries, n_docs, (size_t)n_threads);
 
     /* As many queries a pass as memory allows, in even groups. */
-    size_t query_bytes = s.capacity * sizeof(ragfast_candidate) + s.n_group_floors * sizeof(group_floor);
+    size_t query_bytes = s.capacity * sizeof(ragfast_candidate) + s.n_group_thresholds * sizeof(group_threshold);
     size_t group = GROUP_BYTES / (s.n_workers * query_bytes);
     if (group < 1) group = 1;
     size_t n_groups = (n_queries + group - 1) / group;

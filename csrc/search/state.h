@@ -49,12 +49,12 @@ static inline size_t ragfast_row_of(const doc_block *block, size_t j) {
 }
 
 /* What a document of a group must reach: max_per_group others of it are certainly as good. Without these, where fewer than k
- * documents qualify and so no floor rises, all would be kept and sorted: of fewer than k groups then, so that with k places
+ * documents qualify and so no threshold rises, all would be kept and sorted: of fewer than k groups then, so that with k places
  * those numbered one after the other never overwrite each other's. */
-typedef struct group_floor {
+typedef struct group_threshold {
     double lower;
     int32_t group; /* -1: none yet */
-} group_floor;
+} group_threshold;
 
 /* What one worker has to itself. */
 typedef struct search_worker {
@@ -68,12 +68,12 @@ typedef struct search_worker {
     float *block_norms;  /* (block_docs,), where the caller has none or documents are gathered */
     uint32_t *rows;      /* (block_docs,), where the caller says which are allowed */
     /* The scan of codes. */
-    uint8_t *is_listed;                       /* (group,) */
-    uint8_t *panel_codes;                     /* unpacked */
-    uint8_t *again_codes;                     /* those of a second look */
-    ragfast_code_threshold *thresholds;       /* (group,), of the first look: the prefix or everything */
-    ragfast_code_threshold *again_thresholds; /* (group,), of the second look, if there is one */
-    second_look *waiting;                     /* (SECOND_LOOKS,) */
+    uint8_t *is_listed;                        /* (group,) */
+    uint8_t *panel_codes;                      /* unpacked */
+    uint8_t *again_codes;                      /* those of a second look */
+    ragfast_code_threshold *code_thresholds;   /* (group,), of the first look: the prefix or everything */
+    ragfast_code_threshold *refine_thresholds; /* (group,), of the second look, if there is one */
+    second_look *waiting;                      /* (SECOND_LOOKS,) */
     size_t n_waiting;
     int use_prefix;
     uint64_t looks, second_looks;    /* (panel, query) pairs of this chunk */
@@ -109,21 +109,21 @@ typedef struct search {
     int listed;        /* the float32 scan, or float64, takes rows from a list made of the bitmap */
     size_t chunk_docs; /* that a worker takes at a time: some blocks */
     size_t n_chunks, chunk_step;
-    size_t n_seeds;                /* rows rescored beforehand, for a floor to begin with */
+    size_t n_seeds;                /* rows rescored beforehand, for a threshold to begin with */
     const ragfast_codes *prepared; /* the form that queries are prepared for, or NULL */
 
-    size_t n_group_floors;         /* of a query on a worker: k, but not very few; 0 without max_per_group */
-    size_t capacity;               /* candidates a query may hold on one worker: k and room beyond */
-    ragfast_candidate *candidates; /* (group, workers, capacity) */
-    group_floor *group_floors;     /* (group, workers, n_group_floors) */
-    _Atomic double *floors;        /* (group,) */
-    double *query_norms;           /* (group,) */
-    double *query_squares;         /* (group,), by inner_f64, for distances */
-    code_query *code_queries;      /* (group,) */
-    int8_t *query_codes;           /* (group, padded D) */
-    int8_t *interleaved_codes;     /* for tile_high */
-    int8_t *packed_codes;          /* for tile_codes */
-    float *query_scratch;          /* (2, D) */
+    size_t n_group_thresholds;         /* of a query on a worker: k, but not very few; 0 without max_per_group */
+    size_t capacity;                   /* candidates a query may hold on one worker: k and room beyond */
+    ragfast_candidate *candidates;     /* (group, workers, capacity) */
+    group_threshold *group_thresholds; /* (group, workers, n_group_thresholds) */
+    _Atomic double *thresholds;        /* (group,) */
+    double *query_norms;               /* (group,) */
+    double *query_squares;             /* (group,), by inner_f64, for distances */
+    code_query *code_queries;          /* (group,) */
+    int8_t *query_codes;               /* (group, padded D) */
+    int8_t *interleaved_codes;         /* for tile_high */
+    int8_t *packed_codes;              /* for tile_codes */
+    float *query_scratch;              /* (2, D) */
     atomic_uchar *given_up; /* (group,): the codes do not repay this query; workers list it at their next chunk */
     search_worker *workers; /* (n_workers,) */
 
@@ -154,14 +154,14 @@ static inline uint32_t ragfast_present(const ragfast_docs *docs, size_t panel, s
     return mask;
 }
 
-static inline double ragfast_floor_of(const search *s, size_t q) {
-    return atomic_load_explicit(&s->floors[q], memory_order_relaxed);
+static inline double ragfast_threshold_of(const search *s, size_t q) {
+    return atomic_load_explicit(&s->thresholds[q], memory_order_relaxed);
 }
 
-/* The floor of what scans look at: of inner products, or of q.x - |x|^2 / 2 where the score is a distance, (L1). */
-static inline double ragfast_scan_floor(const search *s, size_t q) {
-    double floor = ragfast_floor_of(s, q);
-    return s->l2 ? (s->query_squares[q] * (1 - 1e-11) + floor * (1 + 1e-11)) / 2 : floor;
+/* The threshold of what scans look at: of inner products, or of q.x - |x|^2 / 2 where the score is a distance, (L1). */
+static inline double ragfast_scan_threshold(const search *s, size_t q) {
+    double threshold = ragfast_threshold_of(s, q);
+    return s->l2 ? (s->query_squares[q] * (1 - 1e-11) + threshold * (1 + 1e-11)) / 2 : threshold;
 }
 
 /* search.c. Of rows first <= i < end; *n_panels: in how many panels they are. */
@@ -169,13 +169,17 @@ size_t ragfast_count_allowed(const ragfast_docs *docs, size_t first, size_t end,
 void ragfast_fail(search *s, ragfast_status status);
 
 /* candidates.c. keep: what a scan knows of a row of the segment, that its inner product is within error of middle; it becomes a
- * candidate unless that is below the floor, and the query's reservoir is settled when it is full. */
-typedef enum ragfast_kept { RAGFAST_DROPPED, RAGFAST_KEPT, RAGFAST_LIKELY } ragfast_kept; /* likely above the floor */
+ * candidate unless that is below the threshold, and the query's reservoir is settled when it is full. */
+typedef enum ragfast_kept {
+    RAGFAST_DROPPED,
+    RAGFAST_KEPT,
+    RAGFAST_LIKELY
+} ragfast_kept; /* likely above the threshold */
 ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double middle, double error);
 /* Float64 scores of all queries with rows that have been found sound. */
 void ragfast_score_rows(search *s, const doc_block *block, size_t worker);
 void ragfast_settle(search *s, size_t q, size_t worker);
-void ragfast_raise_floor(search *s, size_t q, size_t worker); /* by what the reservoir holds */
+void ragfast_raise_threshold(search *s, size_t q, size_t worker); /* by what the reservoir holds */
 void ragfast_finish_query(search *s, size_t q); /* candidates of all workers together, the best k of them written out */
 int ragfast_row_is_sound(search *s, size_t segment, size_t row); /* by its checksum; else the search fails */
 void ragfast_ask_for_row(const search *s, const ragfast_docs *docs,

@@ -1,9 +1,9 @@
-/* What a search remembers: a reservoir of candidates for each query on each worker, floors, and the order of results.
+/* What a search remembers: a reservoir of candidates for each query on each worker, thresholds, and the order of results.
  *
  * With at most n documents of a group, a set of documents is feasible if it has no more of any group. The results are then the
  * greedy choice: by (score, id), leaving out whatever n better ones of its group come before. Feasible sets are the
  * independent sets of a partition matroid, so
- *   - the k-th of *any* k feasible documents by their lower bounds is a floor: greedy's k-th is the greatest there is;
+ *   - the k-th of *any* k feasible documents by their lower bounds is a threshold: greedy's k-th is the greatest there is;
  *   - a document goes for good when n others of its group are certainly before it, or k feasible ones: greedy never takes it,
  *     and what greedy takes instead is not changed by its absence. */
 #include "core/elements.h"
@@ -17,10 +17,10 @@
  * hardware foresees. */
 enum { BATCH = RAGFAST_SCORED_ROWS, MAX_FETCHED = 16 << 10 };
 
-static void raise_floor(search *s, size_t q, double floor) {
-    double seen = ragfast_floor_of(s, q);
-    while (floor > seen && !atomic_compare_exchange_weak_explicit(&s->floors[q], &seen, floor, memory_order_relaxed,
-                                                                  memory_order_relaxed)) {
+static void raise_threshold(search *s, size_t q, double threshold) {
+    double seen = ragfast_threshold_of(s, q);
+    while (threshold > seen && !atomic_compare_exchange_weak_explicit(&s->thresholds[q], &seen, threshold,
+                                                                      memory_order_relaxed, memory_order_relaxed)) {
     }
 }
 
@@ -119,15 +119,16 @@ static void sort_by_group(const search *s, ragfast_candidate *items, size_t n) {
     }
 }
 
-static group_floor *group_floor_of(const search *s, size_t q, size_t worker, int32_t group) {
-    return s->group_floors + (q * s->n_workers + worker) * s->n_group_floors + (size_t)group % s->n_group_floors;
+static group_threshold *group_threshold_of(const search *s, size_t q, size_t worker, int32_t group) {
+    return s->group_thresholds + (q * s->n_workers + worker) * s->n_group_thresholds +
+           (size_t)group % s->n_group_thresholds;
 }
 
 /* Whether max_per_group others of its group are certainly before a row, as far as this worker remembers. */
 static int is_below_group(const search *s, size_t q, size_t worker, size_t row, double upper) {
     if (!s->max_per_group || !s->docs->groups || s->docs->groups[row] < 0) return 0;
-    const group_floor *floor = group_floor_of(s, q, worker, s->docs->groups[row]);
-    return floor->group == s->docs->groups[row] && upper < floor->lower;
+    const group_threshold *threshold = group_threshold_of(s, q, worker, s->docs->groups[row]);
+    return threshold->group == s->docs->groups[row] && upper < threshold->lower;
 }
 
 /* Puts the best max_per_group of each group, by lower bounds, first and drops what max_per_group others of its group are certainly before.
@@ -144,7 +145,7 @@ static size_t put_feasible_first(const search *s, size_t q, size_t worker, ragfa
         before = group;
         if (in_group == s->max_per_group) {
             last_lower = items[i].lower;
-            if (group >= 0) *group_floor_of(s, q, worker, group) = (group_floor){last_lower, group};
+            if (group >= 0) *group_threshold_of(s, q, worker, group) = (group_threshold){last_lower, group};
         }
         if (in_group > s->max_per_group && (items[i].exact || items[i].upper < last_lower)) continue;
         items[kept++] = items[i];
@@ -164,35 +165,35 @@ static size_t put_best_first(const search *s, size_t q, size_t worker, ragfast_c
     return s->k;
 }
 
-/* Drops what cannot be among the results, raising the floor by what is there. Returns how many stay. */
-static size_t drop_below_floor(search *s, size_t q, size_t worker, ragfast_candidate *items, size_t n) {
+/* Drops what cannot be among the results, raising the threshold by what is there. Returns how many stay. */
+static size_t drop_below_threshold(search *s, size_t q, size_t worker, ragfast_candidate *items, size_t n) {
     if (n < s->k) return n;
-    if (put_best_first(s, q, worker, items, &n) == s->k) raise_floor(s, q, items[s->k - 1].lower);
-    double floor = ragfast_floor_of(s, q);
+    if (put_best_first(s, q, worker, items, &n) == s->k) raise_threshold(s, q, items[s->k - 1].lower);
+    double threshold = ragfast_threshold_of(s, q);
     size_t kept = 0;
     for (size_t i = 0; i < n; i++)
-        if (items[i].upper >= floor) items[kept++] = items[i];
+        if (items[i].upper >= threshold) items[kept++] = items[i];
     return kept;
 }
 
-/* Scores those that should be above the floor: it rises to where it belongs, and most of the others go without being read. */
+/* Scores those that should be above the threshold: it rises to where it belongs, and most of the others go without being read. */
 static size_t drop_by_likely(search *s, size_t q, size_t worker, query_slot *slot, ragfast_candidate *items, size_t n) {
-    double floor = ragfast_floor_of(s, q);
+    double threshold = ragfast_threshold_of(s, q);
     size_t n_likely = 0;
     for (size_t i = 0; i < n; i++)
-        if (!items[i].exact && items[i].lower / 2 + items[i].upper / 2 >= floor)
+        if (!items[i].exact && items[i].lower / 2 + items[i].upper / 2 >= threshold)
             ragfast_swap(&items[i], &items[n_likely++]);
     rescore(s, q, slot, items, n_likely);
-    return drop_below_floor(s, q, worker, items, n);
+    return drop_below_threshold(s, q, worker, items, n);
 }
 
 static ragfast_candidate *items_of(const search *s, size_t q, size_t worker) {
     return s->candidates + (q * s->n_workers + worker) * s->capacity;
 }
 
-void ragfast_raise_floor(search *s, size_t q, size_t worker) {
+void ragfast_raise_threshold(search *s, size_t q, size_t worker) {
     query_slot *slot = &s->workers[worker].slots[q];
-    slot->count = drop_below_floor(s, q, worker, items_of(s, q, worker), slot->count);
+    slot->count = drop_below_threshold(s, q, worker, items_of(s, q, worker), slot->count);
 }
 
 /* Makes room in a reservoir, by the cheapest means that does: by the bounds alone; by float64 scores of the likeliest; and
@@ -202,12 +203,12 @@ void ragfast_settle(search *s, size_t q, size_t worker) {
     ragfast_candidate *items = items_of(s, q, worker);
     size_t room = s->capacity - s->k;
     slot->likely = 0;
-    slot->count = drop_below_floor(s, q, worker, items, slot->count);
+    slot->count = drop_below_threshold(s, q, worker, items, slot->count);
     if (slot->count > s->k + room / 2) slot->count = drop_by_likely(s, q, worker, slot, items, slot->count);
     if (slot->count <= s->k + room / 4 * 3) return;
     rescore(s, q, slot, items, slot->count);
     slot->count = put_best_first(s, q, worker, items, &slot->count);
-    if (slot->count == s->k) raise_floor(s, q, items[s->k - 1].lower);
+    if (slot->count == s->k) raise_threshold(s, q, items[s->k - 1].lower);
 }
 
 static void add(search *s, size_t q, size_t worker, ragfast_candidate candidate) {
@@ -228,12 +229,12 @@ ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double
         error = 2 * (error + 1e-11 * half) * (1 + 1e-10) + 1e-11 * (square + fabs(middle));
     }
     if (!isfinite(error)) middle = 0, error = INFINITY; /* nothing is known of it */
-    double floor = ragfast_floor_of(s, q);
-    if (middle + error < floor || is_excluded(s, q, row) || is_below_group(s, q, worker, row, middle + error))
+    double threshold = ragfast_threshold_of(s, q);
+    if (middle + error < threshold || is_excluded(s, q, row) || is_below_group(s, q, worker, row, middle + error))
         return RAGFAST_DROPPED;
     add(s, q, worker,
         (ragfast_candidate){middle - error, middle + error, ragfast_id_of(s->docs, row), (uint32_t)row, s->segment, 0});
-    return middle >= floor ? RAGFAST_LIKELY : RAGFAST_KEPT;
+    return middle >= threshold ? RAGFAST_LIKELY : RAGFAST_KEPT;
 }
 
 /* Rows outside, queries inside: a batch of rows comes from memory once. */
@@ -256,7 +257,7 @@ void ragfast_score_rows(search *s, const doc_block *block, size_t worker) {
             }
             score_vectors(s, q, scores, vectors, n, ahead, q == 0 ? n_ahead : 0);
             for (size_t i = 0; i < n; i++)
-                if (scores[i] >= ragfast_floor_of(s, q) && !is_below_group(s, q, worker, rows[i], scores[i]))
+                if (scores[i] >= ragfast_threshold_of(s, q) && !is_below_group(s, q, worker, rows[i], scores[i]))
                     add(s, q, worker,
                         (ragfast_candidate){scores[i], scores[i], ragfast_id_of(docs, rows[i]), rows[i], s->segment,
                                             1});
@@ -296,7 +297,7 @@ void ragfast_finish_query(search *s, size_t q) {
         total.by_codes += slot->by_codes;
         total.by_float32 += slot->by_float32;
     }
-    size_t n = drop_below_floor(s, q, 0, items, total.count);
+    size_t n = drop_below_threshold(s, q, 0, items, total.count);
     n = drop_by_likely(s, q, 0, &total, items, n);
     rescore(s, q, &total, items, n);
     size_t n_best = put_best_first(s, q, 0, items, &n);

@@ -178,7 +178,7 @@ static float residual_of(const ragfast_code_bounds *b, uint8_t mask, size_t j) {
 
 static double limit_of(const ragfast_code_threshold *t, const ragfast_code_bounds *b, uint8_t mask, size_t j) {
     double norm = t->norm, residual = t->residual, tail = t->tail;
-    return t->offset + (double)t->floor * b->scale[j] - norm * residual_of(b, mask, j) - residual * b->norm[j] -
+    return t->offset + (double)t->score * b->scale[j] - norm * residual_of(b, mask, j) - residual * b->norm[j] -
            tail * b->tail[j];
 }
 
