@@ -76,8 +76,8 @@ typedef struct ragfast_kernels {
     /* Many queries, limited by arithmetic: the panel is unpacked once, to n_groups x 512 bytes in an order of the level's
      * own (code_groups rounded up: room for that is there, zero when first used), and so are the queries, in tiles of
      * code_queries. dot = sum of q (u & code_mask), and residual_j is that of this mask. Meanwhile fetches n_ahead lines. */
-    size_t code_queries; /* <= MAX_CODE_QUERIES */
-    size_t code_many;    /* as many queries as repay unpacking */
+    size_t code_queries;       /* <= MAX_CODE_QUERIES */
+    size_t unpack_min_queries; /* as many queries as repay unpacking */
     size_t
         code_groups; /* n_groups is rounded up to a multiple of it, queries being zero there; a prefix is a multiple */
     uint8_t code_mask; /* 0xff or 0xfc */

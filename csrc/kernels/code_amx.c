@@ -110,7 +110,7 @@ static void tile_codes_amx(int32_t *dots, uint32_t *hits, const int8_t *packed_q
 
 void ragfast_code_fill_amx(ragfast_kernels *table) {
     table->code_queries = QUERIES;
-    table->code_many = 16;
+    table->unpack_min_queries = 16;
     table->code_groups = GROUPS;
     table->code_mask = 0xff; /* unpack_codes is that of AVX-512 VNNI */
     table->pack_query_codes = pack_query_codes_amx;

@@ -286,5 +286,5 @@ void ragfast_code_fill_avx2(ragfast_kernels *table) {
     table->code_mask = 0xfc; /* code_queries, code_groups and pack_query_codes stay those of the scalar level */
     table->unpack_codes = unpack_codes_avx2;
     table->tile_codes = tile_codes_avx2;
-    table->code_many = 24;
+    table->unpack_min_queries = 24;
 }

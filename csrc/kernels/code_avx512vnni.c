@@ -274,7 +274,7 @@ void ragfast_code_fill_avx512vnni(ragfast_kernels *table) {
     table->encode_f32 = encode_f32_avx512vnni;
     table->tile_high = tile_high_avx512vnni;
     table->code_queries = TILE;
-    table->code_many = 32;
+    table->unpack_min_queries = 32;
     table->code_groups = 1;
     table->code_mask = 0xff;
     table->unpack_codes = unpack_codes_avx512vnni;

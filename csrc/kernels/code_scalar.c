@@ -112,7 +112,7 @@ void ragfast_code_fill_scalar(ragfast_kernels *table) {
     table->encode_f32 = encode_f32_scalar;
     table->tile_high = tile_high_scalar;
     table->code_queries = TILE;
-    table->code_many = 16;
+    table->unpack_min_queries = 16;
     table->code_groups = 1;
     table->code_mask = 0xff;
     table->unpack_codes = unpack_codes_scalar;

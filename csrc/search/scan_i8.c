@@ -91,7 +91,7 @@ static ragfast_code_threshold threshold_of(const search *s, const code_query *q,
 
 static void set_thresholds(search *s, search_worker *w, size_t q) {
     const code_query *query = &s->code_queries[q];
-    double threshold = ragfast_scan_threshold(s, q), middle = middle_of(s->many ? s->kernels->code_mask : 0xfc);
+    double threshold = ragfast_scan_threshold(s, q), middle = middle_of(s->unpacked ? s->kernels->code_mask : 0xfc);
     if (w->is_listed[q]) { /* never a hit: an infinite residual adds */
         w->code_thresholds[q] = w->refine_thresholds[q] = (ragfast_code_threshold){.offset = INFINITY, .norm = -1};
         return;
@@ -202,7 +202,7 @@ static void wait_for_panel(search *s, size_t q, size_t worker, uint32_t hits, si
 static void take_hits(search *s, size_t q, size_t worker, uint32_t hits, const int32_t *dots, uint8_t mask,
                       size_t panel) {
     if (s->workers[worker].is_listed[q]) return; /* the float32 scan has it: never twice, whatever a kernel says */
-    if (s->workers[worker].use_prefix || (s->whole_again && !s->many))
+    if (s->workers[worker].use_prefix || (s->whole_again && !s->unpacked))
         wait_for_panel(s, q, worker, hits, panel);
     else
         add_hits(s, q, worker, hits, dots, mask, panel);
@@ -224,7 +224,7 @@ static size_t end_of_run(const ragfast_docs *docs, size_t p, size_t end) {
 }
 
 /* Few queries, from the high plane. Blocks outside, tiles of queries inside, runs of panels inside the kernel. */
-static void scan_few(search *s, size_t first, size_t end, size_t worker) {
+static void scan_packed(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
     const ragfast_codes *codes = s->docs->codes;
     size_t n_groups = ragfast_code_groups(s->docs->dim), stride = n_groups * RAGFAST_GROUP_HIGH;
@@ -262,7 +262,7 @@ static void scan_few(search *s, size_t first, size_t end, size_t worker) {
 
 /* Many queries: a panel is unpacked to the first-level cache and meets them all there, while they stream from the second;
  * tiles fetch the next panel's planes, a share each. */
-static void scan_many(search *s, size_t first, size_t end, size_t worker) {
+static void scan_unpacked(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
     const ragfast_kernels *kernels = s->kernels;
     const ragfast_codes *codes = s->docs->codes;
@@ -348,9 +348,9 @@ void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
         set_thresholds(s, w, q); /* other workers may have raised thresholds */
         if (!w->is_listed[q]) w->slots[q].by_codes += n_allowed;
     }
-    if (s->many || s->whole_again) s->kernels->begin_codes();
-    (s->many ? scan_many : scan_few)(s, first, end, worker);
+    if (s->unpacked || s->whole_again) s->kernels->begin_codes();
+    (s->unpacked ? scan_unpacked : scan_packed)(s, first, end, worker);
     look_again_at_all(s, worker);
-    if (s->many || s->whole_again) s->kernels->end_codes();
+    if (s->unpacked || s->whole_again) s->kernels->end_codes();
     judge(s, w);
 }

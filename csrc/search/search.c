@@ -26,9 +26,9 @@ enum {
     GROUP_BYTES = 64 << 20, /* candidates and group thresholds of the queries that one pass over the documents serves */
     EXACT_MAX_DOCS = 64,    /* up to here scanning first saves nothing */
     EXACT_MAX_QUERIES = 2,  /* and of rows that are read one by one anyway, up to here */
-    ROOM_FLOAT32 = 64,      /* candidates beyond k that a query may hold on a worker */
-    ROOM_MANY = 256,
-    ROOM_FEW = 1024,
+    EXTRA_FLOAT32 = 64,     /* candidates beyond k that a query may hold on a worker */
+    EXTRA_UNPACKED = 256,
+    EXTRA_PACKED = 1024,
     MIN_GROUP_THRESHOLDS = 16,
     MIN_CODED = 4000, /* documents from which codes repay preparing queries and looking twice; and for one query */
     MIN_CODED_ONE = 1000,
@@ -241,8 +241,8 @@ static int is_whole_again(const search *s, const ragfast_docs *docs) {
 
 /* From so many queries on all panels are unpacked at once; of mapped segments sooner, where the high plane would let most of
  * them through to a second look: docs/design.md. */
-static size_t queries_of_many(const search *s, const ragfast_docs *docs) {
-    return is_whole_again(s, docs) ? s->kernels->code_many / MAPPED_SHARE : s->kernels->code_many;
+static size_t unpack_min_queries_of(const search *s, const ragfast_docs *docs) {
+    return is_whole_again(s, docs) ? s->kernels->unpack_min_queries / MAPPED_SHARE : s->kernels->unpack_min_queries;
 }
 
 static size_t common_divisor(size_t a, size_t b) { return b ? common_divisor(b, a % b) : a; }
@@ -271,7 +271,7 @@ static size_t count_chunks(size_t n_rows, size_t chunk_docs) {
 
 /* Small ones let thresholds and judgement learn sooner, long ones suit a prefix: docs/design.md. */
 static size_t chunk_bytes_of(const search *s, size_t n_queries) {
-    return s->many ? CHUNK_BYTES / 4 : s->coded && n_queries <= 4 ? CHUNK_BYTES * 4 : CHUNK_BYTES;
+    return s->unpacked ? CHUNK_BYTES / 4 : s->coded && n_queries <= 4 ? CHUNK_BYTES * 4 : CHUNK_BYTES;
 }
 
 /* Rows from a list are read alone, panels with all that they hold; but rows here and there come half as fast as what lies in
@@ -284,7 +284,8 @@ static int list_is_cheaper(const search *s, size_t n_panels) {
     if (!s->coded) return rows * row < panels * row / 2;
     if (docs->mapped) return 0; /* codes are what is near */
     if (docs->codes->prefix > 0) looked_at = (double)docs->codes->prefix / (double)docs->dim + 0.1;
-    return rows * (row + n_queries / 4) < panels * looked_at * (s->many ? 1 + n_queries / 16 : 0.75 + n_queries / 16);
+    return rows * (row + n_queries / 4) <
+           panels * looked_at * (s->unpacked ? 1 + n_queries / 16 : 0.75 + n_queries / 16);
 }
 
 /* Chooses the way, and prepares workers and queries for it. */
@@ -294,14 +295,14 @@ static void begin_segment(search *s, size_t segment) {
     size_t n_panels;
     s->n_allowed = ragfast_count_allowed(docs, 0, docs->n_docs, &n_panels);
     s->coded = codes_serve(docs, s->n_all_queries, s->k);
-    s->many = s->coded && s->n_queries >= queries_of_many(s, docs);
+    s->unpacked = s->coded && s->n_queries >= unpack_min_queries_of(s, docs);
     s->whole_again = is_whole_again(s, docs);
     s->exact_only =
         docs->dtype == RAGFAST_F64 || s->n_allowed <= EXACT_MAX_DOCS || s->k >= (s->seen + s->n_allowed) / 2;
     s->listed = docs->allowed && (s->exact_only || (docs->norms && list_is_cheaper(s, n_panels)));
     /* A listed row of few queries is scored while the next ones come from memory: a scan first would save nothing. */
     if (s->listed && s->n_queries <= EXACT_MAX_QUERIES) s->exact_only = 1;
-    if (s->exact_only || s->listed) s->coded = s->many = 0;
+    if (s->exact_only || s->listed) s->coded = s->unpacked = 0;
     s->chunk_docs = rows_of_chunk(s, docs->n_docs, s->n_allowed, s->n_workers, chunk_bytes_of(s, s->n_queries));
     s->n_chunks = count_chunks(docs->n_docs, s->chunk_docs);
     s->chunk_step = s->coded ? leap(s->n_chunks) : 1;
@@ -311,7 +312,7 @@ static void begin_segment(search *s, size_t segment) {
         w->n_listed = 0;
         if (s->coded) {
             memset(w->is_listed, 0, s->n_queries);
-            size_t step = s->many ? s->kernels->code_groups * RAGFAST_GROUP_DIM : RAGFAST_GROUP_DIM;
+            size_t step = s->unpacked ? s->kernels->code_groups * RAGFAST_GROUP_DIM : RAGFAST_GROUP_DIM;
             w->use_prefix = docs->codes->prefix > 0 && docs->codes->prefix % step == 0;
             w->chunks_without = w->n_waiting = 0;
             w->patience = 1;
@@ -404,9 +405,9 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
         int scanned = !(docs->dtype == RAGFAST_F64 || n <= EXACT_MAX_DOCS || (s->n_segments == 1 && s->k >= n / 2));
         s->room_for_scans |= scanned;
         s->coded = scanned && codes_serve(docs, n_queries, s->k);
-        s->many = s->coded && n_queries >= queries_of_many(s, docs);
+        s->unpacked = s->coded && n_queries >= unpack_min_queries_of(s, docs);
         s->room_for_codes |= s->coded;
-        s->room_for_whole |= s->many || (s->coded && is_whole_again(s, docs));
+        s->room_for_whole |= s->unpacked || (s->coded && is_whole_again(s, docs));
         size_t chunk = rows_of_chunk(s, n, n, n_threads, chunk_bytes_of(s, n_queries));
         size_t chunks = count_chunks(n, chunk);
         if (chunks > n_chunks) n_chunks = chunks;
@@ -415,7 +416,9 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
     s->n_workers = ragfast_min(ragfast_min(n_threads, RAGFAST_MAX_THREADS), n_chunks);
     /* The bounds of codes are wide: where candidates may wait until the threshold has risen, most are never read. From a far
      * medium the room repays itself with many queries too: a sixth fewer bytes read. */
-    size_t room = s->room_for_whole && !s->any_mapped ? ROOM_MANY : s->room_for_codes ? ROOM_FEW : ROOM_FLOAT32;
+    size_t room = s->room_for_whole && !s->any_mapped ? EXTRA_UNPACKED
+                  : s->room_for_codes                 ? EXTRA_PACKED
+                                                      : EXTRA_FLOAT32;
     if (room < (s->room_for_codes ? 4 : 1) * s->k) room = (s->room_for_codes ? 4 : 1) * s->k;
     s->capacity = s->k + room;
     if (s->capacity > n_docs + 1) s->capacity = n_docs + 1;

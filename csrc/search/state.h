@@ -104,7 +104,7 @@ typedef struct search {
     size_t seen;       /* those of segments before */
     int exact_only;    /* no scan: float64 documents, or too few to repay one */
     int coded;         /* by codes as long as they repay it */
-    int many;          /* codes are unpacked; else read from the high plane */
+    int unpacked;      /* codes are unpacked; else read from the high plane */
     int whole_again;   /* far: second looks are by all eight bits, and follow the high plane too */
     int listed;        /* the float32 scan, or float64, takes rows from a list made of the bitmap */
     size_t chunk_docs; /* that a worker takes at a time: some blocks */

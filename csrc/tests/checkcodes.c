@@ -295,7 +295,7 @@ static void check_tile_high(const ragfast_kernels *kernels, const codes_problem 
     output_free(hits, hits_size);
 }
 
-static void check_few_queries(const ragfast_kernels *kernels) {
+static void check_packed_codes(const ragfast_kernels *kernels) {
     for (size_t g = 0; g < N_GROUP_COUNTS; g++)
         for (int kind = 0; kind < N_KINDS; kind++) {
             codes_problem p = make_codes(group_counts[g], group_counts[g], MAX_PANELS, TILE, 0xfc, kind);
@@ -365,7 +365,7 @@ static void check_tile_codes(const ragfast_kernels *kernels, const codes_problem
     output_free(hits, hits_size);
 }
 
-static void check_many_queries(const ragfast_kernels *kernels) {
+static void check_unpacked_codes(const ragfast_kernels *kernels) {
     WHERE("%s tile_codes", kernels->name);
     check(kernels->code_mask == 0xff || kernels->code_mask == 0xfc, "code_mask is %x", kernels->code_mask);
     check(kernels->code_queries >= 1 && kernels->code_queries <= MOST && kernels->code_groups >= 1, "tile sizes");
@@ -394,8 +394,8 @@ void check_code_kernels(const ragfast_kernels *kernels) {
         for (int kind = 0; kind < N_ENCODINGS; kind++)
             for (int repeat = 0; repeat < 4; repeat++) check_encode(kernels, dim, kind);
     }
-    check_few_queries(kernels);
-    check_many_queries(kernels);
+    check_packed_codes(kernels);
+    check_unpacked_codes(kernels);
 }
 
 /* ---- AMX without AMX --------------------------------------------------------------------------------------------- */
@@ -417,7 +417,7 @@ void check_emulated_amx(void) {
         ragfast_code_fill_amx_emulated(&table);
         peak_fill_amx_emulated(&peak);
         table.name = "amx, emulated";
-        check_many_queries(&table);
+        check_unpacked_codes(&table);
         check_peak_kernels(&peak, &table);
         check_segments_with(&table);
         printf("%s: kernels checked\n", table.name);
@@ -451,19 +451,19 @@ void bench_code_kernels(const ragfast_kernels *kernels) {
         for (size_t i = 0; i < n_panels; i++) make_quiet(bounds + i);
         for (size_t i = 0; i < MOST; i++) thresholds[i] = (ragfast_code_threshold){INFINITY, 0, 0, 0, 0};
         memset(codes, 0, rounded * RAGFAST_GROUP_CODES);
-        double ops = 2.0 * PANEL * (double)dim, few[3], memory, unpack, many, center, encode;
+        double ops = 2.0 * PANEL * (double)dim, packed_seconds[3], memory, unpack, unpacked_seconds, center, encode;
         size_t n_full = kernels->code_queries;
         for (size_t i = 0; i < 3; i++) { /* any order of the queries' bytes takes as long */
             static const size_t n_queries[] = {1, 4, 12};
-            TIME(few[i], sink = (double)kernels->tile_high(dots, hits, queries, n_queries[i], high, high_size, bounds,
-                                                           1, n_groups, thresholds));
+            TIME(packed_seconds[i], sink = (double)kernels->tile_high(dots, hits, queries, n_queries[i], high,
+                                                                      high_size, bounds, 1, n_groups, thresholds));
         }
         TIME(memory, sink = (double)kernels->tile_high(dots, hits, queries, 1, high, high_size, bounds, n_panels,
                                                        n_groups, thresholds));
         TIME(unpack, kernels->unpack_codes(codes, high, high + high_size, n_groups));
         kernels->pack_query_codes(packed, queries, n_full, n_groups);
         kernels->begin_codes();
-        TIME(many,
+        TIME(unpacked_seconds,
              kernels->tile_codes(dots, hits, packed, n_full, codes, bounds, n_groups, thresholds, (char *)high, 0));
         kernels->end_codes();
         TIME(center, sink = kernels->center_f32(out, y, y, y, dim));
@@ -471,9 +471,10 @@ void bench_code_kernels(const ragfast_kernels *kernels) {
         printf(
             "%-10s D %4zu  GOP/s: tile_high B1 %5.1f B4 %5.1f B12 %5.1f   tile_codes B%zu %6.1f   GB/s: tile_high B1 "
             "from memory %5.1f   unpack_codes (out) %5.1f   center_f32 %5.1f   encode_f32 (in) %5.1f\n",
-            kernels->name, dim, ops * 1e-9 / few[0], ops * 4e-9 / few[1], ops * 12e-9 / few[2], n_full,
-            ops * (double)n_full * 1e-9 / many, (double)(n_panels * high_size) * 1e-9 / memory, ops * 5e-10 / unpack,
-            (double)dim * 4e-9 / center, (double)dim * 4e-9 / encode);
+            kernels->name, dim, ops * 1e-9 / packed_seconds[0], ops * 4e-9 / packed_seconds[1],
+            ops * 12e-9 / packed_seconds[2], n_full, ops * (double)n_full * 1e-9 / unpacked_seconds,
+            (double)(n_panels * high_size) * 1e-9 / memory, ops * 5e-10 / unpack, (double)dim * 4e-9 / center,
+            (double)dim * 4e-9 / encode);
         free(high);
         free(codes);
         free(queries);

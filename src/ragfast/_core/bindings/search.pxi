@@ -120,8 +120,8 @@ def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, doubl
     cdef np.ndarray logprobs = np.PyArray_EMPTY(2, shape, np.NPY_DOUBLE, 0)
     cdef np.ndarray doc_ids = np.PyArray_EMPTY(2, shape, np.NPY_INT64, 0)
     cdef np.ndarray counts = np.PyArray_EMPTY(2, stats_shape, np.NPY_INT64, 0)
-    cdef ragfast_docs few[8]
-    cdef ragfast_docs *segments = few
+    cdef ragfast_docs on_stack[8]
+    cdef ragfast_docs *segments = on_stack
     cdef size_t n_segments = len(docs), i, n_docs = 0, prefix = 0
     cdef Docs one
     if n_segments > 8:
@@ -148,7 +148,7 @@ def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, doubl
     with nogil:
         status = ragfast_search(scores_data, ids_data, logprobs_data, counts_data, &corrupt, queries_data, n_queries,
                                 segments, n_segments, &constraints, k, temperature, n_threads)
-        if segments != few:
+        if segments != on_stack:
             PyMem_RawFree(segments)
     if status == RAGFAST_ERROR_CORRUPT_DOC:
         raise CorruptDocument(corrupt.segment, corrupt.row)
