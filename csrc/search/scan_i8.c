@@ -98,9 +98,9 @@ static void set_thresholds(search *s, search_worker *w, size_t q) {
     }
     w->code_thresholds[q] = w->use_prefix ? threshold_of(s, query, threshold, middle, query->prefix_sum, query->tail)
                                           : threshold_of(s, query, threshold, middle, query->sum, 0);
-    if (w->use_prefix || s->whole_again)
+    if (w->use_prefix || s->refine_all_bits)
         w->refine_thresholds[q] =
-            threshold_of(s, query, threshold, middle_of(s->whole_again ? 0xff : 0xfc), query->sum, 0);
+            threshold_of(s, query, threshold, middle_of(s->refine_all_bits ? 0xff : 0xfc), query->sum, 0);
 }
 
 /* ---- hits -------------------------------------------------------------------------------------------------------- */
@@ -130,50 +130,50 @@ static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const in
 }
 
 /* The query alone against all elements of the panel's high plane. */
-static void look_again(search *s, size_t worker, const second_look *look) {
+static void refine_panel(search *s, size_t worker, const refinement *at) {
     search_worker *w = &s->workers[worker];
-    size_t n_groups = ragfast_code_groups(s->docs->dim), stride = n_groups * RAGFAST_GROUP_HIGH, q = look->q;
+    size_t n_groups = ragfast_code_groups(s->docs->dim), stride = n_groups * RAGFAST_GROUP_HIGH, q = at->q;
     const ragfast_codes *codes = s->docs->codes;
     const int8_t *tile = s->interleaved_codes + q / TILE * TILE * n_groups * RAGFAST_GROUP_DIM;
     int32_t dots[PANEL];
     uint32_t hits;
-    size_t found = s->kernels->tile_high(dots, &hits, tile + q % TILE * 4, 1, codes->high + look->panel * stride,
-                                         stride, (const ragfast_code_bounds *)codes->bounds + look->panel, 1, n_groups,
+    size_t found = s->kernels->tile_high(dots, &hits, tile + q % TILE * 4, 1, codes->high + at->panel * stride, stride,
+                                         (const ragfast_code_bounds *)codes->bounds + at->panel, 1, n_groups,
                                          &w->refine_thresholds[q]);
-    if (found == 0 && (hits & look->hits)) add_hits(s, q, worker, hits & look->hits, dots, 0xfc, look->panel);
+    if (found == 0 && (hits & at->hits)) add_hits(s, q, worker, hits & at->hits, dots, 0xfc, at->panel);
 }
 
 /* Mapped vectors: by all eight bits, of panels that are unpacked once for the queries that wait for them side by side. */
-static void look_again_by_whole(search *s, size_t worker) {
+static void refine_by_all_bits(search *s, size_t worker) {
     search_worker *w = &s->workers[worker];
     const ragfast_kernels *kernels = s->kernels;
     const ragfast_codes *codes = s->docs->codes;
     size_t n_groups = ragfast_code_groups(s->docs->dim), tile = kernels->code_queries, unpacked = SIZE_MAX;
     for (size_t i = 0, n; i < w->n_waiting; i += n) {
-        const second_look *looks = &w->waiting[i];
-        size_t panel = looks->panel, first = looks->q / tile * tile;
-        for (n = 1; i + n < w->n_waiting && looks[n].panel == panel && looks[n].q / tile * tile == first;) n++;
+        const refinement *waiting = &w->waiting[i];
+        size_t panel = waiting->panel, first = waiting->q / tile * tile;
+        for (n = 1; i + n < w->n_waiting && waiting[n].panel == panel && waiting[n].q / tile * tile == first;) n++;
         if (panel != unpacked)
-            kernels->unpack_codes(w->again_codes, codes->high + panel * n_groups * RAGFAST_GROUP_HIGH,
+            kernels->unpack_codes(w->refine_codes, codes->high + panel * n_groups * RAGFAST_GROUP_HIGH,
                                   codes->low + panel * n_groups * RAGFAST_GROUP_LOW, n_groups);
         unpacked = panel;
         int32_t dots[RAGFAST_MAX_CODE_QUERIES * PANEL];
         uint32_t hits[RAGFAST_MAX_CODE_QUERIES];
         kernels->tile_codes(dots, hits, s->packed_codes + first * ragfast_query_code_bytes(s, 1, 1),
-                            ragfast_min(s->n_queries - first, tile), w->again_codes,
+                            ragfast_min(s->n_queries - first, tile), w->refine_codes,
                             (const ragfast_code_bounds *)codes->bounds + panel, n_groups, w->refine_thresholds + first,
-                            (const char *)w->again_codes, 0);
+                            (const char *)w->refine_codes, 0);
         for (size_t j = 0; j < n; j++) {
-            uint32_t found = hits[looks[j].q - first] & looks[j].hits;
-            if (found) add_hits(s, looks[j].q, worker, found, dots + (looks[j].q - first) * PANEL, 0xff, panel);
+            uint32_t found = hits[waiting[j].q - first] & waiting[j].hits;
+            if (found) add_hits(s, waiting[j].q, worker, found, dots + (waiting[j].q - first) * PANEL, 0xff, panel);
         }
     }
 }
 
-static void look_again_at_all(search *s, size_t worker) {
+static void refine_waiting(search *s, size_t worker) {
     search_worker *w = &s->workers[worker];
-    if (s->whole_again) look_again_by_whole(s, worker);
-    for (size_t i = 0; i < w->n_waiting && !s->whole_again; i++) look_again(s, worker, &w->waiting[i]);
+    if (s->refine_all_bits) refine_by_all_bits(s, worker);
+    for (size_t i = 0; i < w->n_waiting && !s->refine_all_bits; i++) refine_panel(s, worker, &w->waiting[i]);
     w->n_waiting = 0;
 }
 
@@ -188,21 +188,21 @@ static void wait_for_panel(search *s, size_t q, size_t worker, uint32_t hits, si
     if (w->n_waiting == 0 || w->waiting[w->n_waiting - 1].panel != panel) {
         const ragfast_codes *codes = s->docs->codes;
         size_t n_groups = ragfast_code_groups(s->docs->dim);
-        size_t looked_at = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
-        fetch_panel(codes->high + panel * n_groups * RAGFAST_GROUP_HIGH, looked_at * RAGFAST_GROUP_HIGH,
+        size_t n_scanned = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
+        fetch_panel(codes->high + panel * n_groups * RAGFAST_GROUP_HIGH, n_scanned * RAGFAST_GROUP_HIGH,
                     n_groups * RAGFAST_GROUP_HIGH);
-        if (s->whole_again)
+        if (s->refine_all_bits)
             fetch_panel(codes->low + panel * n_groups * RAGFAST_GROUP_LOW, 0, n_groups * RAGFAST_GROUP_LOW);
     }
-    w->second_looks++;
-    w->waiting[w->n_waiting++] = (second_look){(uint32_t)q, hits, panel};
-    if (w->n_waiting == RAGFAST_SECOND_LOOKS) look_again_at_all(s, worker);
+    w->pairs_refined++;
+    w->waiting[w->n_waiting++] = (refinement){(uint32_t)q, hits, panel};
+    if (w->n_waiting == RAGFAST_MAX_REFINEMENTS) refine_waiting(s, worker);
 }
 
 static void take_hits(search *s, size_t q, size_t worker, uint32_t hits, const int32_t *dots, uint8_t mask,
                       size_t panel) {
     if (s->workers[worker].is_listed[q]) return; /* the float32 scan has it: never twice, whatever a kernel says */
-    if (s->workers[worker].use_prefix || (s->whole_again && !s->unpacked))
+    if (s->workers[worker].use_prefix || (s->refine_all_bits && !s->unpacked))
         wait_for_panel(s, q, worker, hits, panel);
     else
         add_hits(s, q, worker, hits, dots, mask, panel);
@@ -228,7 +228,7 @@ static void scan_packed(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
     const ragfast_codes *codes = s->docs->codes;
     size_t n_groups = ragfast_code_groups(s->docs->dim), stride = n_groups * RAGFAST_GROUP_HIGH;
-    size_t looked_at = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
+    size_t n_scanned = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
     size_t block = s->n_queries <= TILE ? SIZE_MAX : HIGH_BLOCK_BYTES / stride + 1;
     size_t n_panels = (end + PANEL - 1) / PANEL;
     for (size_t b = first / PANEL, block_end; b < n_panels; b = block_end) {
@@ -242,11 +242,11 @@ static void scan_packed(search *s, size_t first, size_t end, size_t worker) {
                 if (p >= run_end) {
                     p = next_allowed(s->docs, p, block_end);
                     run_end = end_of_run(s->docs, p, block_end);
-                    w->looks += n * (run_end - p);
+                    w->pairs_scanned += n * (run_end - p);
                     if (p == block_end) break;
                 }
                 p += s->kernels->tile_high(dots, hits, queries, n, codes->high + p * stride, stride,
-                                           (const ragfast_code_bounds *)codes->bounds + p, run_end - p, looked_at,
+                                           (const ragfast_code_bounds *)codes->bounds + p, run_end - p, n_scanned,
                                            w->code_thresholds + q);
                 if (p >= run_end) { /* at the panel after the run, which is none of it */
                     p--;
@@ -267,17 +267,17 @@ static void scan_unpacked(search *s, size_t first, size_t end, size_t worker) {
     const ragfast_kernels *kernels = s->kernels;
     const ragfast_codes *codes = s->docs->codes;
     size_t n_groups = ragfast_code_groups(s->docs->dim), tile = kernels->code_queries;
-    size_t looked_at = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
+    size_t n_scanned = w->use_prefix ? codes->prefix / RAGFAST_GROUP_DIM : n_groups;
     size_t n_panels = (end + PANEL - 1) / PANEL, row = ragfast_query_code_bytes(s, 1, 1);
-    size_t high_lines = looked_at * RAGFAST_GROUP_HIGH / 64;
-    size_t low_lines = kernels->code_mask == 0xff ? looked_at * RAGFAST_GROUP_LOW / 64 : 0;
+    size_t high_lines = n_scanned * RAGFAST_GROUP_HIGH / 64;
+    size_t low_lines = kernels->code_mask == 0xff ? n_scanned * RAGFAST_GROUP_LOW / 64 : 0;
     size_t n_tiles = (s->n_queries + tile - 1) / tile, share = (high_lines + low_lines + n_tiles - 1) / n_tiles;
     size_t next;
     for (size_t p = next_allowed(s->docs, first / PANEL, n_panels); p < n_panels; p = next) {
         next = next_allowed(s->docs, p + 1, n_panels);
         const uint8_t *high = codes->high + p * n_groups * RAGFAST_GROUP_HIGH;
         const uint8_t *low = codes->low + p * n_groups * RAGFAST_GROUP_LOW;
-        kernels->unpack_codes(w->panel_codes, high, low, looked_at);
+        kernels->unpack_codes(w->panel_codes, high, low, n_scanned);
         uint32_t allowed = ragfast_present(s->docs, p, first, end);
         size_t fetched = 0; /* lines, of the high plane and then of the low one */
         const char *next_high = (const char *)high + (next - p) * n_groups * RAGFAST_GROUP_HIGH;
@@ -292,26 +292,26 @@ static void scan_unpacked(search *s, size_t first, size_t end, size_t worker) {
             lines = ragfast_min(lines, share);
             fetched += lines;
             kernels->tile_codes(dots, hits, s->packed_codes + q * row, n, w->panel_codes,
-                                (const ragfast_code_bounds *)codes->bounds + p, looked_at, w->code_thresholds + q,
+                                (const ragfast_code_bounds *)codes->bounds + p, n_scanned, w->code_thresholds + q,
                                 ahead, lines);
             for (size_t i = 0; i < n; i++)
                 if (hits[i] & allowed)
                     take_hits(s, q + i, worker, hits[i] & allowed, dots + i * PANEL, kernels->code_mask, p);
         }
-        w->looks += s->n_queries;
+        w->pairs_scanned += s->n_queries;
     }
 }
 
-/* A second look costs all elements again, for a single query: three times its share of a tile. At first thresholds are low
+/* To refine costs all elements again, for a single query: three times its share of a tile. At first thresholds are low
  * and there are many, so that a prefix which does not pay is tried again, each time after longer. */
 static void judge_prefix(const search *s, search_worker *w) {
-    if (w->looks == 0) return; /* no panel of the chunk had a document that is allowed */
+    if (w->pairs_scanned == 0) return; /* no panel of the chunk had a document that is allowed */
     if (!w->use_prefix) {
         w->use_prefix = w->chunks_without > 0 && --w->chunks_without == 0;
         return;
     }
     double prefix = (double)s->docs->codes->prefix / (double)s->docs->dim, again = s->n_queries > 2 ? 3 : 1.2;
-    if (prefix + again * (double)w->second_looks / (double)w->looks <= 0.95) {
+    if (prefix + again * (double)w->pairs_refined / (double)w->pairs_scanned <= 0.95) {
         w->patience = 1;
     } else {
         w->use_prefix = 0;
@@ -343,14 +343,14 @@ static void judge(search *s, search_worker *w) {
 void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
     size_t n_panels, n_allowed = ragfast_count_allowed(s->docs, first, end, &n_panels);
-    w->looks = w->second_looks = 0;
+    w->pairs_scanned = w->pairs_refined = 0;
     for (size_t q = 0; q < s->n_queries; q++) {
         set_thresholds(s, w, q); /* other workers may have raised thresholds */
         if (!w->is_listed[q]) w->slots[q].by_codes += n_allowed;
     }
-    if (s->unpacked || s->whole_again) s->kernels->begin_codes();
+    if (s->unpacked || s->refine_all_bits) s->kernels->begin_codes();
     (s->unpacked ? scan_unpacked : scan_packed)(s, first, end, worker);
-    look_again_at_all(s, worker);
-    if (s->unpacked || s->whole_again) s->kernels->end_codes();
+    refine_waiting(s, worker);
+    if (s->unpacked || s->refine_all_bits) s->kernels->end_codes();
     judge(s, w);
 }

@@ -235,14 +235,15 @@ static int codes_serve(const ragfast_docs *docs, size_t n_queries, size_t k) {
 
 /* Codes are near and rows memory-mapped: what only the upper six bits let through is looked at by all eight, where a level has
  * such tiles, before its row is read. */
-static int is_whole_again(const search *s, const ragfast_docs *docs) {
+static int refines_by_all_bits(const search *s, const ragfast_docs *docs) {
     return docs->mapped && s->kernels->code_mask == 0xff;
 }
 
 /* From so many queries on all panels are unpacked at once; of mapped segments sooner, where the high plane would let most of
- * them through to a second look: docs/design.md. */
+ * them through to be refined: docs/design.md. */
 static size_t unpack_min_queries_of(const search *s, const ragfast_docs *docs) {
-    return is_whole_again(s, docs) ? s->kernels->unpack_min_queries / MAPPED_SHARE : s->kernels->unpack_min_queries;
+    return refines_by_all_bits(s, docs) ? s->kernels->unpack_min_queries / MAPPED_SHARE
+                                        : s->kernels->unpack_min_queries;
 }
 
 static size_t common_divisor(size_t a, size_t b) { return b ? common_divisor(b, a % b) : a; }
@@ -280,12 +281,12 @@ static size_t chunk_bytes_of(const search *s, size_t n_queries) {
 static int list_is_cheaper(const search *s, size_t n_panels) {
     const ragfast_docs *docs = s->docs;
     double n_queries = (double)s->n_queries, rows = (double)s->n_allowed, panels = (double)n_panels * PANEL;
-    double row = 2 * (double)ragfast_element_size(docs->dtype), looked_at = 1;
+    double row = 2 * (double)ragfast_element_size(docs->dtype), n_scanned = 1;
     if (!s->coded) return rows * row < panels * row / 2;
     if (docs->mapped) return 0; /* codes are what is near */
-    if (docs->codes->prefix > 0) looked_at = (double)docs->codes->prefix / (double)docs->dim + 0.1;
+    if (docs->codes->prefix > 0) n_scanned = (double)docs->codes->prefix / (double)docs->dim + 0.1;
     return rows * (row + n_queries / 4) <
-           panels * looked_at * (s->unpacked ? 1 + n_queries / 16 : 0.75 + n_queries / 16);
+           panels * n_scanned * (s->unpacked ? 1 + n_queries / 16 : 0.75 + n_queries / 16);
 }
 
 /* Chooses the way, and prepares workers and queries for it. */
@@ -296,7 +297,7 @@ static void begin_segment(search *s, size_t segment) {
     s->n_allowed = ragfast_count_allowed(docs, 0, docs->n_docs, &n_panels);
     s->coded = codes_serve(docs, s->n_all_queries, s->k);
     s->unpacked = s->coded && s->n_queries >= unpack_min_queries_of(s, docs);
-    s->whole_again = is_whole_again(s, docs);
+    s->refine_all_bits = refines_by_all_bits(s, docs);
     s->exact_only =
         docs->dtype == RAGFAST_F64 || s->n_allowed <= EXACT_MAX_DOCS || s->k >= (s->seen + s->n_allowed) / 2;
     s->listed = docs->allowed && (s->exact_only || (docs->norms && list_is_cheaper(s, n_panels)));
@@ -368,13 +369,13 @@ static size_t lay_out(search *s, char *block, size_t group) {
         CARVE(w->rows, lists ? s->block_docs : 0);
         CARVE(w->is_listed, coded ? group : 0);
         CARVE(w->panel_codes, s->room_for_whole ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
-        CARVE(w->again_codes, s->room_for_whole && s->any_mapped ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
+        CARVE(w->refine_codes, s->room_for_whole && s->any_mapped ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
         CARVE(w->code_thresholds, coded ? group : 0);
         CARVE(w->refine_thresholds, coded ? group : 0);
-        CARVE(w->waiting, coded ? RAGFAST_SECOND_LOOKS : 0);
+        CARVE(w->waiting, coded ? RAGFAST_MAX_REFINEMENTS : 0);
         if (block && s->room_for_whole) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
         if (block && s->room_for_whole && s->any_mapped)
-            memset(w->again_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
+            memset(w->refine_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
     }
 #undef CARVE
     return used;
@@ -407,7 +408,7 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
         s->coded = scanned && codes_serve(docs, n_queries, s->k);
         s->unpacked = s->coded && n_queries >= unpack_min_queries_of(s, docs);
         s->room_for_codes |= s->coded;
-        s->room_for_whole |= s->unpacked || (s->coded && is_whole_again(s, docs));
+        s->room_for_whole |= s->unpacked || (s->coded && refines_by_all_bits(s, docs));
         size_t chunk = rows_of_chunk(s, n, n, n_threads, chunk_bytes_of(s, n_queries));
         size_t chunks = count_chunks(n, chunk);
         if (chunks > n_chunks) n_chunks = chunks;

@@ -30,12 +30,12 @@ typedef struct code_query {
 } code_query;
 
 /* A query's panel that a prefix, or in a mapped segment the high plane, let through. */
-typedef struct second_look {
+typedef struct refinement {
     uint32_t q, hits;
     size_t panel;
-} second_look;
+} refinement;
 
-enum { RAGFAST_SECOND_LOOKS = 64 }; /* waiting while their panels are fetched */
+enum { RAGFAST_MAX_REFINEMENTS = 64 }; /* waiting while their panels are fetched */
 
 /* Documents of the segment that are looked at together: rows from first on, or those listed. */
 typedef struct doc_block {
@@ -70,14 +70,14 @@ typedef struct search_worker {
     /* The scan of codes. */
     uint8_t *is_listed;                        /* (group,) */
     uint8_t *panel_codes;                      /* unpacked */
-    uint8_t *again_codes;                      /* those of a second look */
-    ragfast_code_threshold *code_thresholds;   /* (group,), of the first look: the prefix or everything */
-    ragfast_code_threshold *refine_thresholds; /* (group,), of the second look, if there is one */
-    second_look *waiting;                      /* (SECOND_LOOKS,) */
+    uint8_t *refine_codes;                     /* of a panel that is refined */
+    ragfast_code_threshold *code_thresholds;   /* (group,), for the scan: of the prefix or of everything */
+    ragfast_code_threshold *refine_thresholds; /* (group,), for refining */
+    refinement *waiting;                       /* (MAX_REFINEMENTS,) */
     size_t n_waiting;
     int use_prefix;
-    uint64_t looks, second_looks;    /* (panel, query) pairs of this chunk */
-    size_t chunks_without, patience; /* before the prefix is tried again, now and the next time */
+    uint64_t pairs_scanned, pairs_refined; /* (panel, query) pairs of this chunk */
+    size_t chunks_without, patience;       /* before the prefix is tried again, now and the next time */
 } search_worker;
 
 typedef struct search {
@@ -100,14 +100,14 @@ typedef struct search {
     /* Of the segment that is being searched. */
     const ragfast_docs *docs;
     uint32_t segment;
-    size_t n_allowed;  /* its documents that take part */
-    size_t seen;       /* those of segments before */
-    int exact_only;    /* no scan: float64 documents, or too few to repay one */
-    int coded;         /* by codes as long as they repay it */
-    int unpacked;      /* codes are unpacked; else read from the high plane */
-    int whole_again;   /* far: second looks are by all eight bits, and follow the high plane too */
-    int listed;        /* the float32 scan, or float64, takes rows from a list made of the bitmap */
-    size_t chunk_docs; /* that a worker takes at a time: some blocks */
+    size_t n_allowed;    /* its documents that take part */
+    size_t seen;         /* those of segments before */
+    int exact_only;      /* no scan: float64 documents, or too few to repay one */
+    int coded;           /* by codes as long as they repay it */
+    int unpacked;        /* codes are unpacked; else read from the high plane */
+    int refine_all_bits; /* far: refine by all eight bits, and follow the high plane too */
+    int listed;          /* the float32 scan, or float64, takes rows from a list made of the bitmap */
+    size_t chunk_docs;   /* that a worker takes at a time: some blocks */
     size_t n_chunks, chunk_step;
     size_t n_seeds;                /* rows rescored beforehand, for a threshold to begin with */
     const ragfast_codes *prepared; /* the form that queries are prepared for, or NULL */

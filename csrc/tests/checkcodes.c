@@ -97,16 +97,16 @@ static const char *const kind_names[] = {"any", "largest", "most negative", "ext
 
 /* Panels of documents as whole bytes, and as i8_layout.h has them; queries; every dot product for one mask. */
 typedef struct codes_problem {
-    size_t n_groups, dim, looked_at, n_panels, n_queries; /* looked_at groups count */
+    size_t n_groups, dim, n_scanned, n_panels, n_queries; /* n_scanned groups count */
     uint8_t mask;
     uint8_t *docs;   /* (n_panels, PANEL, dim) */
     int8_t *queries; /* (n_queries, dim), before an unreadable page */
     int32_t *dots;   /* (n_panels, n_queries, PANEL) */
 } codes_problem;
 
-static codes_problem make_codes(size_t n_groups, size_t looked_at, size_t n_panels, size_t n_queries, uint8_t mask,
+static codes_problem make_codes(size_t n_groups, size_t n_scanned, size_t n_panels, size_t n_queries, uint8_t mask,
                                 int kind) {
-    codes_problem p = {n_groups, n_groups * GROUP, looked_at, n_panels, n_queries, mask, NULL, NULL, NULL};
+    codes_problem p = {n_groups, n_groups * GROUP, n_scanned, n_panels, n_queries, mask, NULL, NULL, NULL};
     p.docs = must(malloc(n_panels * PANEL * p.dim));
     p.queries = input(n_queries * p.dim);
     p.dots = must(malloc(n_panels * n_queries * PANEL * sizeof(int32_t)));
@@ -127,7 +127,7 @@ static codes_problem make_codes(size_t n_groups, size_t looked_at, size_t n_pane
             for (size_t j = 0; j < PANEL; j++) {
                 const uint8_t *doc = p.docs + (x * PANEL + j) * p.dim;
                 int32_t sum = 0;
-                for (size_t e = 0; e < looked_at * GROUP; e++) sum += p.queries[i * p.dim + e] * (doc[e] & mask);
+                for (size_t e = 0; e < n_scanned * GROUP; e++) sum += p.queries[i * p.dim + e] * (doc[e] & mask);
                 p.dots[(x * n_queries + i) * PANEL + j] = sum;
             }
     return p;
@@ -326,7 +326,7 @@ static void check_tile_codes(const ragfast_kernels *kernels, const codes_problem
             *codes = input(codes_size);
     pack_planes(high, low, p, 0);
     memset(unpacked, (int)random_below(256), codes_size); /* what an earlier, longer look left */
-    kernels->unpack_codes(unpacked, high, low, p->looked_at);
+    kernels->unpack_codes(unpacked, high, low, p->n_scanned);
     memcpy(codes, unpacked, codes_size);
     output_free(unpacked, codes_size);
     input_free(high, high_size);
@@ -350,10 +350,10 @@ static void check_tile_codes(const ragfast_kernels *kernels, const codes_problem
     const char *unreadable = (const char *)codes + codes_size;
     size_t n_ahead = random_below(3) ? random_below(p->n_groups * 8 + 1) : 0;
     kernels->begin_codes();
-    kernels->tile_codes(dots, hits, tile, n_queries, codes, bounds, p->looked_at, thresholds, unreadable, n_ahead);
+    kernels->tile_codes(dots, hits, tile, n_queries, codes, bounds, p->n_scanned, thresholds, unreadable, n_ahead);
     check_hits(p, 0, first, n_queries, thresholds, bounds, hits, dots);
     if (random_below(4) == 0) { /* nothing left over from the first call */
-        kernels->tile_codes(dots, hits, tile, n_queries, codes, bounds, p->looked_at, thresholds, unreadable, 0);
+        kernels->tile_codes(dots, hits, tile, n_queries, codes, bounds, p->n_scanned, thresholds, unreadable, 0);
         check_hits(p, 0, first, n_queries, thresholds, bounds, hits, dots);
     }
     kernels->end_codes();
@@ -374,10 +374,10 @@ static void check_unpacked_codes(const ragfast_kernels *kernels) {
         for (int kind = 0; kind < N_KINDS; kind++)
             for (int prefix = 0; prefix < (group_counts[g] > 4 ? 2 : 1); prefix++) {
                 size_t n_groups = group_counts[g]; /* a prefix is of multiples of 64 elements */
-                size_t looked_at = prefix ? 4 * (1 + random_below((n_groups - 1) / 4)) : n_groups;
-                codes_problem p = make_codes(n_groups, looked_at, 1, 2 * tile, kernels->code_mask, kind);
+                size_t n_scanned = prefix ? 4 * (1 + random_below((n_groups - 1) / 4)) : n_groups;
+                codes_problem p = make_codes(n_groups, n_scanned, 1, 2 * tile, kernels->code_mask, kind);
                 for (size_t n_queries = 1; n_queries <= tile; n_queries++) {
-                    WHERE("%s tile_codes, %zu of %zu groups, %s, %zu queries", kernels->name, looked_at, n_groups,
+                    WHERE("%s tile_codes, %zu of %zu groups, %s, %zu queries", kernels->name, n_scanned, n_groups,
                           kind_names[kind], n_queries);
                     for (size_t repeat = 0; repeat < 3; repeat++)
                         check_tile_codes(kernels, &p, repeat == 1 ? tile : 0, n_queries);

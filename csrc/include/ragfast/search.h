@@ -17,7 +17,7 @@ typedef struct ragfast_codes {
     const float *weight;   /* (D,) powers of two from 2^-30 to 2^30, or NULL: 1 */
     const float *rotation; /* (D,D), or NULL: the identity */
     double rotation_error; /* at least |R^T R - I| (Frobenius), below 0.01; 0 without a rotation */
-    size_t prefix;         /* leading elements of y that are looked at first; a multiple of 16 below D, or 0 */
+    size_t prefix;         /* leading elements of y that are scanned first; a multiple of 16 below D, or 0 */
     int always;            /* use them even where the float32 scan should be faster */
 } ragfast_codes;
 
