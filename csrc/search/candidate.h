@@ -42,10 +42,10 @@ static inline void ragfast_sort_best(ragfast_candidate *items, size_t n) {
 /* Puts the k best of n first, the k-th of them at k-1, the others in no order. 1 <= k <= n. Quickselect by the median
  * of three; an input on which that goes badly is sorted instead, so the cost is at most n log n. */
 static inline void ragfast_select_best(ragfast_candidate *items, size_t n, size_t k) {
-    size_t first = 0, last = n - 1, patience = 4;
-    for (size_t m = n; m > 1; m /= 2) patience += 2;
+    size_t first = 0, last = n - 1, rounds_left = 4;
+    for (size_t m = n; m > 1; m /= 2) rounds_left += 2;
     while (first < last) {
-        if (patience-- == 0) {
+        if (rounds_left-- == 0) {
             ragfast_sort_best(items + first, last - first + 1);
             return;
         }

@@ -15,7 +15,7 @@ enum {
     PANEL = RAGFAST_PANEL_DOCS,
     TILE = RAGFAST_TILE_QUERIES,
     HIGH_BLOCK_BYTES = 128 << 10, /* of the high plane: several tiles of queries meet it in the second-level cache */
-    HITS_BEFORE_JUDGING = 256,    /* and 8 K: until thresholds have risen, much is a hit */
+    MIN_HITS_FOR_POLICY = 256,    /* and 8 K: until thresholds have risen, much is a hit */
 };
 
 static const double unit_roundoff = 0x1p-24;
@@ -24,8 +24,8 @@ static const double unit_roundoff = 0x1p-24;
 static double middle_of(uint8_t mask) { return mask == 0xff ? 128 : 126.5; }
 
 size_t ragfast_query_code_bytes(const search *s, size_t n_queries, size_t tile) {
-    size_t step = RAGFAST_GROUP_DIM * s->kernels->code_groups;
-    return (n_queries + tile - 1) / tile * tile * ((s->segments->dim + step - 1) / step * step);
+    size_t unit = RAGFAST_GROUP_DIM * s->kernels->code_groups;
+    return (n_queries + tile - 1) / tile * tile * ((s->segments->dim + unit - 1) / unit * unit);
 }
 
 /* ---- queries ----------------------------------------------------------------------------------------------------- */
@@ -43,7 +43,7 @@ static void prepare_query(search *s, size_t q, size_t n_groups) {
     *out = (code_query){0};
     memset(packed + (scale > 0 ? dim : 0), 0, n_groups * RAGFAST_GROUP_DIM - (scale > 0 ? dim : 0));
     if (!(scale > 0)) {
-        atomic_store_explicit(&s->given_up[q], 1, memory_order_relaxed);
+        atomic_store_explicit(&s->codes_disabled[q], 1, memory_order_relaxed);
         return;
     }
     for (size_t e = 0; e < dim; e++) {
@@ -66,7 +66,7 @@ static void prepare_query(search *s, size_t q, size_t n_groups) {
 void ragfast_prepare_codes(search *s) {
     size_t n_groups = ragfast_code_groups(s->docs->dim);
     for (size_t q = 0; q < s->n_queries; q++) {
-        atomic_init(&s->given_up[q], 0);
+        atomic_init(&s->codes_disabled[q], 0);
         prepare_query(s, q, n_groups);
     }
     ragfast_interleave_codes(s->interleaved_codes, s->query_codes, s->n_queries, n_groups);
@@ -304,28 +304,28 @@ static void scan_unpacked(search *s, size_t first, size_t end, size_t worker) {
 
 /* To refine costs all elements again, for a single query: three times its share of a tile. At first thresholds are low
  * and there are many, so that a prefix which does not pay is tried again, each time after longer. */
-static void judge_prefix(const search *s, search_worker *w) {
+static void update_prefix_policy(const search *s, search_worker *w) {
     if (w->pairs_scanned == 0) return; /* no panel of the chunk had a document that is allowed */
     if (!w->use_prefix) {
-        w->use_prefix = w->chunks_without > 0 && --w->chunks_without == 0;
+        w->use_prefix = w->chunks_until_prefix > 0 && --w->chunks_until_prefix == 0;
         return;
     }
     double prefix = (double)s->docs->codes->prefix / (double)s->docs->dim, again = s->n_queries > 2 ? 3 : 1.2;
     if (prefix + again * (double)w->pairs_refined / (double)w->pairs_scanned <= 0.95) {
-        w->patience = 1;
+        w->prefix_backoff = 1;
     } else {
         w->use_prefix = 0;
-        w->chunks_without = w->patience;
-        w->patience *= 2;
+        w->chunks_until_prefix = w->prefix_backoff;
+        w->prefix_backoff *= 2;
     }
 }
 
 /* A candidate costs a row from memory, which a float32 scan of few queries reads for all of them together, and of many
- * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. But giving up
+ * queries repays with arithmetic. Where more than this part become candidates, codes cost more than they save. But falling back
  * costs all that is left of the segment, and at first, while thresholds are low, much is a candidate: a twentieth of the rows is
  * never too many, and of short rows, which the float32 scan has soon done with, fewer. From a mapped medium a candidate costs a
  * page more than its bytes, and a sixteenth of that part of the rows is not too many. */
-static void judge(search *s, search_worker *w) {
+static void update_policy(search *s, search_worker *w) {
     double several = (double)ragfast_min(s->n_queries, 16), part = 0.5 / several;
     double dim = (double)s->docs->dim, row_bytes = dim * (double)ragfast_element_size(s->docs->dtype);
     if (s->docs->mapped) part = row_bytes / (row_bytes + (double)s->page_bytes) / several;
@@ -333,11 +333,11 @@ static void judge(search *s, search_worker *w) {
     least *= (double)(s->seen + s->n_allowed) / (double)s->n_workers;
     for (size_t q = 0; q < s->n_queries; q++) {
         const query_slot *slot = &w->slots[q];
-        double many = (double)(HITS_BEFORE_JUDGING + 8 * s->k) + fmax(least, part * (double)slot->by_codes);
+        double many = (double)(MIN_HITS_FOR_POLICY + 8 * s->k) + fmax(least, part * (double)slot->by_codes);
         if (!w->is_listed[q] && (double)(slot->rescored - slot->unscanned + slot->hits / 8) > many)
-            atomic_store_explicit(&s->given_up[q], 1, memory_order_relaxed);
+            atomic_store_explicit(&s->codes_disabled[q], 1, memory_order_relaxed);
     }
-    judge_prefix(s, w);
+    update_prefix_policy(s, w);
 }
 
 void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
@@ -352,5 +352,5 @@ void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
     (s->unpacked ? scan_unpacked : scan_packed)(s, first, end, worker);
     refine_waiting(s, worker);
     if (s->unpacked || s->refine_all_bits) s->kernels->end_codes();
-    judge(s, w);
+    update_policy(s, w);
 }

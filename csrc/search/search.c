@@ -119,10 +119,10 @@ static doc_block list_rows(const search *s, uint32_t *rows, size_t *first, size_
 }
 
 /* Queries that codes do not repay, from this chunk on by float32. Returns how many are left to the codes. */
-static size_t list_given_up(search *s, search_worker *w) {
+static size_t list_disabled(search *s, search_worker *w) {
     size_t before = w->n_listed;
     for (size_t q = 0; q < s->n_queries; q++) {
-        if (w->is_listed[q] || !atomic_load_explicit(&s->given_up[q], memory_order_relaxed)) continue;
+        if (w->is_listed[q] || !atomic_load_explicit(&s->codes_disabled[q], memory_order_relaxed)) continue;
         w->is_listed[q] = 1;
         w->listed[w->n_listed++] = (uint32_t)q;
     }
@@ -133,12 +133,12 @@ static size_t list_given_up(search *s, search_worker *w) {
 static void run_chunk(void *context, size_t chunk, size_t worker) {
     search *s = context;
     search_worker *w = &s->workers[worker];
-    /* Neighbours are often alike. Codes go through in leaps, so that a threshold comes to know all kinds of documents soon. */
-    size_t first = chunk * s->chunk_step % s->n_chunks * s->chunk_docs;
+    /* Neighbours are often alike. Codes go through in strides, so that a threshold comes to know all kinds of documents soon. */
+    size_t first = chunk * s->chunk_stride % s->n_chunks * s->chunk_docs;
     size_t end = ragfast_min(s->docs->n_docs, first + s->chunk_docs);
-    if (first < s->n_seeds) first = ragfast_min(s->n_seeds, end);
+    if (first < s->n_warmup_rows) first = ragfast_min(s->n_warmup_rows, end);
     if (s->coded && first < end) {
-        if (list_given_up(s, w)) ragfast_scan_codes(s, first, end, worker);
+        if (list_disabled(s, w)) ragfast_scan_codes(s, first, end, worker);
         if (!w->n_listed) return;
     }
     while (first < end && atomic_load_explicit(&s->status, memory_order_relaxed) == RAGFAST_OK) {
@@ -192,7 +192,7 @@ static int is_same_form(const ragfast_codes *a, const ragfast_codes *b) {
 }
 
 /* The first rows in float64, for a threshold before reservoirs are full; not where segments before have set it. */
-static void score_seeds(search *s) {
+static void score_warmup_rows(search *s) {
     const ragfast_docs *docs = s->docs;
     search_worker *w = &s->workers[0];
     int wanted = 0;
@@ -202,11 +202,11 @@ static void score_seeds(search *s) {
         wanted |= ragfast_threshold_of(s, q) == -INFINITY;
     }
     size_t n = 0;
-    while (wanted && n < s->k && s->n_seeds < docs->n_docs) {
-        n += (size_t)__builtin_popcount(ragfast_present(docs, s->n_seeds / PANEL, 0, docs->n_docs));
-        s->n_seeds = ragfast_min(s->n_seeds + PANEL, docs->n_docs);
+    while (wanted && n < s->k && s->n_warmup_rows < docs->n_docs) {
+        n += (size_t)__builtin_popcount(ragfast_present(docs, s->n_warmup_rows / PANEL, 0, docs->n_docs));
+        s->n_warmup_rows = ragfast_min(s->n_warmup_rows + PANEL, docs->n_docs);
     }
-    for (size_t first = 0, end = s->n_seeds; first < end;) {
+    for (size_t first = 0, end = s->n_warmup_rows; first < end;) {
         doc_block block = {.first = first, .n_docs = end - first};
         if (docs->allowed)
             block = list_rows(s, w->rows, &first, end);
@@ -216,8 +216,8 @@ static void score_seeds(search *s) {
         if (!rows_are_sound(s, &block)) return;
         ragfast_score_rows(s, &block, 0);
     }
-    for (size_t q = 0; q < s->n_queries && s->n_seeds > 0; q++) {
-        if (!atomic_load(&s->given_up[q])) w->slots[q].by_codes += n;
+    for (size_t q = 0; q < s->n_queries && s->n_warmup_rows > 0; q++) {
+        if (!atomic_load(&s->codes_disabled[q])) w->slots[q].by_codes += n;
         ragfast_raise_threshold(s, q, 0);
     }
 }
@@ -248,11 +248,11 @@ static size_t unpack_min_queries_of(const search *s, const ragfast_docs *docs) {
 
 static size_t common_divisor(size_t a, size_t b) { return b ? common_divisor(b, a % b) : a; }
 
-/* A step that visits all of n, any few of them in a row far apart. */
-static size_t leap(size_t n) {
-    size_t step = n * 5 / 8 + 1;
-    while (common_divisor(n, step) > 1) step++;
-    return step;
+/* A stride that visits all of n, any few of them in a row far apart. */
+static size_t stride_over(size_t n) {
+    size_t stride = n * 5 / 8 + 1;
+    while (common_divisor(n, stride) > 1) stride++;
+    return stride;
 }
 
 /* How the segment is cut for threads: chunks of so many rows, of which this many take part. */
@@ -270,7 +270,7 @@ static size_t count_chunks(size_t n_rows, size_t chunk_docs) {
     return n_rows <= chunk_docs ? n_rows > 0 : (n_rows + chunk_docs - 1) / chunk_docs;
 }
 
-/* Small ones let thresholds and judgement learn sooner, long ones suit a prefix: docs/design.md. */
+/* Small ones let thresholds and the policy learn sooner, long ones suit a prefix: docs/design.md. */
 static size_t chunk_bytes_of(const search *s, size_t n_queries) {
     return s->unpacked ? CHUNK_BYTES / 4 : s->coded && n_queries <= 4 ? CHUNK_BYTES * 4 : CHUNK_BYTES;
 }
@@ -306,17 +306,17 @@ static void begin_segment(search *s, size_t segment) {
     if (s->exact_only || s->listed) s->coded = s->unpacked = 0;
     s->chunk_docs = rows_of_chunk(s, docs->n_docs, s->n_allowed, s->n_workers, chunk_bytes_of(s, s->n_queries));
     s->n_chunks = count_chunks(docs->n_docs, s->chunk_docs);
-    s->chunk_step = s->coded ? leap(s->n_chunks) : 1;
-    s->n_seeds = 0;
+    s->chunk_stride = s->coded ? stride_over(s->n_chunks) : 1;
+    s->n_warmup_rows = 0;
     for (size_t i = 0; i < s->n_workers; i++) {
         search_worker *w = &s->workers[i];
         w->n_listed = 0;
         if (s->coded) {
             memset(w->is_listed, 0, s->n_queries);
-            size_t step = s->unpacked ? s->kernels->code_groups * RAGFAST_GROUP_DIM : RAGFAST_GROUP_DIM;
-            w->use_prefix = docs->codes->prefix > 0 && docs->codes->prefix % step == 0;
-            w->chunks_without = w->n_waiting = 0;
-            w->patience = 1;
+            size_t unit = s->unpacked ? s->kernels->code_groups * RAGFAST_GROUP_DIM : RAGFAST_GROUP_DIM;
+            w->use_prefix = docs->codes->prefix > 0 && docs->codes->prefix % unit == 0;
+            w->chunks_until_prefix = w->n_waiting = 0;
+            w->prefix_backoff = 1;
         } else if (!s->exact_only) {
             for (size_t q = 0; q < s->n_queries; q++) w->listed[w->n_listed++] = (uint32_t)q;
             ragfast_lay_out_listed(s, w);
@@ -325,7 +325,7 @@ static void begin_segment(search *s, size_t segment) {
     if (!s->coded) return;
     if (!s->prepared || !is_same_form(s->prepared, docs->codes)) ragfast_prepare_codes(s);
     s->prepared = docs->codes;
-    score_seeds(s);
+    score_warmup_rows(s);
 }
 
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
@@ -355,7 +355,7 @@ static size_t lay_out(search *s, char *block, size_t group) {
     CARVE(s->interleaved_codes, coded ? ragfast_query_code_bytes(s, group, RAGFAST_TILE_QUERIES) : 0);
     CARVE(s->packed_codes, s->room_for_whole ? ragfast_query_code_bytes(s, group, s->kernels->code_queries) : 0);
     CARVE(s->query_scratch, coded ? 2 * dim : 0);
-    CARVE(s->given_up, coded ? group : 0);
+    CARVE(s->codes_disabled, coded ? group : 0);
     CARVE(s->workers, s->n_workers);
     search_worker unused, *w = &unused;
     for (size_t i = 0; i < s->n_workers; i++) {

@@ -76,8 +76,8 @@ typedef struct search_worker {
     refinement *waiting;                       /* (MAX_REFINEMENTS,) */
     size_t n_waiting;
     int use_prefix;
-    uint64_t pairs_scanned, pairs_refined; /* (panel, query) pairs of this chunk */
-    size_t chunks_without, patience;       /* before the prefix is tried again, now and the next time */
+    uint64_t pairs_scanned, pairs_refined;      /* (panel, query) pairs of this chunk */
+    size_t chunks_until_prefix, prefix_backoff; /* before the prefix is tried again, now and the next time */
 } search_worker;
 
 typedef struct search {
@@ -108,8 +108,8 @@ typedef struct search {
     int refine_all_bits; /* far: refine by all eight bits, and follow the high plane too */
     int listed;          /* the float32 scan, or float64, takes rows from a list made of the bitmap */
     size_t chunk_docs;   /* that a worker takes at a time: some blocks */
-    size_t n_chunks, chunk_step;
-    size_t n_seeds;                /* rows rescored beforehand, for a threshold to begin with */
+    size_t n_chunks, chunk_stride;
+    size_t n_warmup_rows;          /* rows rescored beforehand, for a threshold to begin with */
     const ragfast_codes *prepared; /* the form that queries are prepared for, or NULL */
 
     size_t n_group_thresholds;         /* of a query on a worker: k, but not very few; 0 without max_per_group */
@@ -124,8 +124,8 @@ typedef struct search {
     int8_t *interleaved_codes;         /* for tile_high */
     int8_t *packed_codes;              /* for tile_codes */
     float *query_scratch;              /* (2, D) */
-    atomic_uchar *given_up; /* (group,): the codes do not repay this query; workers list it at their next chunk */
-    search_worker *workers; /* (n_workers,) */
+    atomic_uchar *codes_disabled; /* (group,): the codes do not repay this query; workers list it at their next chunk */
+    search_worker *workers;       /* (n_workers,) */
 
     double *scores; /* outputs of the group */
     int64_t *doc_ids;
