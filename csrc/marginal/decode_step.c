@@ -86,15 +86,15 @@ static void sort_entries(entry *entries, size_t n) {
     }
 }
 
-/* Takes the mixture of n columns from `first` into a heap that holds `filled` of its `room`, and returns how many then.
+/* Takes the mixture of n columns from `first` into a heap that holds `filled` of its `capacity`, and returns how many then.
  * Later columns lose ties, so a block whose maximum is not above the worst held has nothing to give. */
-static size_t take_best(const job *j, entry *heap, size_t filled, size_t room, const void *mixture, size_t first,
+static size_t take_best(const job *j, entry *heap, size_t filled, size_t capacity, const void *mixture, size_t first,
                         size_t n) {
     const int is_f64 = j->dtype == RAGFAST_F64;
     size_t i = 0;
-    for (; i < n && filled < room; i++) {
+    for (; i < n && filled < capacity; i++) {
         heap[filled++] = (entry){is_f64 ? ((const double *)mixture)[i] : ((const float *)mixture)[i], first + i};
-        if (filled == room) make_heap(heap, room);
+        if (filled == capacity) make_heap(heap, capacity);
     }
     if (i == n) return filled;
     double greatest = is_f64 ? j->kernels->max_f64((const double *)mixture + i, n - i)
@@ -104,7 +104,7 @@ static size_t take_best(const job *j, entry *heap, size_t filled, size_t room, c
         const double value = is_f64 ? ((const double *)mixture)[i] : ((const float *)mixture)[i];
         if (!(value > heap[0].value)) continue;
         heap[0] = (entry){value, first + i};
-        sift_down(heap, room, 0);
+        sift_down(heap, capacity, 0);
     }
     return filled;
 }
@@ -187,14 +187,14 @@ static void mix_block(const job *j, void *out, size_t beam, size_t first, size_t
 static void mix_piece(const job *j, size_t beam, size_t piece, size_t worker) {
     double buffer[BLOCK_COLS]; /* or as many float32 */
     const size_t size = ragfast_element_size(out_dtype(j->dtype)), first = piece * j->cols_each,
-                 last = ragfast_min(first + j->cols_each, j->vocab), room = ragfast_min(j->n_best, last - first);
+                 last = ragfast_min(first + j->cols_each, j->vocab), capacity = ragfast_min(j->n_best, last - first);
     entry *heap = j->n_best ? j->entries + (beam * j->n_pieces + piece) * j->piece_best : NULL;
     size_t filled = 0;
     for (size_t col = first, n; col < last; col += n) {
         n = ragfast_min(BLOCK_COLS, last - col);
         void *mixture = j->out ? (void *)(j->out + (beam * j->vocab + col) * size) : buffer;
         mix_block(j, mixture, beam, col, n, worker);
-        if (room) filled = take_best(j, heap, filled, room, mixture, col, n);
+        if (capacity) filled = take_best(j, heap, filled, capacity, mixture, col, n);
     }
 }
 

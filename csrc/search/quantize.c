@@ -19,9 +19,9 @@ enum {
 };
 
 /* Rows whose largest element lies outside are not coded: scale and its reciprocal stay far from the ends of float32. */
-#define LEAST_CODED 0x1p-60f
-#define MOST_CODED 0x1p60f
-#define MOST_HALF_SQUARE 0x1p60f /* in code units; times a query's scale, below 2^67, it stays finite: (L5) */
+#define MIN_CODED 0x1p-60f
+#define MAX_CODED 0x1p60f
+#define MAX_HALF_SQUARE 0x1p60f /* in code units; times a query's scale, below 2^67, it stays finite: (L5) */
 
 static const double unit_roundoff = 0x1p-24;
 
@@ -33,14 +33,15 @@ void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs
 }
 
 double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual,
-                          const float *query, size_t dim, const ragfast_codes *form, float *scratch) {
-    float *weighted = form->rotation ? scratch : z;
-    for (size_t e = 0; e < dim; e++) weighted[e] = form->weight ? query[e] / form->weight[e] : query[e];
-    if (form->rotation)
-        for (size_t e = 0; e < dim; e++) z[e] = (float)kernels->inner_f64_f32(form->rotation + e * dim, weighted, dim);
-    float most = kernels->center_f32(z, z, NULL, NULL, dim), sums[4];
-    if (!(most >= LEAST_CODED && most <= MOST_CODED)) return 0;
-    float scale = 127 / most;
+                          const float *query, size_t dim, const ragfast_codes *transform, float *scratch) {
+    float *weighted = transform->rotation ? scratch : z;
+    for (size_t e = 0; e < dim; e++) weighted[e] = transform->weight ? query[e] / transform->weight[e] : query[e];
+    if (transform->rotation)
+        for (size_t e = 0; e < dim; e++)
+            z[e] = (float)kernels->inner_f64_f32(transform->rotation + e * dim, weighted, dim);
+    float largest = kernels->center_f32(z, z, NULL, NULL, dim), sums[4];
+    if (!(largest >= MIN_CODED && largest <= MAX_CODED)) return 0;
+    float scale = 127 / largest;
     kernels->encode_f32(codes, sums, z, dim, scale);
     double roundings = (double)(dim + 8) * unit_roundoff;
     *residual = sqrt((double)sums[0]) * (1 + roundings);
@@ -112,19 +113,20 @@ static float rounded_up(double x) {
 /* (L5): NaN counts as 0, the lowest there is. */
 static float half_square_below(double half_square, float scale) {
     double x = half_square * scale;
-    float f = x < MOST_HALF_SQUARE ? (float)x : x > 0 ? MOST_HALF_SQUARE : 0;
+    float f = x < MAX_HALF_SQUARE ? (float)x : x > 0 ? MAX_HALF_SQUARE : 0;
     return (double)f > x ? nextafterf(f, 0) : f;
 }
 
-static void encode_row(const encode_job *job, const float *y, float most, uint8_t *codes, size_t row) {
+static void encode_row(const encode_job *job, const float *y, float largest, uint8_t *codes, size_t row) {
     size_t panel = row / PANEL, j = row % PANEL;
     size_t dim = job->dim, groups = ragfast_code_groups(dim), prefix = job->codes->prefix;
     ragfast_code_bounds *bounds = (ragfast_code_bounds *)job->codes->bounds + panel;
     memset(codes, 128, groups * RAGFAST_GROUP_DIM);
     float scale = 1, sums[4] = {0};
-    int coded = most == 0 || (most >= LEAST_CODED && most <= MOST_CODED);
+    int coded = largest == 0 || (largest >= MIN_CODED && largest <= MAX_CODED);
     if (coded) {
-        scale = most > 0 ? 127 / most : MOST_CODED; /* a zero row is 1.5 of a unit off in the high plane: a tiny unit */
+        scale = largest > 0 ? 127 / largest
+                            : MAX_CODED; /* a zero row is 1.5 of a unit off in the high plane: a tiny unit */
         job->kernels->encode_f32(codes, sums, y, dim, scale);
     }
     put_in_planes(job->codes->high + panel * groups * RAGFAST_GROUP_HIGH,
@@ -154,18 +156,18 @@ static void encode_chunk(void *context, size_t chunk, size_t worker) {
     size_t n = ragfast_min(job->n_docs, (panel + 1) * PANEL) - first;
     encode_scratch scratch;
     carve(&scratch, job->scratch + worker * job->worker_bytes, dim, job->codes->rotation != NULL);
-    float most[PANEL];
+    float largest[PANEL];
     for (size_t j = 0; j < n; j++) {
         float *y = (job->codes->rotation ? scratch.rows : scratch.y) + j * dim;
         const float *row = ragfast_widened(kernels, y, job->vectors, job->dtype, first + j, dim);
-        most[j] = kernels->center_f32(y, row, job->codes->center, job->codes->weight, dim);
+        largest[j] = kernels->center_f32(y, row, job->codes->center, job->codes->weight, dim);
     }
     if (job->codes->rotation) {
         rotate(job, scratch.y, scratch.rows, n, scratch.packed);
         for (size_t j = 0; j < n; j++)
-            most[j] = kernels->center_f32(scratch.y + j * dim, scratch.y + j * dim, NULL, NULL, dim);
+            largest[j] = kernels->center_f32(scratch.y + j * dim, scratch.y + j * dim, NULL, NULL, dim);
     }
-    for (size_t j = 0; j < n; j++) encode_row(job, scratch.y + j * dim, most[j], scratch.codes, first + j);
+    for (size_t j = 0; j < n; j++) encode_row(job, scratch.y + j * dim, largest[j], scratch.codes, first + j);
 }
 
 ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, const double *half_squares,

@@ -8,6 +8,6 @@
 /* A query in the space of the codes: z = R (q / weight) and codes u of Z = z scale, both (D,). Returns the scale, 0 where
  * z is zero or beyond coding; residual >= |Z - c| but for the rounding of Z. scratch (D,) is used with a rotation. */
 double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual,
-                          const float *query, size_t dim, const ragfast_codes *form, float *scratch);
+                          const float *query, size_t dim, const ragfast_codes *transform, float *scratch);
 
 #endif

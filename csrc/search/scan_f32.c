@@ -60,7 +60,7 @@ static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const fl
         size_t j = (size_t)__builtin_ctz(hits);
         double error =
             scan_error(s, s->query_norms[q], norms[j]); /* an overflowed score says nothing: it is infinite */
-        ragfast_keep(s, q, worker, ragfast_row_of(block, first + j), scores[j], error);
+        ragfast_offer(s, q, worker, ragfast_row_of(block, first + j), scores[j], error);
     }
 }
 

@@ -70,7 +70,8 @@ void ragfast_prepare_codes(search *s) {
         prepare_query(s, q, n_groups);
     }
     ragfast_interleave_codes(s->interleaved_codes, s->query_codes, s->n_queries, n_groups);
-    if (s->room_for_whole) s->kernels->pack_query_codes(s->packed_codes, s->query_codes, s->n_queries, n_groups);
+    if (s->needs_unpacked_buffers)
+        s->kernels->pack_query_codes(s->packed_codes, s->query_codes, s->n_queries, n_groups);
 }
 
 /* (T): in float32, lowered by what rounding there may add. 7 units cover the conversion of each coefficient, its product and
@@ -120,12 +121,12 @@ static void add_hits(search *s, size_t q, size_t worker, uint32_t hits, const in
         double error = query->base_error + 1e-12 * fabs(middle) +
                        unit * (query->norm * residuals[j] + query->residual * bounds->norm[j]) * (1 + 1e-9);
         if (isinf(residuals[j])) error = INFINITY;
-        ragfast_kept kept = ragfast_keep(s, q, worker, row, middle, error);
-        w->slots[q].hits += kept != RAGFAST_DROPPED;
-        w->slots[q].likely += kept == RAGFAST_LIKELY;
+        ragfast_outcome outcome = ragfast_offer(s, q, worker, row, middle, error);
+        w->slots[q].hits += outcome != RAGFAST_DROPPED;
+        w->slots[q].likely += outcome == RAGFAST_LIKELY;
     }
-    /* By the bounds alone the threshold will rise; of a group it may not, and looking in vain costs the whole reservoir. */
-    if (w->slots[q].likely >= (s->max_per_group ? s->capacity / 4 : s->k)) ragfast_settle(s, q, worker);
+    /* By the bounds alone the threshold will rise; of a group it may not, and looking in vain costs the whole candidate buffer. */
+    if (w->slots[q].likely >= (s->max_per_group ? s->capacity / 4 : s->k)) ragfast_prune(s, q, worker);
     if (ragfast_threshold_of(s, q) > before) set_thresholds(s, w, q);
 }
 

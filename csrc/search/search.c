@@ -76,10 +76,10 @@ static void ask_for_rows(const search *s, const doc_block *block) {
         ragfast_ask_for_row(s, s->docs, ragfast_row_of(block, j));
 }
 
-static int rows_are_sound(search *s, const doc_block *block) {
+static int rows_checksum_ok(search *s, const doc_block *block) {
     for (size_t j = 0; j < block->n_docs && s->docs->row_sums; j++) {
         size_t row = ragfast_row_of(block, j);
-        if (ragfast_is_allowed(s->docs, row) && !ragfast_row_is_sound(s, s->segment, row)) return 0;
+        if (ragfast_is_allowed(s->docs, row) && !ragfast_row_checksum_ok(s, s->segment, row)) return 0;
     }
     return 1;
 }
@@ -90,7 +90,7 @@ static void run_block(search *s, const doc_block *block, size_t worker) {
     search_worker *w = &s->workers[worker];
     size_t dim = docs->dim;
     if (block->rows || s->exact_only) ask_for_rows(s, block);
-    if (!rows_are_sound(s, block)) return; /* before they are called infinite: damaged ones may be */
+    if (!rows_checksum_ok(s, block)) return; /* before they are called infinite: damaged ones may be */
     int checked = docs->dtype == RAGFAST_F64 || docs->norms || find_norms(s, block, w->block_norms);
     for (size_t j = 0; j < block->n_docs && docs->dtype == RAGFAST_F64; j++) /* listed where not all are allowed */
         checked &= ragfast_all_finite((const double *)docs->vectors + ragfast_row_of(block, j) * dim, dim);
@@ -186,12 +186,12 @@ static ragfast_status prepare_queries(search *s) {
     return RAGFAST_OK;
 }
 
-static int is_same_form(const ragfast_codes *a, const ragfast_codes *b) {
+static int is_same_transform(const ragfast_codes *a, const ragfast_codes *b) {
     return a->center == b->center && a->weight == b->weight && a->rotation == b->rotation && a->prefix == b->prefix &&
            a->rotation_error == b->rotation_error;
 }
 
-/* The first rows in float64, for a threshold before reservoirs are full; not where segments before have set it. */
+/* The first rows in float64, for a threshold before candidate buffers are full; not where segments before have set it. */
 static void score_warmup_rows(search *s) {
     const ragfast_docs *docs = s->docs;
     search_worker *w = &s->workers[0];
@@ -213,7 +213,7 @@ static void score_warmup_rows(search *s) {
         else
             first = end;
         ask_for_rows(s, &block);
-        if (!rows_are_sound(s, &block)) return;
+        if (!rows_checksum_ok(s, &block)) return;
         ragfast_score_rows(s, &block, 0);
     }
     for (size_t q = 0; q < s->n_queries && s->n_warmup_rows > 0; q++) {
@@ -323,7 +323,7 @@ static void begin_segment(search *s, size_t segment) {
         }
     }
     if (!s->coded) return;
-    if (!s->prepared || !is_same_form(s->prepared, docs->codes)) ragfast_prepare_codes(s);
+    if (!s->prepared || !is_same_transform(s->prepared, docs->codes)) ragfast_prepare_codes(s);
     s->prepared = docs->codes;
     score_warmup_rows(s);
 }
@@ -334,7 +334,8 @@ static void begin_segment(search *s, size_t segment) {
  * a segment may go: memory that is not touched costs nothing. */
 static size_t lay_out(search *s, char *block, size_t group) {
     size_t used = 0, dim = s->segments->dim, row = ragfast_padded(dim);
-    int scans = s->room_for_scans, coded = s->room_for_codes, lists = 0, wide = s->segments->dtype != RAGFAST_F32;
+    int scans = s->needs_scan_buffers, coded = s->needs_code_buffers, lists = 0,
+        wide = s->segments->dtype != RAGFAST_F32;
     int norms = 0;
     for (size_t i = 0; i < s->n_segments; i++) {
         lists |= s->segments[i].allowed != NULL;
@@ -353,7 +354,8 @@ static size_t lay_out(search *s, char *block, size_t group) {
     CARVE(s->code_queries, coded ? group : 0);
     CARVE(s->query_codes, coded ? group * row : 0);
     CARVE(s->interleaved_codes, coded ? ragfast_query_code_bytes(s, group, RAGFAST_TILE_QUERIES) : 0);
-    CARVE(s->packed_codes, s->room_for_whole ? ragfast_query_code_bytes(s, group, s->kernels->code_queries) : 0);
+    CARVE(s->packed_codes,
+          s->needs_unpacked_buffers ? ragfast_query_code_bytes(s, group, s->kernels->code_queries) : 0);
     CARVE(s->query_scratch, coded ? 2 * dim : 0);
     CARVE(s->codes_disabled, coded ? group : 0);
     CARVE(s->workers, s->n_workers);
@@ -368,13 +370,13 @@ static size_t lay_out(search *s, char *block, size_t group) {
         CARVE(w->block_norms, norms || lists ? s->block_docs : 0);
         CARVE(w->rows, lists ? s->block_docs : 0);
         CARVE(w->is_listed, coded ? group : 0);
-        CARVE(w->panel_codes, s->room_for_whole ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
-        CARVE(w->refine_codes, s->room_for_whole && s->any_mapped ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
+        CARVE(w->panel_codes, s->needs_unpacked_buffers ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
+        CARVE(w->refine_codes, s->needs_unpacked_buffers && s->any_mapped ? ragfast_query_code_bytes(s, PANEL, 1) : 0);
         CARVE(w->code_thresholds, coded ? group : 0);
         CARVE(w->refine_thresholds, coded ? group : 0);
         CARVE(w->waiting, coded ? RAGFAST_MAX_REFINEMENTS : 0);
-        if (block && s->room_for_whole) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
-        if (block && s->room_for_whole && s->any_mapped)
+        if (block && s->needs_unpacked_buffers) memset(w->panel_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
+        if (block && s->needs_unpacked_buffers && s->any_mapped)
             memset(w->refine_codes, 0, ragfast_query_code_bytes(s, PANEL, 1));
     }
 #undef CARVE
@@ -404,11 +406,11 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
         size_t n = docs->n_docs;
         s->any_mapped |= docs->mapped;
         int scanned = !(docs->dtype == RAGFAST_F64 || n <= EXACT_MAX_DOCS || (s->n_segments == 1 && s->k >= n / 2));
-        s->room_for_scans |= scanned;
+        s->needs_scan_buffers |= scanned;
         s->coded = scanned && codes_serve(docs, n_queries, s->k);
         s->unpacked = s->coded && n_queries >= unpack_min_queries_of(s, docs);
-        s->room_for_codes |= s->coded;
-        s->room_for_whole |= s->unpacked || (s->coded && refines_by_all_bits(s, docs));
+        s->needs_code_buffers |= s->coded;
+        s->needs_unpacked_buffers |= s->unpacked || (s->coded && refines_by_all_bits(s, docs));
         size_t chunk = rows_of_chunk(s, n, n, n_threads, chunk_bytes_of(s, n_queries));
         size_t chunks = count_chunks(n, chunk);
         if (chunks > n_chunks) n_chunks = chunks;
@@ -417,11 +419,11 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
     s->n_workers = ragfast_min(ragfast_min(n_threads, RAGFAST_MAX_THREADS), n_chunks);
     /* The bounds of codes are wide: where candidates may wait until the threshold has risen, most are never read. From a far
      * medium the room repays itself with many queries too: a sixth fewer bytes read. */
-    size_t room = s->room_for_whole && !s->any_mapped ? EXTRA_UNPACKED
-                  : s->room_for_codes                 ? EXTRA_PACKED
-                                                      : EXTRA_FLOAT32;
-    if (room < (s->room_for_codes ? 4 : 1) * s->k) room = (s->room_for_codes ? 4 : 1) * s->k;
-    s->capacity = s->k + room;
+    size_t extra = s->needs_unpacked_buffers && !s->any_mapped ? EXTRA_UNPACKED
+                   : s->needs_code_buffers                     ? EXTRA_PACKED
+                                                               : EXTRA_FLOAT32;
+    if (extra < (s->needs_code_buffers ? 4 : 1) * s->k) extra = (s->needs_code_buffers ? 4 : 1) * s->k;
+    s->capacity = s->k + extra;
     if (s->capacity > n_docs + 1) s->capacity = n_docs + 1;
     if (s->max_per_group) s->n_group_thresholds = s->k > MIN_GROUP_THRESHOLDS ? s->k : MIN_GROUP_THRESHOLDS;
 }

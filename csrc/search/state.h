@@ -1,4 +1,4 @@
-/* What the parts of a search share: search.c (driver), candidates.c (reservoirs, groups, results), scan_float32.c and
+/* What the parts of a search share: search.c (driver), candidates.c (candidate buffers, groups, results), scan_float32.c and
  * scan_codes.c (the two ways of finding candidates). */
 #ifndef RAGFAST_STATE_H
 #define RAGFAST_STATE_H
@@ -17,7 +17,7 @@ typedef struct query_slot {
     uint64_t by_codes;   /* documents that its codes were compared with */
     uint64_t by_float32; /* documents that went through the float32 scan */
     uint64_t hits;       /* of by_codes, candidates */
-    size_t likely;       /* of the candidates since the last settling, those that should be among the best k */
+    size_t likely;       /* of the candidates since the last pruning, those that should be among the best k */
 } query_slot;
 
 /* One query in the space of codes: its score with document j is base + unit / scale_j (Z . Y_j); docs/exactness.md (S). */
@@ -95,7 +95,7 @@ typedef struct search {
     size_t block_docs; /* that the caches hold */
     size_t n_workers;
     double gamma, underflow;
-    int room_for_codes, room_for_whole, room_for_scans; /* scratch is there for */
+    int needs_code_buffers, needs_unpacked_buffers, needs_scan_buffers; /* scratch is there for */
 
     /* Of the segment that is being searched. */
     const ragfast_docs *docs;
@@ -110,10 +110,10 @@ typedef struct search {
     size_t chunk_docs;   /* that a worker takes at a time: some blocks */
     size_t n_chunks, chunk_stride;
     size_t n_warmup_rows;          /* rows rescored beforehand, for a threshold to begin with */
-    const ragfast_codes *prepared; /* the form that queries are prepared for, or NULL */
+    const ragfast_codes *prepared; /* the transform that queries are prepared for, or NULL */
 
     size_t n_group_thresholds;         /* of a query on a worker: k, but not very few; 0 without max_per_group */
-    size_t capacity;                   /* candidates a query may hold on one worker: k and room beyond */
+    size_t capacity;                   /* candidates a query may hold on one worker: k and some beyond */
     ragfast_candidate *candidates;     /* (group, workers, capacity) */
     group_threshold *group_thresholds; /* (group, workers, n_group_thresholds) */
     _Atomic double *thresholds;        /* (group,) */
@@ -168,20 +168,20 @@ static inline double ragfast_scan_threshold(const search *s, size_t q) {
 size_t ragfast_count_allowed(const ragfast_docs *docs, size_t first, size_t end, size_t *n_panels);
 void ragfast_fail(search *s, ragfast_status status);
 
-/* candidates.c. keep: what a scan knows of a row of the segment, that its inner product is within error of middle; it becomes a
- * candidate unless that is below the threshold, and the query's reservoir is settled when it is full. */
-typedef enum ragfast_kept {
+/* candidates.c. offer: what a scan knows of a row of the segment, that its inner product is within error of middle; it becomes a
+ * candidate unless that is below the threshold, and the query's candidate buffer is pruned when it is full. */
+typedef enum ragfast_outcome {
     RAGFAST_DROPPED,
-    RAGFAST_KEPT,
+    RAGFAST_BUFFERED,
     RAGFAST_LIKELY
-} ragfast_kept; /* likely above the threshold */
-ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double middle, double error);
-/* Float64 scores of all queries with rows that have been found sound. */
+} ragfast_outcome; /* likely above the threshold */
+ragfast_outcome ragfast_offer(search *s, size_t q, size_t worker, size_t row, double middle, double error);
+/* Float64 scores of all queries with rows that have been checked by their checksums. */
 void ragfast_score_rows(search *s, const doc_block *block, size_t worker);
-void ragfast_settle(search *s, size_t q, size_t worker);
-void ragfast_raise_threshold(search *s, size_t q, size_t worker); /* by what the reservoir holds */
+void ragfast_prune(search *s, size_t q, size_t worker);
+void ragfast_raise_threshold(search *s, size_t q, size_t worker); /* by what the candidate buffer holds */
 void ragfast_finish_query(search *s, size_t q); /* candidates of all workers together, the best k of them written out */
-int ragfast_row_is_sound(search *s, size_t segment, size_t row); /* by its checksum; else the search fails */
+int ragfast_row_checksum_ok(search *s, size_t segment, size_t row); /* by its checksum; else the search fails */
 void ragfast_ask_for_row(const search *s, const ragfast_docs *docs,
                          size_t row); /* of the medium that it is mapped from */
 
@@ -190,7 +190,7 @@ size_t ragfast_scan_queries_size(const search *s, size_t n_queries);
 void ragfast_lay_out_listed(const search *s, search_worker *w);
 void ragfast_scan_float32(search *s, const doc_block *block, size_t worker);
 
-/* scan_codes.c: once a group and form, then documents first <= i < end, where first need not begin a panel. Packed codes of queries,
+/* scan_codes.c: once a group and transform, then documents first <= i < end, where first need not begin a panel. Packed codes of queries,
  * in either form, take query_code_bytes. */
 size_t ragfast_query_code_bytes(const search *s, size_t n_queries, size_t tile);
 void ragfast_prepare_codes(search *s);

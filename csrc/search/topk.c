@@ -1,4 +1,4 @@
-/* What a search remembers: a reservoir of candidates for each query on each worker, thresholds, and the order of results.
+/* What a search remembers: a candidate buffer of candidates for each query on each worker, thresholds, and the order of results.
  *
  * With at most n documents of a group, a set of documents is feasible if it has no more of any group. The results are then the
  * greedy choice: by (score, id), leaving out whatever n better ones of its group come before. Feasible sets are the
@@ -34,7 +34,7 @@ static const void *row_at(const ragfast_docs *docs, size_t row) {
     return (const char *)docs->vectors + row * docs->dim * ragfast_element_size(docs->dtype);
 }
 
-int ragfast_row_is_sound(search *s, size_t segment, size_t row) {
+int ragfast_row_checksum_ok(search *s, size_t segment, size_t row) {
     const ragfast_docs *docs = &s->segments[segment];
     if (!docs->row_sums) return 1;
     size_t bytes = docs->dim * ragfast_element_size(docs->dtype);
@@ -85,7 +85,7 @@ static void rescore(search *s, size_t q, query_slot *slot, ragfast_candidate *it
         score_vectors(s, q, scores, vectors[now], count[now], vectors[!now], count[!now]);
         for (size_t i = 0; i < count[now]; i++) {
             ragfast_candidate *item = listed[now][i];
-            item->lower = item->upper = ragfast_row_is_sound(s, item->segment, item->row) ? scores[i] : -INFINITY;
+            item->lower = item->upper = ragfast_row_checksum_ok(s, item->segment, item->row) ? scores[i] : -INFINITY;
             item->exact = 1;
         }
         slot->rescored += count[now];
@@ -136,7 +136,7 @@ static int is_below_group(const search *s, size_t q, size_t worker, size_t row, 
  * *n becomes how many are left. */
 static size_t put_feasible_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
     sort_by_group(s, items, *n);
-    size_t n_feasible = 0, kept = 0, in_group = 0;
+    size_t n_feasible = 0, n_left = 0, in_group = 0;
     int32_t before = -1;
     double last_lower = 0; /* of the max_per_group-th of the group */
     for (size_t i = 0; i < *n; i++) {
@@ -148,14 +148,14 @@ static size_t put_feasible_first(const search *s, size_t q, size_t worker, ragfa
             if (group >= 0) *group_threshold_of(s, q, worker, group) = (group_threshold){last_lower, group};
         }
         if (in_group > s->max_per_group && (items[i].exact || items[i].upper < last_lower)) continue;
-        items[kept++] = items[i];
-        if (in_group <= s->max_per_group) ragfast_swap(&items[kept - 1], &items[n_feasible++]);
+        items[n_left++] = items[i];
+        if (in_group <= s->max_per_group) ragfast_swap(&items[n_left - 1], &items[n_feasible++]);
     }
-    *n = kept;
+    *n = n_left;
     return n_feasible;
 }
 
-/* ---- reservoirs -------------------------------------------------------------------------------------------------- */
+/* ---- candidate buffers -------------------------------------------------------------------------------------------------- */
 
 /* Puts the best feasible ones first, where there are k or more the k-th at k - 1. Returns how many, at most k. */
 static size_t put_best_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
@@ -170,10 +170,10 @@ static size_t drop_below_threshold(search *s, size_t q, size_t worker, ragfast_c
     if (n < s->k) return n;
     if (put_best_first(s, q, worker, items, &n) == s->k) raise_threshold(s, q, items[s->k - 1].lower);
     double threshold = ragfast_threshold_of(s, q);
-    size_t kept = 0;
+    size_t n_left = 0;
     for (size_t i = 0; i < n; i++)
-        if (items[i].upper >= threshold) items[kept++] = items[i];
-    return kept;
+        if (items[i].upper >= threshold) items[n_left++] = items[i];
+    return n_left;
 }
 
 /* Scores those that should be above the threshold: it rises to where it belongs, and most of the others go without being read. */
@@ -196,16 +196,16 @@ void ragfast_raise_threshold(search *s, size_t q, size_t worker) {
     slot->count = drop_below_threshold(s, q, worker, items_of(s, q, worker), slot->count);
 }
 
-/* Makes room in a reservoir, by the cheapest means that does: by the bounds alone; by float64 scores of the likeliest; and
+/* Makes room in a candidate buffer, by the cheapest means that does: by the bounds alone; by float64 scores of the likeliest; and
  * where bounds cannot tell enough candidates apart (near-duplicates, huge norms) by scores of all, of which k are enough. */
-void ragfast_settle(search *s, size_t q, size_t worker) {
+void ragfast_prune(search *s, size_t q, size_t worker) {
     query_slot *slot = &s->workers[worker].slots[q];
     ragfast_candidate *items = items_of(s, q, worker);
-    size_t room = s->capacity - s->k;
+    size_t extra = s->capacity - s->k;
     slot->likely = 0;
     slot->count = drop_below_threshold(s, q, worker, items, slot->count);
-    if (slot->count > s->k + room / 2) slot->count = drop_by_likely(s, q, worker, slot, items, slot->count);
-    if (slot->count <= s->k + room / 4 * 3) return;
+    if (slot->count > s->k + extra / 2) slot->count = drop_by_likely(s, q, worker, slot, items, slot->count);
+    if (slot->count <= s->k + extra / 4 * 3) return;
     rescore(s, q, slot, items, slot->count);
     slot->count = put_best_first(s, q, worker, items, &slot->count);
     if (slot->count == s->k) raise_threshold(s, q, items[s->k - 1].lower);
@@ -214,7 +214,7 @@ void ragfast_settle(search *s, size_t q, size_t worker) {
 static void add(search *s, size_t q, size_t worker, ragfast_candidate candidate) {
     query_slot *slot = &s->workers[worker].slots[q];
     items_of(s, q, worker)[slot->count++] = candidate;
-    if (slot->count == s->capacity) ragfast_settle(s, q, worker);
+    if (slot->count == s->capacity) ragfast_prune(s, q, worker);
 }
 
 static int is_excluded(const search *s, size_t q, size_t row) {
@@ -222,7 +222,7 @@ static int is_excluded(const search *s, size_t q, size_t row) {
            s->docs->groups[row] == s->excluded_groups[q];
 }
 
-ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double middle, double error) {
+ragfast_outcome ragfast_offer(search *s, size_t q, size_t worker, size_t row, double middle, double error) {
     if (s->l2) { /* (L3), (L2) */
         double half = s->docs->half_squares[row], square = s->query_squares[q];
         middle = 2 * (middle - half) - square;
@@ -234,7 +234,7 @@ ragfast_kept ragfast_keep(search *s, size_t q, size_t worker, size_t row, double
         return RAGFAST_DROPPED;
     add(s, q, worker,
         (ragfast_candidate){middle - error, middle + error, ragfast_id_of(s->docs, row), (uint32_t)row, s->segment, 0});
-    return middle >= threshold ? RAGFAST_LIKELY : RAGFAST_KEPT;
+    return middle >= threshold ? RAGFAST_LIKELY : RAGFAST_BUFFERED;
 }
 
 /* Rows outside, queries inside: a batch of rows comes from memory once. */

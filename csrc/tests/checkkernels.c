@@ -41,15 +41,15 @@ void *must(void *block) {
 }
 
 void *input(size_t bytes) {
-    size_t room = whole_pages(bytes), page = whole_pages(1);
-    char *map = must(mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0));
-    if (mprotect(map + room, page, PROT_NONE)) must(NULL);
-    return map + room - bytes;
+    size_t capacity = whole_pages(bytes), page = whole_pages(1);
+    char *map = must(mmap(NULL, capacity + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0));
+    if (mprotect(map + capacity, page, PROT_NONE)) must(NULL);
+    return map + capacity - bytes;
 }
 
 void input_free(void *data, size_t bytes) {
-    size_t room = whole_pages(bytes);
-    munmap((char *)data + bytes - room, room + whole_pages(1));
+    size_t capacity = whole_pages(bytes);
+    munmap((char *)data + bytes - capacity, capacity + whole_pages(1));
 }
 
 void *output(size_t bytes) {
