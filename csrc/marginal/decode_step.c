@@ -27,7 +27,7 @@ enum {
 /* log_softmax of rows as flat as this is accurate through ragfast_fast_lse if the documents' probabilities add up to no
  * more than 1, nearly: then what such rows bring to a mixture is at most e^-2 of it or the mixture is that far from 1.
  * */
-#define MOST_LOG_TOTAL 1e-3
+#define MAX_LOG_TOTAL 1e-3
 
 typedef struct entry {
     double value;
@@ -121,15 +121,15 @@ static double row_lse(const job *j, const void *x, int may_be_fast) {
             lse - top >= RAGFAST_FAST_RESULT)
             return lse;
     }
-    const ragfast_lse parts = ragfast_careful_lse(j->kernels, x, j->vocab, j->dtype);
-    return parts.top + parts.log_rest;
+    const ragfast_lse terms = ragfast_careful_lse(j->kernels, x, j->vocab, j->dtype);
+    return terms.top + terms.log_rest;
 }
 
 /* Nearly, or to less: then flat rows of the beam may be summed in float32. */
 static int adds_up_to_one(const job *j, size_t beam) {
     const ragfast_lse total =
         ragfast_careful_lse(j->kernels, j->doc_logprobs + beam * j->n_docs, j->n_docs, RAGFAST_F64);
-    return total.top + total.log_rest <= MOST_LOG_TOTAL;
+    return total.top + total.log_rest <= MAX_LOG_TOTAL;
 }
 
 /* -inf for a document that is missing or predicts nothing, NaN for one whose row or log-probability is none. */

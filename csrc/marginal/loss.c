@@ -77,13 +77,13 @@ static void score_row(const rows *r, size_t row, size_t target) {
         else if (r->sums) /* that difference would have the rounding of large sums */
             r->sums[row] = ragfast_row_sum(r->kernels, x, r->vocab, lse, r->dtype);
     } else {
-        ragfast_lse parts = ragfast_careful_lse(r->kernels, x, r->vocab, r->dtype);
-        lse = parts.top + parts.log_rest;
-        if (parts.top == -INFINITY) parts.top = 0; /* -inf, not NaN */
-        r->logprobs[row] = (of_target - parts.top) - parts.log_rest;
+        ragfast_lse terms = ragfast_careful_lse(r->kernels, x, r->vocab, r->dtype);
+        lse = terms.top + terms.log_rest;
+        if (terms.top == -INFINITY) terms.top = 0; /* -inf, not NaN */
+        r->logprobs[row] = (of_target - terms.top) - terms.log_rest;
         if (r->sums)
             r->sums[row] =
-                ragfast_row_sum(r->kernels, x, r->vocab, parts.top, r->dtype) - (double)r->vocab * parts.log_rest;
+                ragfast_row_sum(r->kernels, x, r->vocab, terms.top, r->dtype) - (double)r->vocab * terms.log_rest;
     }
     if (r->lse) r->lse[row] = lse;
 }
@@ -310,9 +310,9 @@ static void grad_smooth_token(const rows *r, size_t i, size_t worker) {
 
 /* p = softmax(joint) over n, 0 where nothing is possible; returns the LSE. p may be joint. */
 static double softmax(const ragfast_kernels *kernels, double *p, const double *joint, size_t n) {
-    ragfast_lse parts = ragfast_careful_lse(kernels, joint, n, RAGFAST_F64);
-    const double lse = parts.top + parts.log_rest;
-    for (size_t i = 0; i < n; i++) p[i] = lse == -INFINITY ? 0 : exp((joint[i] - parts.top) - parts.log_rest);
+    ragfast_lse terms = ragfast_careful_lse(kernels, joint, n, RAGFAST_F64);
+    const double lse = terms.top + terms.log_rest;
+    for (size_t i = 0; i < n; i++) p[i] = lse == -INFINITY ? 0 : exp((joint[i] - terms.top) - terms.log_rest);
     return lse;
 }
 
@@ -338,9 +338,9 @@ static void fill_priors(mixing *m) {
         /* Less the best one, which changes no probability, so that a small temperature overflows nothing. */
         for (size_t k = 0; k < a->n_docs; k++)
             logprobs[k] = scores[k] == top ? (top == -INFINITY ? top : 0) : (scores[k] - top) / m->loss->temperature;
-        ragfast_lse parts = ragfast_careful_lse(m->kernels, logprobs, a->n_docs, RAGFAST_F64);
-        if (parts.top == -INFINITY) parts.top = 0;
-        for (size_t k = 0; k < a->n_docs; k++) logprobs[k] = (logprobs[k] - parts.top) - parts.log_rest;
+        ragfast_lse terms = ragfast_careful_lse(m->kernels, logprobs, a->n_docs, RAGFAST_F64);
+        if (terms.top == -INFINITY) terms.top = 0;
+        for (size_t k = 0; k < a->n_docs; k++) logprobs[k] = (logprobs[k] - terms.top) - terms.log_rest;
     }
 }
 

@@ -68,11 +68,11 @@ static void logsumexp_row(const job *j, size_t row, size_t col, size_t n) {
     double lse;
     if (j->n_cols <= RAGFAST_SHORT_ROW || !ragfast_fast_lse(j->kernels, &lse, NULL, x, j->n_cols, NAN, j->dtype) ||
         fabs(lse) < RAGFAST_FAST_RESULT) {
-        ragfast_lse parts = ragfast_careful_lse(j->kernels, x, j->n_cols, j->dtype);
-        lse = parts.top + parts.log_rest;
-        if (fabs(lse) < parts.log_rest / 16) { /* what careful lost of log_rest would be seen */
-            parts = ragfast_exact_lse(j->kernels, x, j->n_cols, j->dtype);
-            lse = parts.top + parts.log_rest;
+        ragfast_lse terms = ragfast_careful_lse(j->kernels, x, j->n_cols, j->dtype);
+        lse = terms.top + terms.log_rest;
+        if (fabs(lse) < terms.log_rest / 16) { /* what careful lost of log_rest would be seen */
+            terms = ragfast_exact_lse(j->kernels, x, j->n_cols, j->dtype);
+            lse = terms.top + terms.log_rest;
         }
     }
     if (j->dtype == RAGFAST_F32)
@@ -89,19 +89,19 @@ static void log_softmax_row(const job *j, size_t row, size_t col, size_t n) {
     double top = NAN, lse;
     if (j->n_cols > RAGFAST_SHORT_ROW && j->dtype == RAGFAST_F32)
         top = ragfast_row_max(j->kernels, x, j->n_cols, j->dtype);
-    ragfast_lse parts;
+    ragfast_lse terms;
     if (j->n_cols > RAGFAST_SHORT_ROW && isfinite(top) &&
         ragfast_fast_lse(j->kernels, &lse, NULL, x, j->n_cols, top, j->dtype) && lse - top >= RAGFAST_FAST_RESULT)
-        parts = (ragfast_lse){top, lse - top}; /* no element of the output is nearer to 0 than this */
+        terms = (ragfast_lse){top, lse - top}; /* no element of the output is nearer to 0 than this */
     else
-        parts = ragfast_careful_lse(j->kernels, x, j->n_cols, j->dtype);
-    if (parts.top == -INFINITY) parts.top = 0; /* -inf - 0, or NaN */
+        terms = ragfast_careful_lse(j->kernels, x, j->n_cols, j->dtype);
+    if (terms.top == -INFINITY) terms.top = 0; /* -inf - 0, or NaN */
     if (j->dtype == RAGFAST_F32)
-        j->kernels->subtract_f32((float *)j->out + first, (const float *)(const void *)x, j->n_cols, (float)parts.top,
-                                 parts.log_rest);
+        j->kernels->subtract_f32((float *)j->out + first, (const float *)(const void *)x, j->n_cols, (float)terms.top,
+                                 terms.log_rest);
     else
-        j->kernels->subtract_f64((double *)j->out + first, (const double *)(const void *)x, j->n_cols, parts.top,
-                                 parts.log_rest);
+        j->kernels->subtract_f64((double *)j->out + first, (const double *)(const void *)x, j->n_cols, terms.top,
+                                 terms.log_rest);
 }
 
 static ragfast_status run_rows(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,

@@ -40,10 +40,10 @@ static size_t block_cols(size_t n, ragfast_dtype dtype) {
 double ragfast_row_max(const ragfast_kernels *kernels, const void *x, size_t n, ragfast_dtype dtype) {
     if (dtype == RAGFAST_F64) return kernels->max_f64(x, n);
     float block[BLOCK_COLS], top = -INFINITY;
-    for (size_t i = 0, step; i < n; i += step) {
-        step = block_cols(n - i, dtype);
-        float some = kernels->max_f32(widened(kernels, block, x, i, step, dtype), step);
-        if (some > top) top = some;
+    for (size_t i = 0, n_cols; i < n; i += n_cols) {
+        n_cols = block_cols(n - i, dtype);
+        float cols = kernels->max_f32(widened(kernels, block, x, i, n_cols, dtype), n_cols);
+        if (cols > top) top = cols;
     }
     return top;
 }
@@ -93,16 +93,16 @@ static ragfast_lse slow_lse(const ragfast_kernels *kernels, const void *x, size_
     }
     float block[BLOCK_COLS];
     double wide[BLOCK_COLS];
-    for (size_t i = 0, step; i < n; i += step) {
-        step = exact ? ragfast_min(n - i, BLOCK_COLS) : block_cols(n - i, dtype);
-        const float *some = widened(kernels, block, x, i, step, dtype);
+    for (size_t i = 0, n_cols; i < n; i += n_cols) {
+        n_cols = exact ? ragfast_min(n - i, BLOCK_COLS) : block_cols(n - i, dtype);
+        const float *cols = widened(kernels, block, x, i, n_cols, dtype);
         if (!isfinite(top)) {
-            if (has_nan_f32(some, step)) return (ragfast_lse){top, NAN};
+            if (has_nan_f32(cols, n_cols)) return (ragfast_lse){top, NAN};
         } else if (exact) {
-            for (size_t j = 0; j < step; j++) wide[j] = some[j];
-            others += kernels->sum_exp_rest_f64(wide, step, top, &n_tops);
+            for (size_t j = 0; j < n_cols; j++) wide[j] = cols[j];
+            others += kernels->sum_exp_rest_f64(wide, n_cols, top, &n_tops);
         } else {
-            others += kernels->sum_exp_rest_f32(some, step, (float)top, &n_tops);
+            others += kernels->sum_exp_rest_f32(cols, n_cols, (float)top, &n_tops);
         }
     }
     return (ragfast_lse){top, isfinite(top) ? log1p(others + ((double)n_tops - 1)) : 0};
@@ -116,13 +116,13 @@ ragfast_lse ragfast_exact_lse(const ragfast_kernels *kernels, const void *x, siz
     return slow_lse(kernels, x, n, dtype, 1);
 }
 
-double ragfast_row_sum(const ragfast_kernels *kernels, const void *x, size_t n, double less, ragfast_dtype dtype) {
+double ragfast_row_sum(const ragfast_kernels *kernels, const void *x, size_t n, double offset, ragfast_dtype dtype) {
     double lanes[8] = {0};
     float block[BLOCK_COLS];
-    for (size_t i = 0, step; i < n; i += step) {
-        step = dtype == RAGFAST_F64 ? n : block_cols(n - i, dtype);
-        const float *some = dtype == RAGFAST_F64 ? NULL : widened(kernels, block, x, i, step, dtype);
-        for (size_t j = 0; j < step; j++) lanes[j % 8] += (some ? (double)some[j] : ((const double *)x)[j]) - less;
+    for (size_t i = 0, n_cols; i < n; i += n_cols) {
+        n_cols = dtype == RAGFAST_F64 ? n : block_cols(n - i, dtype);
+        const float *cols = dtype == RAGFAST_F64 ? NULL : widened(kernels, block, x, i, n_cols, dtype);
+        for (size_t j = 0; j < n_cols; j++) lanes[j % 8] += (cols ? (double)cols[j] : ((const double *)x)[j]) - offset;
     }
     return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
 }

@@ -26,8 +26,8 @@ ragfast_lse ragfast_careful_lse(const ragfast_kernels *kernels, const void *x, s
 /* As ragfast_careful_lse, to the last place of float64 for every type: where top + log_rest cancels. */
 ragfast_lse ragfast_exact_lse(const ragfast_kernels *kernels, const void *x, size_t n, ragfast_dtype dtype);
 
-/* Sum of x - less over a row, for where ragfast_fast_lse did not bring it. */
-double ragfast_row_sum(const ragfast_kernels *kernels, const void *x, size_t n, double less, ragfast_dtype dtype);
+/* Sum of x - offset over a row, for where ragfast_fast_lse did not bring it. */
+double ragfast_row_sum(const ragfast_kernels *kernels, const void *x, size_t n, double offset, ragfast_dtype dtype);
 
 /* The maximum, which passes over NaN. */
 double ragfast_row_max(const ragfast_kernels *kernels, const void *x, size_t n, ragfast_dtype dtype);
