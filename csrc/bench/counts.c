@@ -50,7 +50,7 @@ static float doc_logprobs[B * DOCS], token_logprobs[B * DOCS * T], marginals[B *
 static int64_t best_ids[BEST], keys[ROWS * COLUMNS];
 static float narrow_rows[ROWS * COLUMNS], narrow_out[ROWS * COLUMNS];
 static double wide_rows[ROWS * COLUMNS], wide_grad[ROWS * COLUMNS], other_rows[ROWS * COLUMNS], kl[ROWS],
-    keyed[ROWS * KEYS];
+    segment_lse[ROWS * KEYS];
 
 static int failures;
 
@@ -172,8 +172,8 @@ COUNT(marginalize_step) {
 COUNT(kl) {
     expect(__func__, ragfast_kl(kl, NULL, wide_grad, wide_rows, other_rows, ROWS, COLUMNS, 1.0, 1.0, 1), kl[0]);
 }
-COUNT(keyed_logsumexp) {
-    expect(__func__, ragfast_keyed_logsumexp(keyed, wide_rows, keys, ROWS, COLUMNS, KEYS, 1), keyed[0]);
+COUNT(segment_logsumexp) {
+    expect(__func__, ragfast_segment_logsumexp(segment_lse, wide_rows, keys, ROWS, COLUMNS, KEYS, 1), segment_lse[0]);
 }
 
 int main(int argc, char **argv) {
@@ -209,6 +209,6 @@ int main(int argc, char **argv) {
     count_marginalize_token();
     count_marginalize_step();
     count_kl();
-    count_keyed_logsumexp();
+    count_segment_logsumexp();
     return failures != 0;
 }

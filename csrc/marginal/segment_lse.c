@@ -81,8 +81,8 @@ static void run_row(void *context, size_t row, size_t worker) {
     for (size_t i = 0; i < n_states; i++) out[states[i].key] = x[states[i].top] + log1p(states[i].sum);
 }
 
-ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
-                                       size_t n_keys, int n_threads) {
+ragfast_status ragfast_segment_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
+                                         size_t n_keys, int n_threads) {
     if (n_threads < 0 || (n && n_rows > SIZE_MAX / 16 / n) || (n_keys && n_rows > SIZE_MAX / 16 / n_keys))
         return RAGFAST_ERROR_ARGUMENT;
     for (size_t i = 0; i < n_rows * n; i++)

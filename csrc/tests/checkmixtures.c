@@ -1,4 +1,4 @@
-/* ragfast_marginalize_step, ragfast_kl and ragfast_keyed_logsumexp at every level and thread count, against the
+/* ragfast_marginalize_step, ragfast_kl and ragfast_segment_logsumexp at every level and thread count, against the
  * formulas in long double. */
 #include "tests/checkkernels.h"
 
@@ -310,7 +310,7 @@ static void check_kl(size_t n_rows, size_t n, double p_temperature, double q_tem
 
 /* ---- keys -------------------------------------------------------------------------------------------------------- */
 
-static void check_keyed(size_t n_rows, size_t n, size_t n_keys, double scale) {
+static void check_segment_lse(size_t n_rows, size_t n, size_t n_keys, double scale) {
     double *x = input(n_rows * n * sizeof(double));
     int64_t *keys = input(n_rows * n * sizeof(int64_t));
     for (size_t i = 0; i < n_rows * n; i++) {
@@ -333,10 +333,10 @@ static void check_keyed(size_t n_rows, size_t n, size_t n_keys, double scale) {
         ragfast_set_isa(ragfast_isa_name(level));
         double *first = must(malloc(size + 1));
         for (int n_threads = 1; n_threads <= 4; n_threads++) {
-            WHERE("keyed at %s, %zu x %zu, %zu keys, scale %g, %d threads", ragfast_isa(), n_rows, n, n_keys, scale,
-                  n_threads);
+            WHERE("segment_logsumexp at %s, %zu x %zu, %zu keys, scale %g, %d threads", ragfast_isa(), n_rows, n,
+                  n_keys, scale, n_threads);
             double *out = output(size);
-            check(!ragfast_keyed_logsumexp(out, x, keys, n_rows, n, n_keys, n_threads), "failed");
+            check(!ragfast_segment_logsumexp(out, x, keys, n_rows, n, n_keys, n_threads), "failed");
             for (size_t i = 0; i < n_rows * n_keys && n_threads == 1; i++)
                 check(is_close(out[i], expected[i], RAGFAST_F64, 4, 4e-16L * fmax(1, scale)), "[%zu,%zu] %a for %La",
                       i / n_keys, i % n_keys, out[i], expected[i]);
@@ -379,10 +379,10 @@ static void check_mixture_refusals(void) {
     check(ragfast_kl(&out, NULL, NULL, &one, &one, half, half, 1, 1, 1) == refused, "an overflow was taken");
     check(ragfast_kl(&out, NULL, NULL, &one, &one, 1, 1, 1, 1, -1) == refused, "-1 threads were taken");
     check(!ragfast_kl(&out, NULL, NULL, &one, &one, 1, 0, 1, 1, 1) && isnan(out), "no columns gave %g", out);
-    check(ragfast_keyed_logsumexp(&out, &one, &id, half, half, 1, 1) == refused, "an overflow was taken");
-    check(ragfast_keyed_logsumexp(&out, &one, &id, half, 1, half, 1) == refused, "an overflow was taken");
-    check(ragfast_keyed_logsumexp(&out, &one, &id, 1, 1, 1, -1) == refused, "-1 threads were taken");
-    check(!ragfast_keyed_logsumexp(&out, &one, &id, 1, 0, 1, 1) && out == -INFINITY, "no elements gave %g", out);
+    check(ragfast_segment_logsumexp(&out, &one, &id, half, half, 1, 1) == refused, "an overflow was taken");
+    check(ragfast_segment_logsumexp(&out, &one, &id, half, 1, half, 1) == refused, "an overflow was taken");
+    check(ragfast_segment_logsumexp(&out, &one, &id, 1, 1, 1, -1) == refused, "-1 threads were taken");
+    check(!ragfast_segment_logsumexp(&out, &one, &id, 1, 0, 1, 1) && out == -INFINITY, "no elements gave %g", out);
 }
 
 void check_mixtures(int threads_only) {
@@ -393,10 +393,11 @@ void check_mixtures(int threads_only) {
         check_kl(kls[i][0], kls[i][1], 0.1, 0.1, 1);
         check_kl(kls[i][0], kls[i][1], 0.7, 2.5, 20);
     }
-    static const size_t keyed[][3] = {{30, 400, 4000}, {70, 3000, 20}, {4, 700, 1}, {4, 0, 3}, {4, 257, 90}, {0, 3, 3}};
+    static const size_t segment_lse[][3] = {{30, 400, 4000}, {70, 3000, 20}, {4, 700, 1},
+                                            {4, 0, 3},       {4, 257, 90},   {0, 3, 3}};
     for (size_t i = 0; i < (threads_only ? 2 : 6); i++) {
-        check_keyed(keyed[i][0], keyed[i][1], keyed[i][2], 5);
-        check_keyed(keyed[i][0], keyed[i][1], keyed[i][2], 1e4);
+        check_segment_lse(segment_lse[i][0], segment_lse[i][1], segment_lse[i][2], 5);
+        check_segment_lse(segment_lse[i][0], segment_lse[i][1], segment_lse[i][2], 1e4);
     }
     check_mixture_refusals();
 }

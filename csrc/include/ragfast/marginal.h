@@ -122,8 +122,8 @@ RAGFAST_API ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad
 
 /* out (n_rows,n_keys) = for each key the LSE of x[i,j] over j with keys[i,j] = key, -inf for none. x and keys (n_rows,n);
  * keys below n_keys; negative: left out. */
-RAGFAST_API ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows,
-                                                   size_t n, size_t n_keys, int n_threads);
+RAGFAST_API ragfast_status ragfast_segment_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows,
+                                                     size_t n, size_t n_keys, int n_threads);
 
 #ifdef __cplusplus
 }

@@ -147,7 +147,7 @@ cdef extern from "ragfast/ragfast.h" nogil:
 
     ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const double *p, const double *q,
                               size_t n_rows, size_t n, double p_temperature, double q_temperature, int n_threads)
-    ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
+    ragfast_status ragfast_segment_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
                                            size_t n_keys, int n_threads)
     ragfast_status ragfast_gather_scores(double *scores, const void *queries, const int64_t *rows, size_t n_queries,
                                          size_t k, const ragfast_docs *docs, int n_threads)
