@@ -24,47 +24,21 @@ static inline void ragfast_swap(ragfast_candidate *a, ragfast_candidate *b) {
     *b = t;
 }
 
-/* Best first. A heap sort: in place, no recursion, no bad input. */
-static inline void ragfast_sort_best(ragfast_candidate *items, size_t n) {
+typedef int ragfast_order(const void *context, const ragfast_candidate *a, const ragfast_candidate *b);
+
+/* A heap sort by `before`: in place, no recursion, no bad input. Inlined by force, so that `before` is. */
+static inline __attribute__((always_inline)) void ragfast_heap_sort(ragfast_candidate *items, size_t n,
+                                                                    ragfast_order *before, const void *context) {
     for (size_t end = n, start = n / 2; end > 1;) {
         if (start > 0)
             start--;
         else
             ragfast_swap(&items[--end], &items[0]);
         for (size_t parent = start, child; (child = 2 * parent + 1) < end; parent = child) {
-            if (child + 1 < end && ragfast_before(&items[child], &items[child + 1])) child++;
-            if (!ragfast_before(&items[parent], &items[child])) break;
+            if (child + 1 < end && before(context, &items[child], &items[child + 1])) child++;
+            if (!before(context, &items[parent], &items[child])) break;
             ragfast_swap(&items[parent], &items[child]);
         }
-    }
-}
-
-/* Puts the k best of n first, the k-th of them at k-1, the others in no order. 1 <= k <= n. Quickselect by the median
- * of three; an input on which that goes badly is sorted instead, so the cost is at most n log n. */
-static inline void ragfast_select_best(ragfast_candidate *items, size_t n, size_t k) {
-    size_t first = 0, last = n - 1, rounds_left = 4;
-    for (size_t m = n; m > 1; m /= 2) rounds_left += 2;
-    while (first < last) {
-        if (rounds_left-- == 0) {
-            ragfast_sort_best(items + first, last - first + 1);
-            return;
-        }
-        size_t middle = first + (last - first) / 2;
-        if (ragfast_before(&items[middle], &items[first])) ragfast_swap(&items[middle], &items[first]);
-        if (ragfast_before(&items[last], &items[first])) ragfast_swap(&items[last], &items[first]);
-        if (ragfast_before(&items[last], &items[middle])) ragfast_swap(&items[last], &items[middle]);
-        ragfast_candidate pivot = items[middle];
-        size_t i = first, j = last;
-        for (;;) {
-            while (ragfast_before(&items[i], &pivot)) i++;
-            while (ragfast_before(&pivot, &items[j])) j--;
-            if (i >= j) break;
-            ragfast_swap(&items[i++], &items[j--]);
-        }
-        if (k - 1 <= j)
-            last = j;
-        else
-            first = j + 1;
     }
 }
 

@@ -4,9 +4,11 @@
  *     error(q,d) = gamma |q||d| + underflow          (gamma_n = n u / (1 - n u), u = 2^-24, n = D + 8 roundings)
  * by the standard bound on an inner product in any order of summation (Higham, Accuracy and Stability of Numerical
  * Algorithms, 3.1) and Cauchy-Schwarz. */
+#include "search/scan_f32.h"
+
 #include "core/elements.h"
 #include "core/rows.h"
-#include "search/state.h"
+#include "search/topk.h"
 
 #include <float.h>
 #include <math.h>
@@ -96,7 +98,7 @@ static const float *block_as_f32(search *s, search_worker *w, const doc_block *b
 
 /* Tiles outside, panels inside: a tile's queries stay in the first-level cache for the whole block. Each packed tile
  * fetches its share of the next block, of which packing reads 16 rows side by side: no hardware foresees that. */
-void ragfast_scan_float32(search *s, const doc_block *block, size_t worker) {
+void ragfast_scan_f32(search *s, const doc_block *block, size_t worker) {
     search_worker *w = &s->workers[worker];
     size_t first = block->first, n_docs = block->n_docs, dim = s->docs->dim, n_panels = (n_docs + PANEL - 1) / PANEL;
     int packed = is_packed(s, w->n_listed);

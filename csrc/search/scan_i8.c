@@ -3,9 +3,11 @@
  * For query codes z^ and document codes c, Z . Y and z^ . c differ by at most |Z||Y - c| + |Z - z^||c| (Cauchy-Schwarz
  * twice); a prefix of the elements leaves out at most |Z beyond||Y beyond|. docs/exactness.md has the proof, and numbers
  * the inequalities that are named here. */
+#include "search/scan_i8.h"
+
 #include "core/elements.h"
 #include "search/quantize.h"
-#include "search/state.h"
+#include "search/topk.h"
 
 #include <float.h>
 #include <math.h>
@@ -211,19 +213,6 @@ static void take_hits(search *s, size_t q, size_t worker, uint32_t hits, const i
 
 /* ---- panels against queries -------------------------------------------------------------------------------------- */
 
-/* The first panel from p on, below end, of which a document is allowed; or end. */
-static size_t next_allowed(const ragfast_docs *docs, size_t p, size_t end) {
-    while (docs->allowed && p < end && !docs->allowed[p]) p++;
-    return p;
-}
-
-/* And the end of the run of such panels that begins at p. */
-static size_t end_of_run(const ragfast_docs *docs, size_t p, size_t end) {
-    if (!docs->allowed) return end;
-    while (p < end && docs->allowed[p]) p++;
-    return p;
-}
-
 /* Few queries, from the high plane. Blocks outside, tiles of queries inside, runs of panels inside the kernel. */
 static void scan_packed(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
@@ -241,8 +230,8 @@ static void scan_packed(search *s, size_t first, size_t end, size_t worker) {
                 int32_t dots[TILE * PANEL];
                 uint32_t hits[TILE];
                 if (p >= run_end) {
-                    p = next_allowed(s->docs, p, block_end);
-                    run_end = end_of_run(s->docs, p, block_end);
+                    p = ragfast_next_allowed(s->docs, p, block_end);
+                    run_end = ragfast_end_of_run(s->docs, p, block_end);
                     w->pairs_scanned += n * (run_end - p);
                     if (p == block_end) break;
                 }
@@ -274,8 +263,8 @@ static void scan_unpacked(search *s, size_t first, size_t end, size_t worker) {
     size_t low_lines = kernels->code_mask == 0xff ? n_scanned * RAGFAST_GROUP_LOW / 64 : 0;
     size_t n_tiles = (s->n_queries + tile - 1) / tile, share = (high_lines + low_lines + n_tiles - 1) / n_tiles;
     size_t next;
-    for (size_t p = next_allowed(s->docs, first / PANEL, n_panels); p < n_panels; p = next) {
-        next = next_allowed(s->docs, p + 1, n_panels);
+    for (size_t p = ragfast_next_allowed(s->docs, first / PANEL, n_panels); p < n_panels; p = next) {
+        next = ragfast_next_allowed(s->docs, p + 1, n_panels);
         const uint8_t *high = codes->high + p * n_groups * RAGFAST_GROUP_HIGH;
         const uint8_t *low = codes->low + p * n_groups * RAGFAST_GROUP_LOW;
         kernels->unpack_codes(w->panel_codes, high, low, n_scanned);
@@ -341,7 +330,7 @@ static void update_policy(search *s, search_worker *w) {
     update_prefix_policy(s, w);
 }
 
-void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker) {
+void ragfast_scan_i8(search *s, size_t first, size_t end, size_t worker) {
     search_worker *w = &s->workers[worker];
     size_t n_panels, n_allowed = ragfast_count_allowed(s->docs, first, end, &n_panels);
     w->pairs_scanned = w->pairs_refined = 0;

@@ -1,4 +1,4 @@
-/* Exact top-k: a scan with rigorous error bounds, in float32 (scan_float32.c) or of codes (scan_codes.c), then float64 scores of
+/* Exact top-k: a scan with rigorous error bounds, in float32 (scan_f32.c) or of codes (scan_i8.c), then float64 scores of
  * the few that the bounds cannot exclude.
  *
  * Each query keeps a threshold, a lower bound on its K-th best score so far; a document of which an upper bound is below the
@@ -13,7 +13,11 @@
 #include "core/pool.h"
 #include "core/rows.h"
 #include "ragfast/runtime.h"
-#include "search/state.h"
+#include "search/rescore.h"
+#include "search/scan_f32.h"
+#include "search/scan_f64.h"
+#include "search/scan_i8.h"
+#include "search/topk.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -37,23 +41,6 @@ enum {
     MAX_DIM = 1 << 20
 };
 
-size_t ragfast_count_allowed(const ragfast_docs *docs, size_t first, size_t end, size_t *n_panels) {
-    size_t begin = first / PANEL, panels_end = (end + PANEL - 1) / PANEL, n = 0, any = 0;
-    *n_panels = panels_end - begin;
-    if (!docs->allowed || first == end) return end - first;
-    uint32_t first_word = ragfast_present(docs, begin, first, end), last_word = 0;
-    if (panels_end > begin + 1) last_word = ragfast_present(docs, panels_end - 1, first, end);
-    for (size_t p = begin; p < panels_end; p++) { /* in 32-bit words, as every compiler makes vectors of it */
-        uint32_t x = p == begin ? first_word : p + 1 == panels_end ? last_word : docs->allowed[p];
-        any += x != 0;
-        x -= x >> 1 & 0x55555555;
-        x = (x & 0x33333333) + (x >> 2 & 0x33333333);
-        n += ((x + (x >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
-    }
-    *n_panels = any;
-    return n;
-}
-
 /* ---- documents against the group of queries ---------------------------------------------------------------------- */
 
 /* Norms of float32 documents that came without, and so have not been checked either. */
@@ -71,9 +58,9 @@ static int find_norms(search *s, const doc_block *block, float *norms) {
     return 1;
 }
 
-static void ask_for_rows(const search *s, const doc_block *block) {
+static void prefetch_rows(const search *s, const doc_block *block) {
     for (size_t j = 0; j < block->n_docs && s->docs->mapped; j++)
-        ragfast_ask_for_row(s, s->docs, ragfast_row_of(block, j));
+        ragfast_prefetch_row(s, s->docs, ragfast_row_of(block, j));
 }
 
 static int rows_checksum_ok(search *s, const doc_block *block) {
@@ -89,7 +76,7 @@ static void run_block(search *s, const doc_block *block, size_t worker) {
     const ragfast_docs *docs = s->docs;
     search_worker *w = &s->workers[worker];
     size_t dim = docs->dim;
-    if (block->rows || s->exact_only) ask_for_rows(s, block);
+    if (block->rows || s->exact_only) prefetch_rows(s, block);
     if (!rows_checksum_ok(s, block)) return; /* before they are called infinite: damaged ones may be */
     int checked = docs->dtype == RAGFAST_F64 || docs->norms || find_norms(s, block, w->block_norms);
     for (size_t j = 0; j < block->n_docs && docs->dtype == RAGFAST_F64; j++) /* listed where not all are allowed */
@@ -99,23 +86,11 @@ static void run_block(search *s, const doc_block *block, size_t worker) {
         return;
     }
     if (s->exact_only) {
-        ragfast_score_rows(s, block, worker);
+        ragfast_scan_f64(s, block, worker);
         return;
     }
     for (size_t i = 0; i < w->n_listed; i++) w->slots[w->listed[i]].by_float32 += block->n_docs;
-    ragfast_scan_float32(s, block, worker);
-}
-
-/* The next rows that are allowed, of *first <= i < end, up to a block of them. */
-static doc_block list_rows(const search *s, uint32_t *rows, size_t *first, size_t end) {
-    doc_block block = {.rows = rows};
-    while (*first < end && block.n_docs + PANEL <= s->block_docs) {
-        size_t panel = *first / PANEL;
-        for (uint32_t mask = ragfast_present(s->docs, panel, *first, end); mask; mask &= mask - 1)
-            rows[block.n_docs++] = (uint32_t)(panel * PANEL + (size_t)__builtin_ctz(mask));
-        *first = (panel + 1) * PANEL;
-    }
-    return block;
+    ragfast_scan_f32(s, block, worker);
 }
 
 /* Queries that codes do not repay, from this chunk on by float32. Returns how many are left to the codes. */
@@ -138,13 +113,14 @@ static void run_chunk(void *context, size_t chunk, size_t worker) {
     size_t end = ragfast_min(s->docs->n_docs, first + s->chunk_docs);
     if (first < s->n_warmup_rows) first = ragfast_min(s->n_warmup_rows, end);
     if (s->coded && first < end) {
-        if (list_disabled(s, w)) ragfast_scan_codes(s, first, end, worker);
+        if (list_disabled(s, w)) ragfast_scan_i8(s, first, end, worker);
         if (!w->n_listed) return;
     }
+    const ragfast_docs *docs = s->docs;
     while (first < end && atomic_load_explicit(&s->status, memory_order_relaxed) == RAGFAST_OK) {
         doc_block block;
         if (s->listed) {
-            block = list_rows(s, w->rows, &first, end);
+            block = ragfast_list_rows(docs, w->rows, s->block_docs, &first, end);
             if (block.n_docs == 0) break;
         } else {
             block = (doc_block){.first = first, .n_docs = ragfast_min(end - first, s->block_docs)};
@@ -156,9 +132,32 @@ static void run_chunk(void *context, size_t chunk, size_t worker) {
     }
 }
 
+/* ---- results ----------------------------------------------------------------------------------------------------- */
+
+static void write_results(const search *s, size_t q, const ragfast_candidate *best, size_t n) {
+    double *scores = s->scores + q * s->k_out;
+    int64_t *doc_ids = s->doc_ids + q * s->k_out;
+    for (size_t i = 0; i < s->k_out; i++) {
+        scores[i] = i < n ? best[i].lower : -INFINITY;
+        doc_ids[i] = i < n ? best[i].id : -1;
+    }
+    if (!s->doc_logprobs) return;
+    double *logprobs = s->doc_logprobs + q * s->k_out, sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        logprobs[i] = (scores[i] - scores[0]) / s->temperature;
+        if (i > 0) sum += exp(logprobs[i]); /* the best one's 1 stays apart: log p near 0 keeps its digits */
+    }
+    double log_sum = log1p(sum);
+    for (size_t i = 0; i < s->k_out; i++) logprobs[i] = i < n ? logprobs[i] - log_sum : -INFINITY;
+}
+
 static void finish_query(void *context, size_t q, size_t worker) {
     (void)worker;
-    ragfast_finish_query(context, q);
+    search *s = context;
+    query_slot total;
+    size_t n = ragfast_take_best(s, q, &total);
+    write_results(s, q, ragfast_candidates_of(s, q, 0), n);
+    if (s->stats) s->stats[q] = (ragfast_query_stats){total.rescored, total.by_codes, total.by_float32};
 }
 
 /* ---- the group of queries ---------------------------------------------------------------------------------------- */
@@ -209,12 +208,12 @@ static void score_warmup_rows(search *s) {
     for (size_t first = 0, end = s->n_warmup_rows; first < end;) {
         doc_block block = {.first = first, .n_docs = end - first};
         if (docs->allowed)
-            block = list_rows(s, w->rows, &first, end);
+            block = ragfast_list_rows(docs, w->rows, s->block_docs, &first, end);
         else
             first = end;
-        ask_for_rows(s, &block);
+        prefetch_rows(s, &block);
         if (!rows_checksum_ok(s, &block)) return;
-        ragfast_score_rows(s, &block, 0);
+        ragfast_scan_f64(s, &block, 0);
     }
     for (size_t q = 0; q < s->n_queries && s->n_warmup_rows > 0; q++) {
         if (!atomic_load(&s->codes_disabled[q])) w->slots[q].by_codes += n;
@@ -233,7 +232,7 @@ static int codes_serve(const ragfast_docs *docs, size_t n_queries, size_t k) {
     return docs->n_docs >= (n_queries == 1 ? MIN_CODED_ONE : MIN_CODED) && k <= docs->n_docs / 64;
 }
 
-/* Codes are near and rows memory-mapped: what only the upper six bits let through is looked at by all eight, where a level has
+/* Codes are in memory and rows memory-mapped: what only the upper six bits let through is looked at by all eight, where a level has
  * such tiles, before its row is read. */
 static int refines_by_all_bits(const search *s, const ragfast_docs *docs) {
     return docs->mapped && s->kernels->code_mask == 0xff;
@@ -283,7 +282,7 @@ static int list_is_cheaper(const search *s, size_t n_panels) {
     double n_queries = (double)s->n_queries, rows = (double)s->n_allowed, panels = (double)n_panels * PANEL;
     double row = 2 * (double)ragfast_element_size(docs->dtype), n_scanned = 1;
     if (!s->coded) return rows * row < panels * row / 2;
-    if (docs->mapped) return 0; /* codes are what is near */
+    if (docs->mapped) return 0; /* the codes are in memory */
     if (docs->codes->prefix > 0) n_scanned = (double)docs->codes->prefix / (double)docs->dim + 0.1;
     return rows * (row + n_queries / 4) <
            panels * n_scanned * (s->unpacked ? 1 + n_queries / 16 : 0.75 + n_queries / 16);
@@ -330,8 +329,8 @@ static void begin_segment(search *s, size_t segment) {
 
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
 
-/* Carves the scratch block; returns the bytes it takes. With block NULL nothing is written but sizes. Room is for any way that
- * a segment may go: memory that is not touched costs nothing. */
+/* Carves the scratch block; returns the bytes it takes. With block NULL nothing is written but sizes. There are buffers for any
+ * scan that a segment may take: memory that is not touched costs nothing. */
 static size_t lay_out(search *s, char *block, size_t group) {
     size_t used = 0, dim = s->segments->dim, row = ragfast_padded(dim);
     int scans = s->needs_scan_buffers, coded = s->needs_code_buffers, lists = 0,
@@ -417,8 +416,8 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
     }
     if (s->any_mapped) s->page_bytes = ragfast_page_bytes();
     s->n_workers = ragfast_min(ragfast_min(n_threads, RAGFAST_MAX_THREADS), n_chunks);
-    /* The bounds of codes are wide: where candidates may wait until the threshold has risen, most are never read. From a far
-     * medium the room repays itself with many queries too: a sixth fewer bytes read. */
+    /* The bounds of codes are wide: where candidates may wait until the threshold has risen, most are never read. From a
+     * mapped medium the memory repays itself with many queries too: a sixth fewer bytes read. */
     size_t extra = s->needs_unpacked_buffers && !s->any_mapped ? EXTRA_UNPACKED
                    : s->needs_code_buffers                     ? EXTRA_PACKED
                                                                : EXTRA_FLOAT32;

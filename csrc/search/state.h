@@ -1,11 +1,11 @@
-/* What the parts of a search share: search.c (driver), candidates.c (candidate buffers, groups, results), scan_float32.c and
- * scan_codes.c (the two ways of finding candidates). */
+/* The state of a search: of the query, of the segment and of each worker. Types and inline helpers only. */
 #ifndef RAGFAST_STATE_H
 #define RAGFAST_STATE_H
 
 #include "core/kernels.h"
 #include "ragfast/search.h"
 #include "search/candidate.h"
+#include "search/segment.h"
 
 #include <stdatomic.h>
 
@@ -36,17 +36,6 @@ typedef struct refinement {
 } refinement;
 
 enum { RAGFAST_MAX_REFINEMENTS = 64 }; /* waiting while their panels are fetched */
-
-/* Documents of the segment that are looked at together: rows from first on, or those listed. */
-typedef struct doc_block {
-    size_t first, n_docs;
-    const uint32_t *rows; /* ascending, or NULL */
-    size_t n_next;        /* rows after the last that the same worker will ask for, where none are listed */
-} doc_block;
-
-static inline size_t ragfast_row_of(const doc_block *block, size_t j) {
-    return block->rows ? block->rows[j] : block->first + j;
-}
 
 /* What a document of a group must reach: max_per_group others of it are certainly as good. Without these, where fewer than k
  * documents qualify and so no threshold rises, all would be kept and sorted: of fewer than k groups then, so that with k places
@@ -138,22 +127,6 @@ typedef struct search {
     atomic_flag corrupt_is_known;
 } search;
 
-static inline int64_t ragfast_id_of(const ragfast_docs *docs, size_t row) {
-    return docs->ids ? docs->ids[row] : docs->first_id + (int64_t)row;
-}
-
-static inline int ragfast_is_allowed(const ragfast_docs *docs, size_t row) {
-    return !docs->allowed || (docs->allowed[row / 32] >> row % 32 & 1);
-}
-
-/* Of a panel's documents, those that take part: of rows first <= i < end, as codes may be there of later ones. */
-static inline uint32_t ragfast_present(const ragfast_docs *docs, size_t panel, size_t first, size_t end) {
-    uint32_t mask = docs->allowed ? docs->allowed[panel] : UINT32_MAX;
-    if (first > panel * RAGFAST_PANEL_DOCS) mask &= UINT32_MAX << (first - panel * RAGFAST_PANEL_DOCS);
-    if (end - panel * RAGFAST_PANEL_DOCS < RAGFAST_PANEL_DOCS) mask &= (1u << (end - panel * RAGFAST_PANEL_DOCS)) - 1;
-    return mask;
-}
-
 static inline double ragfast_threshold_of(const search *s, size_t q) {
     return atomic_load_explicit(&s->thresholds[q], memory_order_relaxed);
 }
@@ -164,36 +137,13 @@ static inline double ragfast_scan_threshold(const search *s, size_t q) {
     return s->l2 ? (s->query_squares[q] * (1 - 1e-11) + threshold * (1 + 1e-11)) / 2 : threshold;
 }
 
-/* search.c. Of rows first <= i < end; *n_panels: in how many panels they are. */
-size_t ragfast_count_allowed(const ragfast_docs *docs, size_t first, size_t end, size_t *n_panels);
-void ragfast_fail(search *s, ragfast_status status);
+static inline void ragfast_fail(search *s, ragfast_status status) {
+    atomic_store_explicit(&s->status, (int)status, memory_order_relaxed);
+}
 
-/* candidates.c. offer: what a scan knows of a row of the segment, that its inner product is within error of middle; it becomes a
- * candidate unless that is below the threshold, and the query's candidate buffer is pruned when it is full. */
-typedef enum ragfast_outcome {
-    RAGFAST_DROPPED,
-    RAGFAST_BUFFERED,
-    RAGFAST_LIKELY
-} ragfast_outcome; /* likely above the threshold */
-ragfast_outcome ragfast_offer(search *s, size_t q, size_t worker, size_t row, double middle, double error);
-/* Float64 scores of all queries with rows that have been checked by their checksums. */
-void ragfast_score_rows(search *s, const doc_block *block, size_t worker);
-void ragfast_prune(search *s, size_t q, size_t worker);
-void ragfast_raise_threshold(search *s, size_t q, size_t worker); /* by what the candidate buffer holds */
-void ragfast_finish_query(search *s, size_t q); /* candidates of all workers together, the best k of them written out */
-int ragfast_row_checksum_ok(search *s, size_t segment, size_t row); /* by its checksum; else the search fails */
-void ragfast_ask_for_row(const search *s, const ragfast_docs *docs,
-                         size_t row); /* of the medium that it is mapped from */
-
-/* scan_float32.c: a block of documents against the listed queries. After a change to the list it is to be laid out. */
-size_t ragfast_scan_queries_size(const search *s, size_t n_queries);
-void ragfast_lay_out_listed(const search *s, search_worker *w);
-void ragfast_scan_float32(search *s, const doc_block *block, size_t worker);
-
-/* scan_codes.c: once a group and transform, then documents first <= i < end, where first need not begin a panel. Packed codes of queries,
- * in either form, take query_code_bytes. */
-size_t ragfast_query_code_bytes(const search *s, size_t n_queries, size_t tile);
-void ragfast_prepare_codes(search *s);
-void ragfast_scan_codes(search *s, size_t first, size_t end, size_t worker);
+/* The candidates that a query holds on a worker. */
+static inline ragfast_candidate *ragfast_candidates_of(const search *s, size_t q, size_t worker) {
+    return s->candidates + (q * s->n_workers + worker) * s->capacity;
+}
 
 #endif
