@@ -19,22 +19,6 @@ static int before_by_group(const void *context, const ragfast_candidate *a, cons
     return group_a != group_b ? group_a < group_b : ragfast_before(a, b);
 }
 
-int ragfast_is_excluded(const search *s, size_t q, size_t row) {
-    return s->excluded_groups && s->excluded_groups[q] >= 0 && s->docs->groups &&
-           s->docs->groups[row] == s->excluded_groups[q];
-}
-
-static group_threshold *group_threshold_of(const search *s, size_t q, size_t worker, int32_t group) {
-    return s->group_thresholds + (q * s->n_workers + worker) * s->n_group_thresholds +
-           (size_t)group % s->n_group_thresholds;
-}
-
-int ragfast_is_below_group(const search *s, size_t q, size_t worker, size_t row, double upper) {
-    if (!s->max_per_group || !s->docs->groups || s->docs->groups[row] < 0) return 0;
-    const group_threshold *threshold = group_threshold_of(s, q, worker, s->docs->groups[row]);
-    return threshold->group == s->docs->groups[row] && upper < threshold->lower;
-}
-
 size_t ragfast_put_feasible_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
     ragfast_heap_sort(items, *n, before_by_group, s);
     size_t n_feasible = 0, n_left = 0, in_group = 0;
@@ -46,7 +30,7 @@ size_t ragfast_put_feasible_first(const search *s, size_t q, size_t worker, ragf
         before = group;
         if (in_group == s->max_per_group) {
             last_lower = items[i].lower;
-            if (group >= 0) *group_threshold_of(s, q, worker, group) = (group_threshold){last_lower, group};
+            if (group >= 0) *ragfast_group_threshold_of(s, q, worker, group) = (group_threshold){last_lower, group};
         }
         if (in_group > s->max_per_group && (items[i].exact || items[i].upper < last_lower)) continue;
         items[n_left++] = items[i];
