@@ -302,6 +302,7 @@ static void check_packed_codes(const ragfast_kernels *kernels) {
             for (size_t n_queries = 1; n_queries <= TILE; n_queries++)
                 for (size_t n_panels = 1; n_panels <= MAX_PANELS; n_panels++)
                     for (size_t first = 0; first <= n_panels; first++) {
+                        if (skip_case()) continue;
                         if (p.n_groups > 9 && (first + n_panels + n_queries) % 4) continue; /* the oracle is slow */
                         WHERE("%s tile_high, %zu groups, %s, %zu queries, %zu panels, first hit in %zu", kernels->name,
                               p.n_groups, kind_names[kind], n_queries, n_panels, first);
@@ -380,7 +381,7 @@ static void check_unpacked_codes(const ragfast_kernels *kernels) {
                     WHERE("%s tile_codes, %zu of %zu groups, %s, %zu queries", kernels->name, n_scanned, n_groups,
                           kind_names[kind], n_queries);
                     for (size_t repeat = 0; repeat < 3; repeat++)
-                        check_tile_codes(kernels, &p, repeat == 1 ? tile : 0, n_queries);
+                        if (!skip_case()) check_tile_codes(kernels, &p, repeat == 1 ? tile : 0, n_queries);
                 }
                 free_codes(&p);
             }
@@ -390,6 +391,7 @@ void check_code_kernels(const ragfast_kernels *kernels) {
     for (size_t x = 0; x < N_DIMS; x++) {
         size_t dim = nth_dim(x);
         WHERE("%s, D %zu", kernels->name, dim);
+        if (skip_case()) continue;
         for (int i = 0; i < 8; i++) check_center(kernels, dim, i & 1, i & 2, i & 4);
         for (int kind = 0; kind < N_ENCODINGS; kind++)
             for (int repeat = 0; repeat < 4; repeat++) check_encode(kernels, dim, kind);
@@ -405,7 +407,8 @@ void ragfast_code_fill_amx_emulated(ragfast_kernels *table);
 void peak_fill_amx_emulated(peak_kernels *table);
 
 /* The table of AVX-512 VNNI, by its name: a level above it has an unpack_codes that may be another. */
-void check_emulated_amx(void) {
+void check_emulated_amx(int threads_only) {
+    if (threads_only) return;
     for (size_t level = 0; level < ragfast_isa_count(); level++) {
         if (strcmp(ragfast_isa_name(level), "avx512vnni") != 0 || !ragfast_isa_available(level)) continue;
         const char *before = ragfast_isa();
@@ -426,7 +429,9 @@ void check_emulated_amx(void) {
     printf("amx, emulated: SKIPPED, avx512vnni is not on this machine\n");
 }
 #else
-void check_emulated_amx(void) { printf("amx, emulated: SKIPPED, not in this build\n"); }
+void check_emulated_amx(int threads_only) {
+    if (!threads_only) printf("amx, emulated: SKIPPED, not in this build\n");
+}
 #endif
 
 /* ---- timings ----------------------------------------------------------------------------------------------------- */

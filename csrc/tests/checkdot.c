@@ -163,6 +163,7 @@ void check_dot_kernels(const ragfast_kernels *kernels) {
     for (size_t x = 0; x < N_DIMS; x++) {
         size_t dim = x < 70 ? x + 1 : large[x - 70];
         for (int kind = 0; kind < N_KINDS; kind++) {
+            if (kind != UNIFORM && skip_case()) continue;
             size_t queries_size = MOST * dim * sizeof(float), docs_size = PANEL * dim * sizeof(float);
             float *queries = input(queries_size), *docs = input(docs_size);
             fill(queries, MOST, dim, kind == EQUAL || kind == NEAR_DUPLICATES ? UNIFORM : kind);
@@ -180,6 +181,7 @@ void check_dot_kernels(const ragfast_kernels *kernels) {
                     /* Every pair of sizes on one kind of data, a few on the others. */
                     size_t step = kind == UNIFORM && (dim < 40 || n_queries % 3 == 0) ? 1 : 11;
                     for (size_t n_docs = 1 + random_below(step); n_docs <= PANEL; n_docs += step) {
+                        if (skip_case()) continue;
                         WHERE("%s %s, D %zu, %s, %zu queries, %zu documents", kernels->name,
                               packed ? "tile_packed_f32" : "tile_rows_f32", dim, kind_names[kind], n_queries, n_docs);
                         /* The last rows, so that the end of both inputs is the unreadable page. */

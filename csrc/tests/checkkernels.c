@@ -1,8 +1,13 @@
-/* Checks every kernel of every available level against its contract, then ragfast_search and the marginalization from
- * the public header; `checkkernels --bench` times the kernels instead. Exit status 1 if anything was wrong.
+/* Checks every kernel of every available level against its contract, then the functions of the public headers. Exit status 1
+ * if anything was wrong.
  *
- * Meant to be run plain, under AddressSanitizer with UBSan, and under ThreadSanitizer (`make sanitize`). Sanitizers do not
- * see masked vector loads, so inputs end where an unreadable page begins; outputs lie between canaries. */
+ *     checkkernels [subject ...]   everything, or these subjects
+ *     --quick                      one case in sixteen
+ *     --threads                    for ThreadSanitizer: calls with several threads only, because kernels share nothing
+ *     --bench                      times the kernels instead
+ *
+ * `make sanitize` runs it under AddressSanitizer with UBSan, and under ThreadSanitizer. Sanitizers do not see masked vector
+ * loads, so inputs end where an unreadable page begins; outputs lie between canaries. */
 #include "tests/checkkernels.h"
 
 #include <stdarg.h>
@@ -126,49 +131,83 @@ double now(void) {
 
 volatile double sink;
 
-int main(int argc, char **argv) {
-    int bench = argc == 2 && strcmp(argv[1], "--bench") == 0;
-    int threads_only = argc == 2 && strcmp(argv[1], "--threads") == 0; /* for ThreadSanitizer: kernels share nothing */
-    if (argc > 1 && !bench && !threads_only) {
-        fprintf(stderr, "usage: %s [--bench | --threads]\n", argv[0]);
-        return 2;
-    }
-    for (size_t level = 0; level < ragfast_isa_count(); level++) {
-        if (!ragfast_isa_available(level)) {
-            printf("%s: not on this machine\n", ragfast_isa_name(level));
-            continue;
-        }
+/* ---- subjects ---------------------------------------------------------------------------------------------------- */
+
+static int quick;
+
+int skip_case(void) {
+    static size_t n_cases;
+    return quick && n_cases++ % 16 != 0;
+}
+
+static void check_peak_of_level(const ragfast_kernels *kernels) {
+    peak_kernels peak = peak_current_kernels();
+    check_peak_kernels(&peak, kernels);
+}
+
+static const struct {
+    const char *name;
+    void (*kernels)(const ragfast_kernels *kernels); /* at each level, with the table of the level in use */
+    void (*calls)(int threads_only);                 /* once */
+    void (*bench)(const ragfast_kernels *kernels);
+} subjects[] = {
+    {"dot", check_dot_kernels, NULL, bench_dot_kernels},
+    {"score", check_score_kernels, NULL, NULL},
+    {"codes", check_code_kernels, NULL, bench_code_kernels},
+    {"lse", check_lse_kernels, NULL, bench_lse_kernels},
+    {"logits", check_logits_kernels, NULL, bench_logits_kernels},
+    {"peak", check_peak_of_level, check_peak, bench_peak_kernels},
+    {"amx", NULL, check_emulated_amx, NULL},
+    {"norms", NULL, check_row_norms, NULL},
+    {"refusals", NULL, check_search_refusals, NULL},
+    {"search", NULL, check_searches, NULL},
+    {"marginal", NULL, check_marginals, NULL},
+    {"loss", NULL, check_nll, NULL},
+    {"mixtures", NULL, check_mixtures, NULL},
+    {"gather", NULL, check_gather, NULL},
+    {"metric", NULL, check_metric, NULL},
+    {"segments", NULL, check_segments, NULL},
+    {"callers", NULL, check_callers, NULL},
+};
+enum { N_SUBJECTS = sizeof subjects / sizeof subjects[0] };
+
+static void run_subject(size_t x, int bench, int threads_only) {
+    random_state = 1; /* the cases of a subject do not depend on those before it */
+    const char *before = ragfast_isa();
+    for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level) && !threads_only; level++) {
+        void (*run)(const ragfast_kernels *) = bench ? subjects[x].bench : subjects[x].kernels;
         ragfast_set_isa(ragfast_isa_name(level));
-        if (bench) {
-            bench_dot_kernels(ragfast_current_kernels());
-            bench_code_kernels(ragfast_current_kernels());
-            bench_lse_kernels(ragfast_current_kernels());
-            bench_logits_kernels(ragfast_current_kernels());
-            bench_peak_kernels();
-        }
-        if (bench || threads_only) continue;
-        check_dot_kernels(ragfast_current_kernels());
-        check_score_kernels(ragfast_current_kernels());
-        check_code_kernels(ragfast_current_kernels());
-        check_lse_kernels(ragfast_current_kernels());
-        check_logits_kernels(ragfast_current_kernels());
-        peak_kernels peak = peak_current_kernels();
-        check_peak_kernels(&peak, ragfast_current_kernels());
-        printf("%s: kernels checked\n", ragfast_isa_name(level));
+        if (run) run(ragfast_current_kernels());
     }
-    if (bench) return 0;
-    if (!threads_only) check_emulated_amx();
-    check_row_norms();
-    check_search_refusals();
-    check_peak();
-    check_searches(threads_only);
-    check_marginals(threads_only);
-    check_nll(threads_only);
-    check_mixtures(threads_only);
-    check_gather(threads_only);
-    check_metric(threads_only);
-    check_segments(threads_only);
-    check_callers();
-    printf("%zu checks, %zu failures\n", n_checks, n_failures);
+    ragfast_set_isa(before);
+    if (!bench && subjects[x].calls) subjects[x].calls(threads_only);
+    if (!bench) printf("%s: checked\n", subjects[x].name);
+}
+
+int main(int argc, char **argv) {
+    int bench = 0, threads_only = 0, chosen[N_SUBJECTS] = {0}, any = 0;
+    for (int i = 1; i < argc; i++) {
+        size_t x = 0;
+        while (x < N_SUBJECTS && strcmp(argv[i], subjects[x].name) != 0) x++;
+        if (x < N_SUBJECTS)
+            chosen[x] = any = 1;
+        else if (strcmp(argv[i], "--bench") == 0)
+            bench = 1;
+        else if (strcmp(argv[i], "--quick") == 0)
+            quick = 1;
+        else if (strcmp(argv[i], "--threads") == 0)
+            threads_only = 1;
+        else {
+            fprintf(stderr, "usage: %s [--bench | --quick | --threads] [subject ...]\nsubjects:", argv[0]);
+            for (x = 0; x < N_SUBJECTS; x++) fprintf(stderr, " %s", subjects[x].name);
+            fprintf(stderr, "\n");
+            return 2;
+        }
+    }
+    for (size_t level = 0; level < ragfast_isa_count(); level++)
+        if (!ragfast_isa_available(level)) printf("%s: not on this machine\n", ragfast_isa_name(level));
+    for (size_t x = 0; x < N_SUBJECTS; x++)
+        if (!any || chosen[x]) run_subject(x, bench, threads_only);
+    if (!bench) printf("%zu checks, %zu failures\n", n_checks, n_failures);
     return n_failures != 0;
 }

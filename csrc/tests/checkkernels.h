@@ -22,6 +22,9 @@
 extern char where[256]; /* what is being checked, for messages; written by the main thread alone */
 #define WHERE(...) snprintf(where, sizeof where, __VA_ARGS__)
 
+/* Whether to leave out the next case: with --quick all but one in sixteen. */
+int skip_case(void);
+
 /* Counts a check and, if not ok, a failure. Of the main thread alone. */
 void check(int ok, const char *format, ...);
 
@@ -53,12 +56,12 @@ void check_dot_kernels(const ragfast_kernels *kernels);
 void bench_dot_kernels(const ragfast_kernels *kernels);
 
 /* In checksearch.c: norms, and searches of one segment. */
-void check_row_norms(void);
+void check_row_norms(int threads_only);
 void check_searches(int threads_only);
-void check_callers(void); /* many at once, and one with a floating-point environment of its own */
+void check_callers(int threads_only); /* many at once, and one with a floating-point environment of its own */
 
 /* In checkrefusals.c: what searching, encoding and norms refuse. */
-void check_search_refusals(void);
+void check_search_refusals(int threads_only);
 
 /* In checklse.c. */
 void check_lse_kernels(const ragfast_kernels *kernels);
@@ -88,13 +91,13 @@ void check_segments_with(const ragfast_kernels *table); /* a table that is no le
 
 /* In checkcodes.c. */
 void check_code_kernels(const ragfast_kernels *kernels);
-void check_emulated_amx(void); /* once, after the levels: says so where it cannot be checked */
+void check_emulated_amx(int threads_only); /* once, after the levels: says so where it cannot be checked */
 void bench_code_kernels(const ragfast_kernels *kernels);
 
 /* In checkpeak.c. */
 void check_peak_kernels(const peak_kernels *kernels, const ragfast_kernels *of_level); /* also of the emulated AMX */
-void check_peak(void);
-void bench_peak_kernels(void); /* of the level in use */
+void check_peak(int threads_only);
+void bench_peak_kernels(const ragfast_kernels *kernels); /* of the level in use */
 
 double now(void); /* seconds */
 

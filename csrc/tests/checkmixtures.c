@@ -219,6 +219,7 @@ static void check_steps(int threads_only) {
     for (size_t i = 0; i < (threads_only ? 3 : sizeof sizes / sizeof sizes[0]); i++)
         for (int kind = 0; kind < (threads_only ? 1 : N_KINDS); kind++)
             for (int dtype = 0; dtype < 4; dtype++) {
+                if (skip_case()) continue;
                 if (i < 3 && kind != FLAT && dtype > 1 && kind != TIES) continue; /* the largest take long */
                 check_step(sizes[i][0], sizes[i][1], sizes[i][2], kind, (ragfast_dtype)dtype, sizes[i][3]);
             }
@@ -389,6 +390,7 @@ void check_mixtures(int threads_only) {
     check_steps(threads_only);
     static const size_t kls[][2] = {{900, 50}, {30, 1500}, {40, 5}, {16, 1}, {0, 4}, {24, 100}};
     for (size_t i = 0; i < (threads_only ? 1 : 6); i++) {
+        if (skip_case()) continue;
         check_kl(kls[i][0], kls[i][1], 1, 1, 3);
         check_kl(kls[i][0], kls[i][1], 0.1, 0.1, 1);
         check_kl(kls[i][0], kls[i][1], 0.7, 2.5, 20);

@@ -72,7 +72,8 @@ static void check_refusals_of_forms(void) {
     free_problem(&p);
 }
 
-void check_search_refusals(void) {
+void check_search_refusals(int threads_only) {
+    (void)threads_only;
     WHERE("refusals");
     enum { B = 3, N = 700, D = 600 }; /* enough for the threads */
     problem p = make_problem(B, N, D, UNIFORM, RAGFAST_F32, 0);

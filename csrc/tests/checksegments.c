@@ -242,6 +242,7 @@ static world *world_of_number(size_t i, size_t most_docs) {
 
 static void check_worlds(size_t n_worlds, size_t most_docs, int every_level) {
     for (size_t i = 0; i < n_worlds; i++) {
+        if (skip_case()) continue;
         world *w = world_of_number(i, most_docs);
         for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level); level++) {
             if (!every_level && level + 1 < ragfast_isa_count() && ragfast_isa_available(level + 1)) continue;
@@ -257,6 +258,7 @@ void check_segments_with(const ragfast_kernels *table) {
     const char *before = ragfast_isa();
     ragfast_use_kernels(table);
     for (size_t i = 0; i < WORLDS; i++) {
+        if (skip_case()) continue;
         world *w = world_of_number(i, 700);
         check_world(w, i);
         free_world(w);
