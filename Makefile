@@ -16,7 +16,7 @@ BENCH_SOURCES := $(shell find benchmarks/pyproject.toml benchmarks/ragfast_bench
 DEMO_SOURCES := $(shell find examples/demo -not -path '*/__pycache__*' -not -path '*/tests*')
 C_FILES := $(shell find csrc -name "*.[ch]")
 
-.PHONY: demo test test-all lint sanitize counts counts-accept bench bench-history clean
+.PHONY: demo test test-all lint sanitize c-library counts counts-accept bench bench-history clean
 
 test: $(VENV)/.with-test
 	$(PYTEST) tests --ignore=tests/rag/hf --write-passed $(VENV)/.passed
@@ -48,6 +48,26 @@ sanitize: $(VENV)/.build-tools
 	done
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/address,undefined/checkkernels
 	build/thread/checkkernels --threads
+
+# The C library by itself, static and shared: its tests in quick mode, an installation, and the example compiled against that
+# with pkg-config and with find_package.
+c-library: $(VENV)/.build-tools
+	set -e; for shared in OFF ON; do \
+	    dir=build/c-library-$$shared; prefix=$(CURDIR)/$$dir/prefix; \
+	    $(BIN)/cmake -S csrc -B $$dir -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
+	        -DBUILD_SHARED_LIBS=$$shared -DCMAKE_INSTALL_PREFIX=$$prefix -DCMAKE_INSTALL_LIBDIR=lib; \
+	    $(BIN)/cmake --build $$dir --parallel 2; \
+	    (cd $$dir && $(abspath $(BIN))/ctest --output-on-failure -j 2 -L quick); \
+	    $(BIN)/cmake --install $$dir >/dev/null; \
+	    $(BIN)/cmake -S csrc/tests/package -B $$dir/package -DCMAKE_PREFIX_PATH=$$prefix --log-level=WARNING; \
+	    $(BIN)/cmake --build $$dir/package; \
+	    $$dir/package/example; \
+	    if command -v pkg-config >/dev/null; then \
+	        flags=$$(PKG_CONFIG_PATH=$$prefix/lib/pkgconfig pkg-config --cflags --libs ragfast); \
+	        $(CC) csrc/example.c $$flags -o $$dir/example-pkg-config; \
+	        LD_LIBRARY_PATH=$$prefix/lib $$dir/example-pkg-config; \
+	    else echo "no pkg-config here: the example was not compiled with it"; fi; \
+	done
 
 # Instructions of a fixed set of calls against csrc/bench/counts.json; counts-accept makes them the baseline.
 # COUNTS=--required fails where there is no valgrind, or no baseline for this compiler.
