@@ -17,6 +17,7 @@
 #include "search/scan_f32.h"
 #include "search/scan_f64.h"
 #include "search/scan_i8.h"
+#include "search/state.h"
 #include "search/topk.h"
 
 #include <math.h>
