@@ -18,7 +18,7 @@ PANEL = 32
 
 
 def decoded(room: _kernels.Codes, n_docs: int, dim: int) -> NDArray[np.int64]:
-    """u (n_docs,D) of the planes, as codes.h has them."""
+    """u (n_docs,D) of the planes, as i8_layout.h has them."""
     n_panels, n_groups = (n_docs + PANEL - 1) // PANEL, (dim + 15) // 16
     high_plane, low_plane, _ = room.planes
     high = high_plane.reshape(n_panels, n_groups, 3, PANEL, 4).astype(np.int64)

@@ -152,7 +152,7 @@ def docs_of(part: Part, problem: Problem, seed: int) -> _kernels.Docs:
         groups=part.groups,
         half_squares=half_squares,
         row_sums=_kernels.row_sums(part.vectors) if part.sums else None,
-        far=part.far,
+        mapped=part.far,
     )
 
 
@@ -415,7 +415,7 @@ def test_far_segments(isa: str, n_queries: int, ruled: bool, metric: str) -> Non
     problem = Problem(queries, parts, "float16", metric, 9, **rules)  # type: ignore[arg-type]
     expected = problem.expected()
     for far in ((True, True, True), (False, True, False), (True, False, True)):
-        mixed = replace(problem, parts=tuple(replace(p, far=f) for p, f in zip(parts, far, strict=True)))
+        mixed = replace(problem, parts=tuple(replace(p, mapped=f) for p, f in zip(parts, far, strict=True)))
         docs = all_docs(mixed)
         for n_threads in (1, 2):
             assert_finds(mixed, *expected, found(mixed, docs, n_threads))
@@ -430,7 +430,7 @@ def test_far_segments_read_fewer_rows(isa: str, n_queries: int, metric: str, pre
     queries = 1 + spread * rng.standard_normal((n_queries, 64)).astype(np.float32)
     form = codes.Form(prefix=prefix)
     near = Problem(queries, (one_part(rows, np.arange(6000), form=form),), "float32", metric, 10)
-    far = replace(near, parts=(replace(near.parts[0], far=True),))
+    far = replace(near, parts=(replace(near.parts[0], mapped=True),))
     hits = [found(problem, all_docs(problem), 1) for problem in (near, far)]
     assert_finds(near, *near.expected(), hits[1])
     if isa not in ("avx2", "avx512"):  # those multiply six bits alone

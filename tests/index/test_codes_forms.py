@@ -52,7 +52,7 @@ def assert_found_behind_an_equal(query: Rows, target: Rows, form: codes.Form, mo
         assert hits.ids.tolist() == [[3]] * n_queries
     room = form.room(99, len(query), True)
     room.encode(docs, 0, False, 1)
-    far = _kernels.Docs(docs, _kernels.row_norms(docs, False, 1)[0], ids, room, far=True)
+    far = _kernels.Docs(docs, _kernels.row_norms(docs, False, 1)[0], ids, room, mapped=True)
     for n_queries in (1, FEW, MANY):
         queries = np.repeat(query[None], n_queries, axis=0)
         hits = _kernels.search(queries, (far,), 1, 1.0, 1, np.dtype(np.float64).num)

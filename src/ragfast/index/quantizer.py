@@ -18,7 +18,7 @@ from ragfast._core import _kernels
 MAX_DIM = 2**15
 """Longer rows have no codes."""
 MIN_CODED = 1000
-"""Documents from which the scan of codes is ever the faster one (csrc/search.c, codes_serve)."""
+"""Documents from which the scan of codes is ever the faster one (csrc/search/search.c, codes_serve)."""
 
 RowsAt: TypeAlias = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 

@@ -210,7 +210,7 @@ class Segment:
             allowed=None if self.alive is None else self.alive[: (n + 31) // 32],
             half_squares=None if room.half_squares is None else room.half_squares[:n],
             row_sums=room.row_sums,
-            far=room.source is not None,
+            mapped=room.source is not None,
         )
 
     def check(self, *parts: str) -> None:
