@@ -52,7 +52,7 @@ def test_the_fast_oracle_is_the_slow_one() -> None:
         assert exact_scores(queries, docs, "l2").tobytes() == np.array(distances).tobytes()
 
 
-def taken(groups: NDArray[np.int32], at_most: int) -> NDArray[np.bool_]:
+def taken(groups: NDArray[np.int32], max_per_group: int) -> NDArray[np.bool_]:
     """Of documents in the order of results, those that a walk takes which passes over the rest of a full group."""
     by_group = np.argsort(groups, kind="stable")
     ordered = groups[by_group]
@@ -60,7 +60,7 @@ def taken(groups: NDArray[np.int32], at_most: int) -> NDArray[np.bool_]:
     places = np.arange(len(groups))
     before = places - np.maximum.accumulate(np.where(begins, places, 0))
     take = np.empty(len(groups), bool)
-    take[by_group] = (ordered < 0) | (before < at_most)
+    take[by_group] = (ordered < 0) | (before < max_per_group)
     return take
 
 
@@ -92,7 +92,7 @@ class Problem:
     metric: str
     k: int
     excluded: NDArray[np.int32] | None = None
-    at_most: int = 0
+    max_per_group: int = 0
 
     @property
     def bfloat16(self) -> bool:
@@ -111,8 +111,8 @@ class Problem:
                 qualify = allowed & (groups != self.excluded[b])
             order = np.flatnonzero(qualify)
             order = order[np.lexsort((ids[order], -row[order]))]
-            if self.at_most:
-                order = order[taken(groups[order].astype(np.int32), self.at_most)]
+            if self.max_per_group:
+                order = order[taken(groups[order].astype(np.int32), self.max_per_group)]
             order = order[: self.k]
             scores[b, : len(order)], found[b, : len(order)] = row[order], ids[order]
         return scores, found
@@ -287,7 +287,9 @@ def problem_of(seed: int) -> tuple[Problem, Floats, NDArray[np.int64]]:
 
 
 def found(problem: Problem, docs: tuple[_kernels.Docs, ...], n_threads: int) -> Any:
-    return _kernels.search(problem.queries, docs, problem.k, 0.7, n_threads, DOUBLE, problem.excluded, problem.at_most)
+    return _kernels.search(
+        problem.queries, docs, problem.k, 0.7, n_threads, DOUBLE, problem.excluded, problem.max_per_group
+    )
 
 
 def assert_finds(problem: Problem, expected: Floats, expected_ids: NDArray[np.int64], hits: Any) -> None:
@@ -317,8 +319,8 @@ def test_problems_are_of_every_kind() -> None:
     for metric in ("ip", "l2"):
         some = [(p, ids) for p, _, ids in problems if p.metric == metric]
         assert {p.storage for p, _ in some} == {"float32", "float16", "bfloat16", "float64"}
-        assert any(p.excluded is not None and p.at_most for p, _ in some)
-        assert {p.at_most for p, _ in some} == {0, 1, 2}
+        assert any(p.excluded is not None and p.max_per_group for p, _ in some)
+        assert {p.max_per_group for p, _ in some} == {0, 1, 2}
         assert any((ids < 0).any() for _, ids in some)
         assert any((ids >= 0).all() for _, ids in some)
         coded = [part for p, _ in some for part in p.parts if part.form is not None and len(part.ids) > 900]
@@ -373,9 +375,9 @@ def test_distances_beyond_the_range_of_codes(isa: str, form: codes.Form | None) 
         assert_finds(tall, *tall.expected(), found(tall, all_docs(tall), 1))
 
 
-@pytest.mark.parametrize("at_most", [1, 2])
+@pytest.mark.parametrize("max_per_group", [1, 2])
 @pytest.mark.parametrize("coded", [False, True])
-def test_one_group_has_all_the_best(isa: str, coded: bool, at_most: int) -> None:
+def test_one_group_has_all_the_best(isa: str, coded: bool, max_per_group: int) -> None:
     # Floors that counted all of the group's documents would exclude every other one.
     rng = np.random.default_rng(6)
     query = rng.standard_normal(24).astype(np.float32)
@@ -385,7 +387,7 @@ def test_one_group_has_all_the_best(isa: str, coded: bool, at_most: int) -> None
     form = codes.Form() if coded else None
     others = [{"groups": groups[i::3].copy(), "form": form, "always": coded} for i in range(3)]
     parts = tuple(one_part(rows[i::3], np.arange(i, 3000, 3), **other) for i, other in enumerate(others))
-    problem = Problem(np.stack([query, -query]), parts, "float32", "ip", 12, at_most=at_most)
+    problem = Problem(np.stack([query, -query]), parts, "float32", "ip", 12, max_per_group=max_per_group)
     for excluded in (None, np.array([7, -1], np.int32)):
         part = replace(problem, excluded=excluded)
         for n_threads in (1, 2):
@@ -411,7 +413,7 @@ def test_far_segments(isa: str, n_queries: int, ruled: bool, metric: str) -> Non
         )
         for i in range(3)
     )
-    rules = {"excluded": np.arange(n_queries, dtype=np.int32), "at_most": 2} if ruled else {}
+    rules = {"excluded": np.arange(n_queries, dtype=np.int32), "max_per_group": 2} if ruled else {}
     problem = Problem(queries, parts, "float16", metric, 9, **rules)  # type: ignore[arg-type]
     expected = problem.expected()
     for far in ((True, True, True), (False, True, False), (True, False, True)):
@@ -445,7 +447,7 @@ def test_changed_docs_are_new_docs(isa: str) -> None:
     masks = [rng.random(len(p.ids)) < 0.3 for p in problem.parts]
     groups = [rng.integers(-1, 5, len(p.ids)).astype(np.int32) for p in problem.parts]
     parts = tuple(replace(p, allowed=m, groups=g) for p, m, g in zip(problem.parts, masks, groups, strict=True))
-    other = replace(problem, parts=parts, at_most=3)
+    other = replace(problem, parts=parts, max_per_group=3)
     changed = tuple(d.changed(allowed=bits_of(m, rng), groups=g) for d, m, g in zip(docs, masks, groups, strict=True))
     assert_finds(other, *other.expected(), found(other, changed, 1))
     assert_finds(problem, *problem.expected(), found(problem, docs, 1))
@@ -631,18 +633,18 @@ def test_a_prefix_where_little_is_allowed(isa: str) -> None:
 
 @pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize(("n_groups", "collide"), [(1, False), (3, False), (40, False), (300, False), (40, True)])
-@pytest.mark.parametrize("at_most", [1, 3])
-def test_fewer_qualify_than_are_wanted(isa: str, coded: bool, n_groups: int, collide: bool, at_most: int) -> None:
+@pytest.mark.parametrize("max_per_group", [1, 3])
+def test_fewer_qualify_than_are_wanted(isa: str, coded: bool, n_groups: int, collide: bool, max_per_group: int) -> None:
     """No floor rises; groups have floors of their own, k, or all the same one. Copies: a tie is not below."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((6000, 16)).astype(np.float32)[rng.integers(0, 900, 6000)]
     queries, groups = vectors[:3] * 2, rng.integers(0, n_groups, 6000).astype(np.int32)
-    norms, k = _kernels.row_norms(vectors, False, 1)[0], n_groups * at_most + 4
+    norms, k = _kernels.row_norms(vectors, False, 1)[0], n_groups * max_per_group + 4
     groups *= np.int32(k if collide else 1)
     docs = coded_docs(vectors, True, groups=groups) if coded else _kernels.Docs(vectors, norms, groups=groups)
     order = np.argsort(-exact_scores(queries, vectors, "ip"), axis=1, kind="stable")
     for n_threads in (1, 2):
-        hits = _kernels.search(queries, (docs,), k, 1.0, n_threads, DOUBLE, None, at_most)
+        hits = _kernels.search(queries, (docs,), k, 1.0, n_threads, DOUBLE, None, max_per_group)
         for ids, by_score in zip(hits.ids, order, strict=True):
-            expected = by_score[taken(groups[by_score], at_most)]
+            expected = by_score[taken(groups[by_score], max_per_group)]
             assert ids.tolist() == expected.tolist() + [-1] * 4

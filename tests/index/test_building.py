@@ -81,7 +81,10 @@ def test_is_what_from_vectors_makes(tmp_path: Path, metric: str, dtype: str, num
     built.verify()
     year = ragfast.column("year") >= 2010
     same_hits(built.search(QUERIES, 7, filter=year), expected.search(QUERIES, 7, filter=year))
-    same_hits(built.search(QUERIES, 7, group="lang", at_most=2), expected.search(QUERIES, 7, group="lang", at_most=2))
+    same_hits(
+        built.search(QUERIES, 7, group_by="lang", max_per_group=2),
+        expected.search(QUERIES, 7, group_by="lang", max_per_group=2),
+    )
 
 
 @pytest.mark.parametrize("scan", ["auto", "float32"])

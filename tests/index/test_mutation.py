@@ -519,7 +519,7 @@ def test_compacting_forgets_words(tmp_path: Path) -> None:
     assert index.metadata["word"].tolist() == expected
     query = np.ones((1, 2), np.float32)
     assert index.search(query, k=1, filter=ragfast.column("word") == "word 299").ids.tolist() == [[299]]
-    assert index.search(query, k=2, group="book", exclude=[200]).ids.tolist() == [[201, 202]]
+    assert index.search(query, k=2, group_by="book", exclude_groups=[200]).ids.tolist() == [[201, 202]]
     assert before.search(query, k=1, filter=ragfast.column("word") == "word 3").ids.tolist() == [[3]]
     index.add(row, metadata={"word": ["word 3"], "book": [3]})
     index.save(tmp_path / "i")

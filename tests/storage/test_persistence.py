@@ -49,7 +49,7 @@ def assert_same(one: FlatIndex, other: FlatIndex) -> None:
     assert one.vectors.tobytes() == other.vectors.tobytes()
     assert {n: v.tolist() for n, v in one.metadata.items()} == {n: v.tolist() for n, v in other.metadata.items()}
     some = ragfast.column("year") < 20
-    how: list[dict[str, Any]] = [{}, {"filter": some}, {"filter": some, "group": "lang", "at_most": 2}]
+    how: list[dict[str, Any]] = [{}, {"filter": some}, {"filter": some, "group_by": "lang", "max_per_group": 2}]
     for arguments in how:
         for queries in (Q, Q[:1]):
             a, b = one.search(queries, 20, **arguments), other.search(queries, 20, **arguments)

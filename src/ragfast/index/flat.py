@@ -278,9 +278,9 @@ class FlatIndex:
         k: int = 10,
         *,
         filter: Any = None,
-        group: str | None = None,
-        exclude: Any = None,
-        at_most: int | None = None,
+        group_by: str | None = None,
+        exclude_groups: Any = None,
+        max_per_group: int | None = None,
         n_threads: int | None = None,
         temperature: float = 1.0,
         dtype: DTypeLike = np.float32,
@@ -302,10 +302,10 @@ class FlatIndex:
 
         filter says which documents may be found: a mask (N,) of bool in the order of :attr:`ids`, ids (n,), of which
         those that the index does not hold count for nothing, a :class:`Predicate` of metadata, or what
-        :meth:`Snapshot.filter` made of one of these. group is the name of a column of integers or strings that says
-        which documents belong together: exclude (B,) is a group that each query must not find, or None; at_most the
-        number of documents of one group that a query may find, the best of them (documents whose group is None are
-        alone each). The k documents are the best of those that all of this leaves.
+        :meth:`Snapshot.filter` made of one of these. group_by is the name of a column of integers or strings that says
+        which documents belong together: exclude_groups (B,) is a group that each query must not find, or None;
+        max_per_group the number of documents of one group that a query may find, the best of them (a document whose
+        group is None is alone in its group). The top k are taken after all constraints are applied.
 
         TypeError for another dtype, ValueError for another shape, k or n_threads below 1, a temperature that is not
         above 0, and for NaN or infinity.
@@ -316,10 +316,12 @@ class FlatIndex:
         >>> query = np.float32([[1, 1]])
         >>> index.search(query, k=2, filter=ragfast.column("year") < 2005).ids.tolist()
         [[1, 0]]
-        >>> index.search(query, k=2, group="book", at_most=1).ids.tolist()
+        >>> index.search(query, k=2, group_by="book", max_per_group=1).ids.tolist()
         [[2, 1]]
         """
-        return self._snapshot.searched(queries, k, filter, group, exclude, at_most, n_threads, temperature, dtype)
+        return self._snapshot.searched(
+            queries, k, filter, group_by, exclude_groups, max_per_group, n_threads, temperature, dtype
+        )
 
     def gather_scores(
         self,

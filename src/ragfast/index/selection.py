@@ -176,46 +176,56 @@ def found(segments: Segments, keys: NDArray[np.int64]) -> Masks:
 def group_codes(segments: Segments, name: str, contents: Contents) -> list[NDArray[np.int32]]:
     """Of each segment the groups (n,) of its rows; negative: of none."""
     if not isinstance(name, str):
-        raise TypeError(f"group: expected the name of a metadata column, got {type(name).__name__}")
+        raise TypeError(f"group_by: expected the name of a metadata column, got {type(name).__name__}")
     if contents.schema is None:
         return []
     kind = contents.columns.kind(name)
     if kind == "str":
         return [segment.column(name) for segment in segments]
     if kind != "int64":
-        raise TypeError(f"group: expected a column of int64 or str, {name!r} holds {kind}")
+        raise TypeError(f"group_by: expected a column of int64 or str, {name!r} holds {kind}")
     numbers = contents.numbers[name]
     return [segment.numbered(name, numbers.numbers) for segment in segments]
 
 
-def excluded(name: str, exclude: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
+def excluded(name: str, exclude_groups: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
     """The group (B,) of a column that each query must not find, -1: none, or one that no document has."""
-    readable = isinstance(exclude, Sequence) or hasattr(exclude, "__array__") or hasattr(exclude, "__dlpack_device__")
-    if not readable and not np.isscalar(exclude):
+    readable = (
+        isinstance(exclude_groups, Sequence)
+        or hasattr(exclude_groups, "__array__")
+        or hasattr(exclude_groups, "__dlpack_device__")
+    )
+    if not readable and not np.isscalar(exclude_groups):
         raise TypeError(
-            f"exclude: expected ({n_queries},) groups, a list or an array of one for each query, "
-            f"got {type(exclude).__name__}"
+            f"exclude_groups: expected ({n_queries},) groups, a list or an array of one for each query, "
+            f"got {type(exclude_groups).__name__}"
         )
     if contents.schema is None:
         return np.full(n_queries, -1, np.int32)
     if contents.columns.kind(name) == "str":
-        if isinstance(exclude, (str, bytes)) or np.ndim(exclude) != 1 or len(exclude) != n_queries:
-            got = f"{exclude!r:.80}" if isinstance(exclude, (str, bytes)) else f"shape {np.shape(exclude)}"
-            raise ValueError(f"exclude: expected ({n_queries},) strings or None, one for each query, got {got}")
-        words = list(exclude)
+        if isinstance(exclude_groups, (str, bytes)) or np.ndim(exclude_groups) != 1 or len(exclude_groups) != n_queries:
+            got = (
+                f"{exclude_groups!r:.80}"
+                if isinstance(exclude_groups, (str, bytes))
+                else f"shape {np.shape(exclude_groups)}"
+            )
+            raise ValueError(f"exclude_groups: expected ({n_queries},) strings or None, one for each query, got {got}")
+        words = list(exclude_groups)
         if not all(word is None or isinstance(word, str) for word in words):
-            raise TypeError(f"exclude: expected str or None, as column {name!r} holds")
+            raise TypeError(f"exclude_groups: expected str or None, as column {name!r} holds")
         there = np.array([word is not None for word in words], np.bool_)
         found = contents.vocabularies[name].find(["" if word is None else word for word in words])
         return np.where(there, np.maximum(found, -1), -1).astype(np.int32)
     there = np.ones(n_queries, np.bool_)
-    of_objects = isinstance(exclude, Sequence) or getattr(exclude, "dtype", np.dtype(int)).kind == "O"
-    if of_objects and not isinstance(exclude, (str, bytes)) and len(exclude) == n_queries:  # None may be among them
-        there = np.array([value is not None for value in exclude], np.bool_)
-        if any(isinstance(value, (bool, np.bool_)) for value in exclude):
-            raise TypeError(f"exclude: expected integers or None, as column {name!r} holds, got bool")
-        exclude = [0 if value is None else value for value in exclude]
-    values = arrays.integers(exclude, "exclude", f"({n_queries},)", (n_queries,))
+    of_objects = isinstance(exclude_groups, Sequence) or getattr(exclude_groups, "dtype", np.dtype(int)).kind == "O"
+    if (
+        of_objects and not isinstance(exclude_groups, (str, bytes)) and len(exclude_groups) == n_queries
+    ):  # None may be among them
+        there = np.array([value is not None for value in exclude_groups], np.bool_)
+        if any(isinstance(value, (bool, np.bool_)) for value in exclude_groups):
+            raise TypeError(f"exclude_groups: expected integers or None, as column {name!r} holds, got bool")
+        exclude_groups = [0 if value is None else value for value in exclude_groups]
+    values = arrays.integers(exclude_groups, "exclude_groups", f"({n_queries},)", (n_queries,))
     known = contents.numbers[name].known
     codes = [known(value) if use else -1 for value, use in zip(values.tolist(), there.tolist(), strict=True)]
     return np.array(codes, np.int32)

@@ -34,14 +34,14 @@ def search_docs(
     out_type: int,
     name: str = "queries",
     excluded: NDArray[np.int32] | None = None,
-    at_most: int = 0,
+    max_per_group: int = 0,
 ) -> Hits:
     """The search behind all others, of plain queries; name is what errors call them."""
     k = arrays.positive_int(k, "k")
     temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
     threads = arrays.thread_count(n_threads)
     try:
-        return _kernels.search(queries, docs, k, temperature, threads, out_type, excluded, at_most)
+        return _kernels.search(queries, docs, k, temperature, threads, out_type, excluded, max_per_group)
     except _kernels.CorruptDocument:
         raise
     except ValueError:
@@ -102,24 +102,24 @@ class Snapshot:
         k: int = 10,
         *,
         filter: Any = None,
-        group: str | None = None,
-        exclude: Any = None,
-        at_most: int | None = None,
+        group_by: str | None = None,
+        exclude_groups: Any = None,
+        max_per_group: int | None = None,
         n_threads: int | None = None,
         temperature: float = 1.0,
         dtype: DTypeLike = np.float32,
     ) -> Hits:
         """As :meth:`FlatIndex.search`."""
-        return self.searched(queries, k, filter, group, exclude, at_most, n_threads, temperature, dtype)
+        return self.searched(queries, k, filter, group_by, exclude_groups, max_per_group, n_threads, temperature, dtype)
 
     def searched(
         self,
         queries: arrays.ArrayLike,
         k: int,
         filter: Any,
-        group: str | None,
-        exclude: Any,
-        at_most: int | None,
+        group_by: str | None,
+        exclude_groups: Any,
+        max_per_group: int | None,
         n_threads: int | None,
         temperature: float,
         dtype: DTypeLike,
@@ -127,11 +127,13 @@ class Snapshot:
         """:meth:`search`, without the time that keywords take to be handed on."""
         rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
         out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
-        if filter is group is exclude is at_most is None:
+        if filter is group_by is exclude_groups is max_per_group is None:
             if self._plain and self._docs is not None:
                 return search_docs(rows, self._docs, k, n_threads, temperature, out_type)
             return self.search_rows(rows, k, n_threads, temperature, out_type)
-        return self._search_some(rows, k, n_threads, temperature, out_type, filter, group, exclude, at_most)
+        return self._search_some(
+            rows, k, n_threads, temperature, out_type, filter, group_by, exclude_groups, max_per_group
+        )
 
     def search_rows(
         self,
@@ -168,7 +170,7 @@ class Snapshot:
         out_type: int,
         name: str = "queries",
         excluded: NDArray[np.int32] | None = None,
-        at_most: int = 0,
+        max_per_group: int = 0,
     ) -> Hits:
         """Hits as this index has them, of docs of these segments: of cosines, by names, from files."""
         cosine = self._metric == "cosine"
@@ -178,7 +180,7 @@ class Snapshot:
                 segment.check("low")
         how = (1.0, arrays.DOUBLE) if cosine else (tau, out_type)
         try:
-            hits = search_docs(queries, docs, k, n_threads, *how, name, excluded, at_most)
+            hits = search_docs(queries, docs, k, n_threads, *how, name, excluded, max_per_group)
         except _kernels.CorruptDocument as error:
             raise segments[error.segment].corrupt(error.row) from None
         scores, keys, logprobs = hits.scores, hits.ids, hits.logprobs
@@ -207,30 +209,30 @@ class Snapshot:
         temperature: object,
         out_type: int,
         filter: Any,
-        group: str | None,
-        exclude: Any,
-        at_most: int | None,
+        group_by: str | None,
+        exclude_groups: Any,
+        max_per_group: int | None,
     ) -> Hits:
         """Under a filter, or rules of groups."""
         excluded, most = None, 0
-        if group is None and (exclude is not None or at_most is not None):
-            given = "exclude" if exclude is not None else "at_most"
+        if group_by is None and (exclude_groups is not None or max_per_group is not None):
+            given = "exclude_groups" if exclude_groups is not None else "max_per_group"
             raise ValueError(
-                f"{given}: expected together with group, the metadata column that says who belongs together"
+                f"{given}: expected together with group_by, the metadata column that says who belongs together"
             )
-        if group is not None:
-            if exclude is None and at_most is None:
-                raise ValueError("group: expected exclude or at_most with it; alone it says nothing")
-            of_group = selection.group_codes(self._segments, group, self._contents)
-            most = 0 if at_most is None else arrays.positive_int(at_most, "at_most")
-            if exclude is not None:
-                excluded = selection.excluded(group, exclude, len(queries), self._contents)
+        if group_by is not None:
+            if exclude_groups is None and max_per_group is None:
+                raise ValueError("group_by: expected exclude_groups or max_per_group with it; alone it says nothing")
+            of_group = selection.group_codes(self._segments, group_by, self._contents)
+            most = 0 if max_per_group is None else arrays.positive_int(max_per_group, "max_per_group")
+            if exclude_groups is not None:
+                excluded = selection.excluded(group_by, exclude_groups, len(queries), self._contents)
         bits = () if filter is None else self.filter(filter).allowed
         docs, looked_at = [], []
         for i, segment in enumerate(self._segments):
             if filter is None or bits[i] is not None:
                 changes: dict[str, Any] = {} if filter is None else {"allowed": bits[i]}
-                if group is not None:
+                if group_by is not None:
                     changes["groups"] = of_group[i]
                 docs.append(segment.docs.changed(**changes))
                 looked_at.append(segment)
