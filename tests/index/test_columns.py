@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragfast.index import strings
-from ragfast.index.columns import DTYPES, UNKNOWN, Schema, Vocabulary
+from ragfast.index.columns import DTYPES, UNKNOWN_CODE, Schema, Vocabulary
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 COLUMNS: dict[str, st.SearchStrategy[Any]] = {
@@ -240,7 +240,7 @@ def test_codes_are_the_order_of_addition() -> None:
     vocabulary = Vocabulary()
     assert vocabulary.add(["b", "a"]).tolist() == [0, 1]
     assert vocabulary.add(["c", "a", "d"]).tolist() == [2, 1, 3]
-    assert vocabulary.find(["d", "x", "b"]).tolist() == [3, UNKNOWN, 0]
+    assert vocabulary.find(["d", "x", "b"]).tolist() == [3, UNKNOWN_CODE, 0]
     assert vocabulary.words() == ["b", "a", "c", "d"]
     assert vocabulary.take(np.array([[3, -1], [0, 0]], np.int32)).tolist() == [["d", None], ["b", "b"]]
     assert vocabulary.take(np.array([], np.int32)).tolist() == []
@@ -339,7 +339,7 @@ def test_readers_beside_a_writer_see_whole_words() -> None:
     def read() -> None:
         while not done.is_set():
             n = len(vocabulary)
-            if vocabulary.find([f"{n - 3}"])[0] not in (n - 1, UNKNOWN):
+            if vocabulary.find([f"{n - 3}"])[0] not in (n - 1, UNKNOWN_CODE):
                 wrong.append("another code")
             words = vocabulary.words()
             if words[:2] != ["old", "older"] or words[2:] != [str(i) for i in range(len(words) - 2)]:

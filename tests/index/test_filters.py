@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import ragfast
 from ragfast import column
 from ragfast.index.columns import Schema
-from ragfast.index.filters import Both, Column, Predicate
+from ragfast.index.filters import And, Column, Predicate
 
 SIGNS = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 INTS = [0, 1, -1, 2, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 2**63 - 2, -(2**63), 7]
@@ -166,7 +166,7 @@ def test_long_chains_are_flat() -> None:
         predicate = predicate | (column("i") == value)
     assert predicate.evaluate(columns, SCHEMA, vocabularies).tolist() == [True, True]
     a, b, c = (column("i") == value for value in range(3))
-    assert (a & b) & c == a & (b & c) == Both((a, b, c))
+    assert (a & b) & c == a & (b & c) == And((a, b, c))
     assert ~~a == a
 
 

@@ -36,7 +36,7 @@ SOME_IDS: dict[str, list[Any]] = {
     "str": ["a", "b", "ä", "日本", "0", "1", "x y", "\0", "a\0", "\U0001f600", "-1", "None"],
     "numbered": list(range(12)),
 }
-SMALL = {"MIN_ROOM": 4, "MIN_REMOVED": 2, "MAX_SEGMENTS": 4, "SEALED": 8}
+SMALL = {"MIN_CAPACITY": 4, "MIN_REMOVED": 2, "MAX_SEGMENTS": 4, "SEALED_ROWS": 8}
 MANY = 1100  # more than where codes begin to serve a scan="auto"
 UNITS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 

@@ -115,7 +115,7 @@ def test_a_save_writes_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     third = files(tmp_path)
     assert {name.split(".")[0] for name in second - third} == {"names"}  # one is longer
     assert_same(opened, FlatIndex.open(tmp_path))
-    monkeypatch.setattr(writing, "SEALED", 3)
+    monkeypatch.setattr(writing, "SEALED_ROWS", 3)
     opened.save(tmp_path)
     grow(opened, 3, "str", 40_000)
     opened.save(tmp_path)
@@ -298,10 +298,10 @@ def test_other_directories(tmp_path: Path) -> None:
 
 def test_every_array_has_a_group() -> None:
     index = made("str", "l2")
-    stamps = {group for group, _, _ in persistence._groups(index.snapshot())}
+    group_keys = {group for group, _, _ in persistence._groups(index.snapshot())}
     for segment in index.snapshot()._segments:
         for name in persistence.segment_arrays(segment):
-            assert persistence._group(f"{segment.room.name}/{name}") in stamps
+            assert persistence._group(f"{segment.buffers.name}/{name}") in group_keys
 
 
 def test_saved_beside_a_writer_then_once_more(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
-from ragfast.index.strings import Strings, exact, listed, refuse_surrogates
+from ragfast.index.strings import Strings, plain_str, refuse_surrogates, string_list
 
 KINDS = ("int64", "float64", "bool", "str")
 DTYPES: dict[str, Any] = {"int64": np.int64, "float64": np.float64, "bool": np.bool_, "str": np.int32}
 """Of the array that holds a column of each kind."""
 
-NO_WORD = -1
-UNKNOWN = -2
+NULL_CODE = -1
+UNKNOWN_CODE = -2
 """No code of any document."""
 
 EXPECTED = {"int64": "integers", "float64": "floats", "bool": "bool"}
@@ -69,14 +69,14 @@ class Vocabulary:
         return self._strings.all()
 
     def find(self, words: Iterable[str]) -> NDArray[np.int32]:
-        """The code of each, or UNKNOWN."""
+        """The code of each, or UNKNOWN_CODE."""
         stored, added = self._stored(), self._added
-        return np.array([added.get(word, stored.get(word, UNKNOWN)) for word in words], np.int32)
+        return np.array([added.get(word, stored.get(word, UNKNOWN_CODE)) for word in words], np.int32)
 
     def add(self, words: Sequence[str]) -> NDArray[np.int32]:
         """The code of each word, new where it was unknown; distinct words without surrogates."""
         codes = self.find(words)
-        new = np.flatnonzero(codes == UNKNOWN)
+        new = np.flatnonzero(codes == UNKNOWN_CODE)
         first = len(self)
         if first + len(new) >= 2**31:
             raise ValueError(f"a column of strings has fewer than 2**31 different ones, got {first + len(new)}")
@@ -126,7 +126,7 @@ class Schema:
             _check_name(name)
             if kind not in KINDS:
                 raise ValueError(f"column {name!r}: expected a kind of {', '.join(KINDS)}, got {kind!r}")
-        self._kinds = {exact(name): kind for name, kind in kinds.items()}
+        self._kinds = {plain_str(name): kind for name, kind in kinds.items()}
 
     @classmethod
     def of(cls, metadata: Mapping[str, object]) -> Schema:
@@ -208,7 +208,7 @@ class Schema:
 
 
 def _codes(column: Words, vocabulary: Vocabulary) -> NDArray[np.int32]:
-    codes = np.append(vocabulary.add(column.words), np.int32(NO_WORD))
+    codes = np.append(vocabulary.add(column.words), np.int32(NULL_CODE))
     return codes[column.places]  # the place of None, -1, is that of the last
 
 
@@ -274,10 +274,10 @@ def _kind_of_list(values: Sequence[Any], what: str) -> str:
 def _values(values: Any, name: str, kind: str, n: int) -> Values:
     what = f"column {name!r}"
     if kind == "str":
-        strings = listed(values, what, missing=True)
+        strings = string_list(values, what, missing=True)
         _check_length((len(strings),), n, what)
         found: dict[str, int] = {}
-        places = [NO_WORD if string is None else found.setdefault(string, len(found)) for string in strings]
+        places = [NULL_CODE if string is None else found.setdefault(string, len(found)) for string in strings]
         refuse_surrogates(found, what)
         return Words(list(found), np.array(places, np.int32))
     if _is_sequence(values):

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast.index.columns import DTYPES, NO_WORD, UNKNOWN, Schema, Vocabulary
-from ragfast.index.strings import exact
+from ragfast.index.columns import DTYPES, NULL_CODE, UNKNOWN_CODE, Schema, Vocabulary
+from ragfast.index.strings import plain_str
 
 __all__ = ["Column", "Predicate", "column"]
 
@@ -34,8 +34,8 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-MOST_SHOWN = 20
-"""Of the values of isin."""
+MAX_SHOWN_VALUES = 20
+"""Values of isin that its representation shows."""
 
 _INT64 = np.iinfo(np.int64)
 _TAKES = {"int64": (int, float), "float64": (int, float), "bool": (bool,), "str": (str,)}
@@ -75,7 +75,7 @@ class Column:
             raise TypeError(f"column: expected a name, got {type(name).__qualname__}")
         if not name:
             raise ValueError("column: expected a name of one character or more, got ''")
-        self.name = exact(name)
+        self.name = plain_str(name)
 
     def __repr__(self) -> str:
         return f"column({self.name!r})"
@@ -109,10 +109,10 @@ class Column:
         """Equal to one of values: a sequence, a set or a NumPy array (n,)."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise TypeError(f"column {self.name!r}: isin expects a sequence of values, got {values!r:.80}")
-        listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        items = values.tolist() if isinstance(values, np.ndarray) else list(values)
         if isinstance(values, np.ndarray) and values.ndim != 1:
             raise ValueError(f"column {self.name!r}: isin expects values (n,), got shape {values.shape}")
-        return Membership(self.name, tuple(_scalar(value, self.name) for value in listed))
+        return Membership(self.name, tuple(_scalar(value, self.name) for value in items))
 
     def is_null(self) -> Predicate:
         """None, of a str column; NaN, of a float64 column; of the others, no document."""
@@ -130,7 +130,7 @@ def _scalar(value: object, name: str) -> Scalar:
     if isinstance(value, (float, np.floating)) and not isinstance(value, np.longdouble):
         return float(value)
     if isinstance(value, str):
-        return exact(value)
+        return plain_str(value)
     hint = "; is_null() is true of None and NaN" if value is None else ""
     raise TypeError(
         f"column {name!r}: expected a bool, int, float or str to compare with, got {type(value).__qualname__}{hint}"
@@ -146,10 +146,10 @@ class Predicate(ABC):
     __array_ufunc__ = None  # mask & predicate is an error, not an array of objects
 
     def __and__(self, other: object) -> Predicate:
-        return Both.of(self, other) if isinstance(other, Predicate) else NotImplemented
+        return And.of(self, other) if isinstance(other, Predicate) else NotImplemented
 
     def __or__(self, other: object) -> Predicate:
-        return Either.of(self, other) if isinstance(other, Predicate) else NotImplemented
+        return Or.of(self, other) if isinstance(other, Predicate) else NotImplemented
 
     def __invert__(self) -> Predicate:
         return Not(self)
@@ -213,7 +213,7 @@ class Comparison(Predicate):
             code = vocabulary.find([str(self.value)])[0]
             if self.sign == "==":
                 return lambda columns: columns[self.name] == code
-            return lambda columns: (columns[self.name] != code) & (columns[self.name] != NO_WORD)
+            return lambda columns: (columns[self.name] != code) & (columns[self.name] != NULL_CODE)
         compare, words = COMPARE[self.sign], vocabulary.words()
         true = np.zeros(len(words) + 1, np.bool_)  # the last is that of None, whose code is -1
         true[:-1] = [compare(word, self.value) for word in words]
@@ -230,8 +230,8 @@ class Membership(Predicate):
         object.__setattr__(self, "kinds", tuple(map(type, self.values)))
 
     def __repr__(self) -> str:
-        shown = ", ".join(map(repr, self.values[:MOST_SHOWN]))
-        more = f", ... {len(self.values)} values" if len(self.values) > MOST_SHOWN else ""
+        shown = ", ".join(map(repr, self.values[:MAX_SHOWN_VALUES]))
+        more = f", ... {len(self.values)} values" if len(self.values) > MAX_SHOWN_VALUES else ""
         return f"column({self.name!r}).isin([{shown}{more}])"
 
     def columns(self) -> frozenset[str]:
@@ -244,7 +244,7 @@ class Membership(Predicate):
             vocabulary = vocabularies[self.name]
             codes = vocabulary.find(map(str, self.values))
             true = np.zeros(len(vocabulary) + 1, np.bool_)
-            true[codes[codes != UNKNOWN]] = True
+            true[codes[codes != UNKNOWN_CODE]] = True
             return lambda columns: true[columns[self.name]]
         # A value that a column of this kind cannot hold equals none of its values.
         exactly = _among_floats if kind == "float64" else _among_integers
@@ -266,7 +266,7 @@ class Null(Predicate):
     def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
         kind = schema.kind(self.name)
         if kind == "str":
-            return lambda columns: columns[self.name] == NO_WORD
+            return lambda columns: columns[self.name] == NULL_CODE
         if kind == "float64":
             return lambda columns: np.isnan(columns[self.name])
         return lambda columns: np.zeros(len(columns[self.name]), np.bool_)
@@ -291,7 +291,7 @@ class Not(Predicate):
 
 
 @dataclass(frozen=True)
-class _Several(Predicate):
+class _Combination(Predicate):
     """Predicates put together, flat, so that a chain of thousands is no recursion."""
 
     parts: tuple[Predicate, ...]
@@ -327,7 +327,7 @@ class _Several(Predicate):
 
 
 @dataclass(frozen=True, repr=False)
-class Both(_Several):
+class And(_Combination):
     sign = "&"
 
     @staticmethod
@@ -336,7 +336,7 @@ class Both(_Several):
 
 
 @dataclass(frozen=True, repr=False)
-class Either(_Several):
+class Or(_Combination):
     sign = "|"
 
     @staticmethod

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ragfast._core import arrays
 from ragfast.index import building, persistence, writing
-from ragfast.index import quantizer as codes
+from ragfast.index.quantizer import MAX_CODED_DIM
 from ragfast.index.snapshot import METRICS, SCANS, Filter, Hits, SearchStats, Snapshot
 from ragfast.index.writing import Documents
 
@@ -62,13 +62,13 @@ class FlatIndex:
             raise ValueError(f"dim: expected at most {arrays.MAX_DIM}, got {dim}")
         if scan not in SCANS:
             raise ValueError(f"scan: expected one of {', '.join(SCANS)}, got {scan!r}")
-        if scan == "int8" and dim > codes.MAX_DIM:
-            raise ValueError(f"scan: int8 codes exist for D of at most {codes.MAX_DIM}, got {dim}")
+        if scan == "int8" and dim > MAX_CODED_DIM:
+            raise ValueError(f"scan: int8 codes exist for D of at most {MAX_CODED_DIM}, got {dim}")
         arrays.one_of(metric, "metric", METRICS)
         self._begin(Snapshot(int(dim), scan, arrays.storage_type(dtype), metric, 0, (), writing.NOTHING))
 
     def _begin(
-        self, snapshot: Snapshot, writer: writing.Writer | None = None, saved: persistence.Saved | None = None
+        self, snapshot: Snapshot, writer: writing.Writer | None = None, saved: persistence.SavedState | None = None
     ) -> None:
         self._lock = threading.Lock()
         self._snapshot = snapshot
@@ -92,7 +92,7 @@ class FlatIndex:
         rows = arrays.stored_rows(vectors, "vectors", None, "float32" if metric == "cosine" else storage)
         index = cls(rows.shape[1], scan=scan, dtype=storage, metric=metric)
         documents = writing.prepared(rows, "vectors", index._snapshot)
-        index._change(lambda now: index._writer.added(now, documents, ids, metadata, exact_room=True))
+        index._change(lambda now: index._writer.added(now, documents, ids, metadata, exact_capacity=True))
         return index
 
     def _change(self, make: Callable[[Snapshot], Snapshot]) -> tuple[Snapshot, Snapshot]:
@@ -208,7 +208,7 @@ class FlatIndex:
         """
         opened = persistence.open(path, mmap, verify)
         index = cls.__new__(cls)
-        index._begin(opened.snapshot, writing.Writer(opened.form, opened.form_docs), opened.saved)
+        index._begin(opened.snapshot, writing.Writer(opened.quantizer, opened.quantizer_docs), opened.saved)
         return index
 
     @classmethod
@@ -233,7 +233,7 @@ class FlatIndex:
         :class:`FlatIndex`, and so is what is refused, the errors telling the block, and rows counted over all blocks.
 
         Memory is needed for some 0.5 GB of documents whatever their number, and for their ids: 16 bytes each where they
-        are integers, some 200 where they are str, nothing where there are none. The codes are of a form that is chosen
+        are integers, some 200 where they are str, nothing where there are none. The quantizer of the codes is chosen
         from the first 65,536 documents, and is the better the more these are like the others: it is what a search takes
         its time from, never its result. n_docs is their number as far as it is known, for that choice and for the
         progress bar (tqdm, if it is installed) that shows after two seconds unless progress is False.

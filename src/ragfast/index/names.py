@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast.index.strings import Strings, listed, pack, refuse_surrogates
+from ragfast.index.strings import Strings, pack, refuse_surrogates, string_list
 
-NO_DOCUMENT = -1
+UNKNOWN_KEY = -1
 
 
 class Names:
     """User ids that are strings <-> keys, the ordinals of their addition, int64.
 
     A name keeps its key as long as these Names live, whatever becomes of its document: versions of an index share them.
-    :meth:`kept` makes others without the names that are no longer wanted. One writer may append while others read.
+    :meth:`subset` makes others without the names that are no longer wanted. One writer may append while others read.
 
     >>> names = Names()
-    >>> names.append(["a", "b"]).tolist(), names.find(["b", "c"]).tolist(), names.of(np.array([1, -1])).tolist()
+    >>> names.append(["a", "b"]).tolist(), names.find(["b", "c"]).tolist(), names.take(np.array([1, -1])).tolist()
     ([0, 1], [1, -1], ['b', None])
     """
 
@@ -86,7 +86,7 @@ class Names:
         TypeError for what is not a sequence of str, ValueError for an empty id, for one that is given twice and for
         one with half of a surrogate pair.
         """
-        strings: list[str] = listed(x, name)
+        strings: list[str] = string_list(x, name)
         if len(set(strings)) < len(strings):
             raise ValueError(f"{name}: expected distinct ids, got {_repeated(strings)!r:.80} twice")
         if "" in strings:
@@ -109,10 +109,10 @@ class Names:
         self._added.update(zip(strings, range(first, first + len(strings)), strict=True))
         return np.arange(first, first + len(strings), dtype=np.int64)
 
-    def of(self, keys: NDArray[np.int64]) -> NDArray[np.object_]:
+    def take(self, keys: NDArray[np.int64]) -> NDArray[np.object_]:
         """The names of keys, of any shape, as an object array; None for -1.
 
-        ValueError for a key that was never given, or that :meth:`kept` left out.
+        ValueError for a key that was never given, or that :meth:`subset` left out.
         """
         keys, n = np.asarray(keys, np.int64), self._strings.n_stored
         if keys.size and keys.max() >= self.next_key:
@@ -126,23 +126,23 @@ class Names:
         if wrong.any():
             raise ValueError(f"names: no document has the key {keys[wrong][0]}")
         return self._strings.take(
-            np.where(keys < 0, NO_DOCUMENT, np.where(keys < self._first_added, places, keys - self._first_added + n))
+            np.where(keys < 0, UNKNOWN_KEY, np.where(keys < self._first_added, places, keys - self._first_added + n))
         )
 
     def _found(self, strings: Sequence[str]) -> NDArray[np.int64]:
         stored, added = self._stored(), self._added
         if not stored:
-            return np.array([added.get(string, NO_DOCUMENT) for string in strings], np.int64)
-        return np.array([added.get(string, stored.get(string, NO_DOCUMENT)) for string in strings], np.int64)
+            return np.array([added.get(string, UNKNOWN_KEY) for string in strings], np.int64)
+        return np.array([added.get(string, stored.get(string, UNKNOWN_KEY)) for string in strings], np.int64)
 
     def find(self, x: object) -> NDArray[np.int64]:
         """The keys (n,) of strings, which may repeat; -1 for what is not known."""
-        return self._found(listed(x, "ids"))
+        return self._found(string_list(x, "ids"))
 
-    def kept(self, keys: NDArray[np.int64]) -> Names:
+    def subset(self, keys: NDArray[np.int64]) -> Names:
         """Other Names with only these keys, distinct; later ones go on where these do."""
         ascending = np.sort(np.asarray(keys, np.int64))
-        return Names(*pack(self.of(ascending).tolist()), ascending, self.next_key)
+        return Names(*pack(self.take(ascending).tolist()), ascending, self.next_key)
 
     def packed(self, next_key: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64] | None]:
         """(data, offsets, keys) for storage, as they were when :attr:`next_key` was that, which is to be stored beside

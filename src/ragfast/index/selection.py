@@ -16,22 +16,23 @@ from ragfast.index.filters import Predicate
 from ragfast.index.id_set import distinct
 from ragfast.index.names import Names
 from ragfast.index.segment import Segment
-from ragfast.index.strings import listed
+from ragfast.index.strings import string_list
 
 Segments = tuple[Segment, ...]
 Masks = Iterator[NDArray[np.bool_]]
 """Of each segment which rows, removed ones or not, bool (n,)."""
 
 
-class Numbers:
-    """Numbers for the values of a column of groups, int32, in the order in which they are met. They are shared by all
-    versions of an index, and searches may ask for new ones at the same time."""
+class GroupNumbers:
+    """Numbers the values of a column of groups, int32, in the order in which they are met.
+
+    All versions of an index share the numbers, and searches may ask for new ones at the same time."""
 
     def __init__(self) -> None:
         self._of: dict[int, int] = {}
         self._next = itertools.count()
 
-    def numbers(self, values: NDArray[np.int64]) -> NDArray[np.int32]:
+    def assign(self, values: NDArray[np.int64]) -> NDArray[np.int32]:
         different, places = np.unique(values, return_inverse=True)
         of = self._of
         found = [of[v] if v in of else of.setdefault(v, next(self._next)) for v in different.tolist()]
@@ -41,9 +42,9 @@ class Numbers:
         return self._of.get(value, -1)
 
 
-def new_numbers(schema: Schema) -> dict[str, Numbers]:
+def new_group_numbers(schema: Schema) -> dict[str, GroupNumbers]:
     """For each column that has numbers of groups."""
-    return {name: Numbers() for name, kind in schema.kinds.items() if kind == "int64"}
+    return {name: GroupNumbers() for name, kind in schema.kinds.items() if kind == "int64"}
 
 
 class Contents(NamedTuple):
@@ -55,7 +56,7 @@ class Contents(NamedTuple):
     names: Names | None = None
     schema: Schema | None = None  # None: no document came yet
     vocabularies: Mapping[str, Vocabulary] = {}
-    numbers: Mapping[str, Numbers] = {}
+    group_numbers: Mapping[str, GroupNumbers] = {}
 
     @property
     def columns(self) -> Schema:
@@ -119,7 +120,7 @@ def _read_only(bits: NDArray[np.uint32]) -> NDArray[np.uint32] | None:
     return bits if bits.any() else None
 
 
-def kept(filter: Any, expected: str) -> Any:
+def frozen_filter(filter: Any, expected: str) -> Any:
     """A filter as it may be kept: a Predicate or a Filter itself, str ids in a tuple, integers and a mask as a copy
     (n,), read-only. TypeError, which says what was expected, for anything else."""
     if isinstance(filter, (Predicate, Filter)):
@@ -127,7 +128,7 @@ def kept(filter: Any, expected: str) -> Any:
     if isinstance(filter, (str, bytes, bytearray, memoryview)):
         raise TypeError(f"filter: expected {expected}, got {type(filter).__name__}")
     if arrays.are_strings(filter):
-        return tuple(listed(filter, "filter"))
+        return tuple(string_list(filter, "filter"))
     a = arrays.as_array(filter, "filter")
     if a.ndim == 0 and a.dtype.kind == "O":  # a set, a generator: not what NumPy reads
         raise TypeError(f"filter: expected {expected}, got {type(filter).__name__}")
@@ -138,7 +139,7 @@ def kept(filter: Any, expected: str) -> Any:
     return copied
 
 
-def true_of(segments: Segments, predicate: Predicate, contents: Contents) -> Masks:
+def predicate_masks(segments: Segments, predicate: Predicate, contents: Contents) -> Masks:
     if contents.schema is None:  # no document came yet, so any column may come
         return iter(())
     bound = predicate.bind(contents.columns, contents.vocabularies)
@@ -146,7 +147,7 @@ def true_of(segments: Segments, predicate: Predicate, contents: Contents) -> Mas
     return (bound({name: segment.column(name) for name in names}) for segment in segments)
 
 
-def split(segments: Segments, mask: NDArray[np.bool_]) -> Masks:
+def split_mask(segments: Segments, mask: NDArray[np.bool_]) -> Masks:
     """A mask of all documents that are there."""
     first = 0
     for segment in segments:
@@ -160,7 +161,7 @@ def split(segments: Segments, mask: NDArray[np.bool_]) -> Masks:
             yield rows
 
 
-def found(segments: Segments, keys: NDArray[np.int64]) -> Masks:
+def key_masks(segments: Segments, keys: NDArray[np.int64]) -> Masks:
     """The documents of these keys."""
     ascending = distinct(keys)
     for segment in segments:
@@ -184,11 +185,11 @@ def group_codes(segments: Segments, name: str, contents: Contents) -> list[NDArr
         return [segment.column(name) for segment in segments]
     if kind != "int64":
         raise TypeError(f"group_by: expected a column of int64 or str, {name!r} holds {kind}")
-    numbers = contents.numbers[name]
-    return [segment.numbered(name, numbers.numbers) for segment in segments]
+    numbers = contents.group_numbers[name]
+    return [segment.group_numbers(name, numbers.assign) for segment in segments]
 
 
-def excluded(name: str, exclude_groups: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
+def excluded_groups(name: str, exclude_groups: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
     """The group (B,) of a column that each query must not find, -1: none, or one that no document has."""
     readable = (
         isinstance(exclude_groups, Sequence)
@@ -226,6 +227,6 @@ def excluded(name: str, exclude_groups: Any, n_queries: int, contents: Contents)
             raise TypeError(f"exclude_groups: expected integers or None, as column {name!r} holds, got bool")
         exclude_groups = [0 if value is None else value for value in exclude_groups]
     values = arrays.integers(exclude_groups, "exclude_groups", f"({n_queries},)", (n_queries,))
-    known = contents.numbers[name].known
+    known = contents.group_numbers[name].known
     codes = [known(value) if use else -1 for value, use in zip(values.tolist(), there.tolist(), strict=True)]
     return np.array(codes, np.int32)

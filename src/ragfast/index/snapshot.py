@@ -21,7 +21,7 @@ __all__ = ["METRICS", "SCANS", "Contents", "Filter", "Hits", "SearchStats", "Sna
 SCANS = ("auto", "float32", "int8")
 METRICS = ("ip", "cosine", "l2")
 
-_KEPT_FILTERS = 8
+_CACHED_FILTERS = 8
 """Filters that a snapshot remembers, so that a predicate that comes again is not evaluated again."""
 
 
@@ -92,8 +92,8 @@ class Snapshot:
         self._contents = contents
         self._n = sum(map(len, segments))
         self._filters: dict[Predicate, Filter] = {}
-        self._mapped = any(segment.room.source is not None for segment in segments)
-        self._plain = metric != "cosine" and contents.names is None and not self._mapped
+        self._mapped = any(segment.buffers.files is not None for segment in segments)
+        self._direct = metric != "cosine" and contents.names is None and not self._mapped
         self._docs: tuple[_kernels.Docs, ...] | None = None
 
     def search(
@@ -128,10 +128,10 @@ class Snapshot:
         rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
         out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
         if filter is group_by is exclude_groups is max_per_group is None:
-            if self._plain and self._docs is not None:
+            if self._direct and self._docs is not None:
                 return search_docs(rows, self._docs, k, n_threads, temperature, out_type)
             return self.search_rows(rows, k, n_threads, temperature, out_type)
-        return self._search_some(
+        return self._search_constrained(
             rows, k, n_threads, temperature, out_type, filter, group_by, exclude_groups, max_per_group
         )
 
@@ -148,9 +148,9 @@ class Snapshot:
         docs = self._docs
         if docs is None:
             docs = self._docs = tuple(segment.docs for segment in self._segments) or (self._no_docs,)
-        if self._plain:
+        if self._direct:
             return search_docs(queries, docs, k, n_threads, temperature, out_type, name)
-        return self._named(queries, docs, self._segments, k, n_threads, temperature, out_type, name)
+        return self._search_docs(queries, docs, self._segments, k, n_threads, temperature, out_type, name)
 
     @property
     def _no_docs(self) -> _kernels.Docs:
@@ -159,7 +159,7 @@ class Snapshot:
         bfloat16 = self._storage == "bfloat16"
         return _kernels.Docs(rows, np.empty(0, np.float32), bfloat16=bfloat16, half_squares=squares)
 
-    def _named(
+    def _search_docs(
         self,
         queries: NDArray[Any],
         docs: tuple[_kernels.Docs, ...],
@@ -182,7 +182,7 @@ class Snapshot:
         try:
             hits = search_docs(queries, docs, k, n_threads, *how, name, excluded, max_per_group)
         except _kernels.CorruptDocument as error:
-            raise segments[error.segment].corrupt(error.row) from None
+            raise segments[error.segment].corrupt_row(error.row) from None
         scores, keys, logprobs = hits.scores, hits.ids, hits.logprobs
         if cosine:
             scores = hits.scores / self._lengths(queries, name)[:, None]
@@ -191,7 +191,7 @@ class Snapshot:
             if out_type == arrays.FLOAT:
                 scores, logprobs = _kernels.narrowed(scores), _kernels.narrowed(logprobs)
         names = self._contents.names
-        return Hits(scores, keys if names is None else names.of(keys), logprobs, hits.stats)
+        return Hits(scores, keys if names is None else names.take(keys), logprobs, hits.stats)
 
     def _lengths(self, queries: NDArray[Any], name: str) -> NDArray[np.float64]:
         """Of queries (B,D), by which an inner product becomes a cosine."""
@@ -201,7 +201,7 @@ class Snapshot:
             raise ValueError(f"{name}: row {row} holds zeros alone, which has no direction; cosine needs one")
         return lengths
 
-    def _search_some(
+    def _search_constrained(
         self,
         queries: NDArray[Any],
         k: object,
@@ -226,7 +226,7 @@ class Snapshot:
             of_group = selection.group_codes(self._segments, group_by, self._contents)
             most = 0 if max_per_group is None else arrays.positive_int(max_per_group, "max_per_group")
             if exclude_groups is not None:
-                excluded = selection.excluded(group_by, exclude_groups, len(queries), self._contents)
+                excluded = selection.excluded_groups(group_by, exclude_groups, len(queries), self._contents)
         bits = () if filter is None else self.filter(filter).allowed
         docs, looked_at = [], []
         for i, segment in enumerate(self._segments):
@@ -237,7 +237,9 @@ class Snapshot:
                 docs.append(segment.docs.changed(**changes))
                 looked_at.append(segment)
         some = tuple(docs) or (self._no_docs,)
-        return self._named(queries, some, looked_at, k, n_threads, temperature, out_type, "queries", excluded, most)
+        return self._search_docs(
+            queries, some, looked_at, k, n_threads, temperature, out_type, "queries", excluded, most
+        )
 
     # ---- filters
 
@@ -266,18 +268,20 @@ class Snapshot:
                 raise ValueError(
                     "filter: the predicate is nested too deep; isin(...) is one comparison with many values"
                 ) from None
-        kept = selection.kept(filter, f"a mask ({self._n},) of bool, a list or an array of ids, or a Predicate")
+        kept = selection.frozen_filter(
+            filter, f"a mask ({self._n},) of bool, a list or an array of ids, or a Predicate"
+        )
         if isinstance(kept, np.ndarray) and kept.dtype.kind == "b":
             if kept.shape != (self._n,):
                 raise ValueError(f"filter: expected a mask ({self._n},), a value for each document, got {kept.shape}")
-            return self._filter_of(None, selection.split(self._segments, kept))
-        return self._filter_of(kept, selection.found(self._segments, self.keys_of(kept, "filter")))
+            return self._filter_of(None, selection.split_mask(self._segments, kept))
+        return self._filter_of(kept, selection.key_masks(self._segments, self.keys_of(kept, "filter")))
 
     def _filter_by(self, predicate: Predicate) -> Filter:
         made = self._filters.get(predicate)
         if made is None:
-            made = self._filter_of(predicate, selection.true_of(self._segments, predicate, self._contents))
-            if len(self._filters) >= _KEPT_FILTERS:
+            made = self._filter_of(predicate, selection.predicate_masks(self._segments, predicate, self._contents))
+            if len(self._filters) >= _CACHED_FILTERS:
                 self._filters = {}
             self._filters[predicate] = made
         return made
@@ -319,7 +323,7 @@ class Snapshot:
         for segment, rows in parts:
             segment.check_rows(rows[rows >= 0])
             segment.check("squares")
-            squares = segment.room.half_squares
+            squares = segment.buffers.half_squares
             squares = None if squares is None else squares[: segment.n]
             of_segment = gather.scores_plain(asked, segment.vectors, self._storage, rows, n_threads, wide, squares)
             scores = of_segment if scores is None else np.where(rows < 0, scores, of_segment)
@@ -479,7 +483,7 @@ class Snapshot:
     def ids(self) -> NDArray[Any]:
         """Their ids (N,), int64, or an object array of str: a copy."""
         names = self._contents.names
-        return self.keys if names is None else names.of(self.keys)
+        return self.keys if names is None else names.take(self.keys)
 
     @property
     def stored_vectors(self) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ragfast._core import arrays
 
 
-def exact(x: str) -> str:
+def plain_str(x: str) -> str:
     """x without whatever a subclass of str adds to it (np.str_, an enumeration), so that it is what it compares as."""
     return x if type(x) is str else str.__str__(x)
 
@@ -33,7 +33,7 @@ def refuse_surrogates(strings: Iterable[str], name: str) -> None:
                 ) from None
 
 
-def listed(x: object, name: str, *, missing: bool = False) -> list[Any]:
+def string_list(x: object, name: str, *, missing: bool = False) -> list[Any]:
     """The strings of a sequence, or of a NumPy array of any type of strings, 1-D; None among them where `missing`.
 
     TypeError for anything else, one string included: it is a sequence of strings too.
@@ -58,7 +58,7 @@ def listed(x: object, name: str, *, missing: bool = False) -> list[Any]:
         if not isinstance(value, str) and not (missing and value is None):
             expected = "str or None" if missing else "str"
             raise TypeError(f"{name}: expected {expected}, got {type(value).__qualname__} {value!r:.80} in row {i}")
-    return [value if value is None else exact(value) for value in values]
+    return [value if value is None else plain_str(value) for value in values]
 
 
 def pack(strings: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
