@@ -34,13 +34,12 @@ PROGRESS_DELAY = 2.0
 def build(
     path: str | os.PathLike[str],
     blocks: Any,
-    *,
-    dim: int | None = None,
-    dtype: Any = np.float32,
-    metric: str = "ip",
-    scan: str = "auto",
-    n_docs: int | None = None,
-    progress: bool = True,
+    dim: int | None,
+    dtype: Any,
+    metric: str,
+    scan: str,
+    n_docs: int | None,
+    progress: bool,
 ) -> None:
     """:meth:`ragfast.FlatIndex.build`, but for opening what was built; scan and metric are ones that there are."""
     n_docs = getattr(blocks, "n_docs", None) if n_docs is None else arrays.positive_int(n_docs, "n_docs")

@@ -2,8 +2,8 @@
 
 The arrays of each segment are named ``segment-<name>/``: vectors (N,D), norms (N,), row_sums (N,), and if there are any
 ids (N,), squares (N,), metadata column-0, column-1, ..., the planes of codes high, low, bounds with their quantizer's
-center, weight, rotation, and alive (N / 32 rounded up,), the bits of the rows that are not removed. Strings are text and
-offsets: names/, and words-0/, ... of the columns. docs/index-format.md has the details.
+center, weight, rotation, and alive (N / 32 rounded up,), the bits of the rows that are not removed. Strings are stored
+as text and offsets: names/, and words-0/, ... of the columns. docs/index-format.md has the details.
 """
 
 from __future__ import annotations
