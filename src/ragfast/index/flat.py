@@ -6,15 +6,18 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ragfast._core import arrays
-from ragfast.index import building, persistence, writing
+from ragfast.index import writing
 from ragfast.index.quantizer import MAX_CODED_DIM
 from ragfast.index.snapshot import METRICS, SCANS, Hits, Searchable, SearchStats, Snapshot
 from ragfast.index.writing import Documents
+
+if TYPE_CHECKING:
+    from ragfast.index import persistence
 
 __all__ = ["FlatIndex", "Hits", "SearchStats", "Snapshot"]
 
@@ -185,6 +188,8 @@ class FlatIndex(Searchable):
         """
         with self._lock:
             now, saved = self._writer.seal(self._snapshot), self._saved
+        from ragfast.index import persistence  # late: a program that only searches needs no files
+
         self._saved = persistence.save(path, now, saved, overwrite)
 
     @classmethod
@@ -205,6 +210,8 @@ class FlatIndex(Searchable):
         >>> ragfast.FlatIndex.open(path).search(np.float32([[1, 1]]), k=1).ids.tolist()
         [['rain']]
         """
+        from ragfast.index import persistence
+
         opened = persistence.open(path, mmap, verify)
         index = cls.__new__(cls)
         index._begin(opened.snapshot, writing.Writer(opened.quantizer, opened.quantizer_docs), opened.saved)
@@ -249,6 +256,8 @@ class FlatIndex(Searchable):
         """
         arrays.one_of(scan, "scan", SCANS)
         arrays.one_of(metric, "metric", METRICS)
+        from ragfast.index import building
+
         building.build(path, blocks, dim, dtype, metric, scan, n_docs, progress)
         return cls.open(path, mmap="vectors")
 
@@ -256,6 +265,8 @@ class FlatIndex(Searchable):
         """Reads every byte of the files in the directory that the index was opened from or last saved to, and of those
         that it has mapped. :class:`IndexFormatError` where one is not as it was written, ValueError where the index was
         neither opened nor saved."""
+        from ragfast.index import persistence
+
         persistence.verify(self._snapshot, self._saved)
 
     def snapshot(self) -> Snapshot:

@@ -9,7 +9,6 @@ as text and offsets: names/, and words-0/, ... of the columns. docs/index-format
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -139,11 +138,11 @@ def index_meta(
 
 
 def new_commit(writer: str) -> str:
-    return f"{writer}-{secrets.token_hex(8)}"
+    return f"{writer}-{os.urandom(8).hex()}"
 
 
 def new_writer() -> str:
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 # ---- writing

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
 from ragfast.index.quantizer import Quantizer
-from ragfast.index.storage import IndexFormatError, Stored
+
+if TYPE_CHECKING:
+    from ragfast.index.storage import IndexFormatError, Stored
 
 MAX_DOCS = 2**31
 BLOCK_BYTES = 2**24
@@ -103,7 +105,7 @@ class MappedFiles:
 
 def new_segment_name() -> str:
     """One that no other room ever has; its arrays are stored under it."""
-    return f"segment-{secrets.token_hex(8)}"
+    return f"segment-{os.urandom(8).hex()}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +237,8 @@ class Segment:
 
     def corrupt_row(self, row: int) -> IndexFormatError:
         """The error for a row of the vectors, which are mapped."""
+        from ragfast.index.storage import IndexFormatError
+
         assert self.buffers.files is not None
         where = self.buffers.files.file(f"{self.buffers.name}/vectors")
         return IndexFormatError(f"{where}: expected row {row} as it was written, found other bytes")
