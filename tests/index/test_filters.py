@@ -97,7 +97,7 @@ def encoded(table: list[tuple[Any, ...]]) -> tuple[dict[str, Any], dict[str, Any
 def test_is_what_python_says_row_by_row(table: list[tuple[Any, ...]], condition: tuple[Predicate, Plain]) -> None:
     predicate, plain = condition
     columns, vocabularies = encoded(table)
-    found = predicate.evaluate(columns, SCHEMA, vocabularies)
+    found = predicate.bind(SCHEMA, vocabularies)(columns)
     assert found.dtype == np.bool_
     assert found.tolist() == [plain(dict(zip("ifbs", row, strict=True))) for row in table]
 
@@ -117,7 +117,7 @@ def test_written_alike_is_equal(condition: tuple[Predicate, Plain]) -> None:
 @given(name=st.sampled_from("if"), values=st.lists(numbers, min_size=1, max_size=60), table=rows)
 def test_isin_of_many_numbers(name: str, values: list[Any], table: list[tuple[Any, ...]]) -> None:
     columns, vocabularies = encoded(table)
-    found = column(name).isin(values).evaluate(columns, SCHEMA, vocabularies)
+    found = column(name).isin(values).bind(SCHEMA, vocabularies)(columns)
     assert found.tolist() == [any(row["if".index(name)] == value for value in values) for row in table]
 
 
@@ -139,8 +139,8 @@ def test_words_added_later_are_no_matter_to_what_was_bound() -> None:
 
 def test_a_word_that_nobody_has() -> None:
     columns, vocabularies = encoded([(1, 0.5, True, "b"), (2, 1.5, False, None)])
-    assert (column("s") == "?").evaluate(columns, SCHEMA, vocabularies).tolist() == [False, False]
-    assert (column("s") != "?").evaluate(columns, SCHEMA, vocabularies).tolist() == [True, False]
+    assert (column("s") == "?").bind(SCHEMA, vocabularies)(columns).tolist() == [False, False]
+    assert (column("s") != "?").bind(SCHEMA, vocabularies)(columns).tolist() == [True, False]
     assert len(vocabularies["s"]) == 1  # asking adds nothing
 
 
@@ -164,7 +164,7 @@ def test_long_chains_are_flat() -> None:
     predicate: Predicate = column("i") == 0
     for value in range(1, 3000):
         predicate = predicate | (column("i") == value)
-    assert predicate.evaluate(columns, SCHEMA, vocabularies).tolist() == [True, True]
+    assert predicate.bind(SCHEMA, vocabularies)(columns).tolist() == [True, True]
     a, b, c = (column("i") == value for value in range(3))
     assert (a & b) & c == a & (b & c) == And((a, b, c))
     assert ~~a == a
@@ -236,7 +236,7 @@ def test_refuses_when_made(make: Any, error: type[Exception], words: str) -> Non
 def test_refuses_what_does_not_fit_the_columns(predicate: Predicate, error: type[Exception], words: str) -> None:
     columns, vocabularies = encoded([(1, 0.5, True, "b")])
     with pytest.raises(error, match=words):
-        predicate.evaluate(columns, SCHEMA, vocabularies)
+        predicate.bind(SCHEMA, vocabularies)(columns)
 
 
 def test_public_names() -> None:
