@@ -21,7 +21,7 @@ C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch] benchmarks/*.c)
 test: $(VENV)/.with-test
 	$(PYTEST) tests --ignore=tests/rag/hf
 
-test-all: $(VENV)/.with-test,models,plots,mcp $(VENV)/.with-benchmarks $(VENV)/.with-demo
+test-all: $(VENV)/.with-test,models,plots,mcp,safetensors $(VENV)/.with-benchmarks $(VENV)/.with-demo
 	$(PYTEST)
 
 demo: $(VENV)/.with-demo
