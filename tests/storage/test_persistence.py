@@ -338,17 +338,17 @@ def test_an_add_that_failed_between_strings_and_their_numbers(part: str, tmp_pat
     index = FlatIndex(2)
     index.add(ROW, ids=["a"], metadata={"word": ["a"]})
     contents = index.snapshot()._contents
-    strings: Any = contents.names if part == "names" else contents.vocabularies["word"]
+    strings: Any = contents.names._strings if part == "names" else contents.vocabularies["word"]  # type: ignore[union-attr]
 
     class Full(dict[str, int]):
         def update(self, *_: Any, **__: Any) -> None:
             raise MemoryError
 
-    added = strings._added
-    strings._added = Full(added)
+    added = strings._added_positions
+    strings._added_positions = Full(added)
     with pytest.raises(MemoryError):
         index.add(ROW, ids=["b"], metadata={"word": ["b"]})
-    strings._added = added
+    strings._added_positions = added
     index.add(ROW, ids=["b"], metadata={"word": ["b"]})
     index.save(tmp_path / "i")
     opened = FlatIndex.open(tmp_path / "i")

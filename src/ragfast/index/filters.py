@@ -232,7 +232,7 @@ class Comparison(_OfColumn):
             if self.sign == "==":
                 return lambda codes: codes == code
             return lambda codes: (codes != code) & (codes != NULL_CODE)
-        compare, words = COMPARE[self.sign], vocabulary.words()
+        compare, words = COMPARE[self.sign], vocabulary.all()
         true = np.zeros(len(words) + 1, np.bool_)  # the last is that of None, whose code is -1
         true[:-1] = [compare(word, self.value) for word in words]
         return lambda codes: true[codes]
