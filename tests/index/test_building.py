@@ -292,9 +292,10 @@ CONSTANT = """if True:
     building.SAMPLE_DOCS = 2048
     building.BATCH_BYTES = 2**20
     rows = np.random.default_rng(0).standard_normal((1000, 256)).astype(np.float32)
-    building.build(sys.argv[1] + "/warm", [rows] * 4, scan="int8")
+    settings = None, "float32", "ip", "int8", None, False
+    building.build(sys.argv[1] + "/warm", [rows] * 4, *settings)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    building.build(sys.argv[1] + "/large", (rows for _ in range(200)), scan="int8")
+    building.build(sys.argv[1] + "/large", (rows for _ in range(200)), *settings)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(grown * (1 if sys.platform == "darwin" else 1024))
 """

@@ -172,7 +172,7 @@ class _BatchReader:
             first = self.contents.next_id
             with _position_in_errors(number, first):
                 n = len(_with_len(block.vectors))
-                self._vectors(block.vectors[:0])  # says what is wrong before ids are looked at
+                writing.prepared(block.vectors[:0], self.now(0))  # says what is wrong before ids are read
                 keys, columns = self._read(block, n) if n else (None, {})
             done = 0
             while done < n:
@@ -180,10 +180,10 @@ class _BatchReader:
                     batch = self._empty(size, keys is not None)
                 end = min(n, done + len(batch.buffers) - batch.n)
                 with _position_in_errors(number, first + done):
-                    documents = writing.prepared(self._vectors(block.vectors[done:end]), "vectors", self.now(0))
-                rows = documents.rows(
-                    None if keys is None else keys[done:end],
-                    {name: values[done:end] for name, values in columns.items()},
+                    documents = writing.prepared(block.vectors[done:end], self.now(0))
+                rows = documents._replace(
+                    ids=None if keys is None else keys[done:end],
+                    columns={name: values[done:end] for name, values in columns.items()},
                 )
                 batch = batch.extended(rows, first + done)
                 done = end
@@ -199,17 +199,13 @@ class _BatchReader:
         columns = self.contents.schema.empty(size)
         return Segment(new_buffers(size, dim, dtype, metric, with_ids=with_ids, columns=columns), dtype)
 
-    def _vectors(self, vectors: Any) -> NDArray[Any]:
-        dim, _, dtype, metric = self._settings
-        return arrays.stored_rows(vectors, "vectors", dim, "float32" if metric == "cosine" else dtype)
-
     def _read(self, block: Block, n: int) -> tuple[NDArray[np.int64] | None, Mapping[str, NDArray[Any]]]:
         """The ids, integers or keys, and columns of n documents, which the contents have from now on."""
         if self.contents.next_id + n >= MAX_DOCS:
             raise ValueError("vectors: an index holds fewer than 2**31 documents")
         now = self.now(0)
         numbering, keys, strings = writing.read_ids(now, block.ids, n)
-        contents, values = writing.read_metadata(now, block.metadata, n)
+        contents, values = writing.read_metadata(self.contents, block.metadata, n)
         if strings is not None:
             names = Names() if contents.names is None else contents.names
             keys = names.append(strings)

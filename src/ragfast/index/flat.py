@@ -14,7 +14,6 @@ from ragfast._core import arrays
 from ragfast.index import writing
 from ragfast.index.quantizer import MAX_CODED_DIM
 from ragfast.index.snapshot import METRICS, SCANS, Hits, Searchable, SearchStats, Snapshot
-from ragfast.index.writing import Documents
 
 if TYPE_CHECKING:
     from ragfast.index import persistence
@@ -93,7 +92,7 @@ class FlatIndex(Searchable):
         storage = arrays.storage_type(dtype)
         rows = arrays.stored_rows(vectors, "vectors", None, "float32" if metric == "cosine" else storage)
         index = cls(rows.shape[1], scan=scan, dtype=storage, metric=metric)
-        documents = writing.prepared(rows, "vectors", index._snapshot)
+        documents = writing.prepared_rows(rows, index._snapshot)
         index._change(lambda now: index._writer.added(now, documents, ids, metadata, exact_capacity=True))
         return index
 
@@ -104,11 +103,6 @@ class FlatIndex(Searchable):
             before = self._snapshot
             after = self._snapshot = make(before)
         return before, after
-
-    def _prepared(self, vectors: arrays.ArrayLike) -> Documents:
-        now = self._snapshot
-        storage = "float32" if now.metric == "cosine" else now.dtype
-        return writing.prepared(arrays.stored_rows(vectors, "vectors", now.dim, storage), "vectors", now)
 
     def add(
         self,
@@ -130,7 +124,7 @@ class FlatIndex(Searchable):
         for NaN or infinity, for what overflows the index's dtype, for zeros alone where the metric is "cosine", for
         ids that repeat or that the index holds, and for other columns than those of the documents before.
         """
-        documents = self._prepared(vectors)
+        documents = writing.prepared(vectors, self._snapshot)
         self._change(lambda now: self._writer.added(now, documents, ids, metadata))
 
     def upsert(
@@ -150,7 +144,7 @@ class FlatIndex(Searchable):
         >>> index.search(np.float32([[0, 1]]), k=2).ids.tolist()
         [['rain', 'fog']]
         """
-        documents = self._prepared(vectors)
+        documents = writing.prepared(vectors, self._snapshot)
         self._change(lambda now: self._writer.upserted(now, documents, ids, metadata))
 
     def remove(self, ids: arrays.ArrayLike | Sequence[str], *, missing_ok: bool = False) -> int:

@@ -21,7 +21,7 @@ from ragfast.index import storage
 from ragfast.index.columns import DTYPES, Schema, Vocabulary
 from ragfast.index.names import Names
 from ragfast.index.quantizer import MAX_CODED_DIM, PANEL, Quantizer
-from ragfast.index.segment import MAX_DOCS, Buffers, MappedFiles, Segment, aligned, rows_on_lines, writable
+from ragfast.index.segment import MAX_DOCS, Buffers, Segment, aligned, rows_on_lines, writable
 from ragfast.index.selection import Contents, new_group_numbers
 from ragfast.index.snapshot import METRICS, SCANS, Snapshot
 
@@ -297,9 +297,9 @@ class _Reader:
             raise self._error(f"layout {LAYOUT}, which this version of ragfast reads", meta["layout"])
         dim = self._integer(meta, "dim", 1, arrays.MAX_DIM)
         scan, dtype = self._choice(meta, "scan", SCANS), self._choice(meta, "dtype", arrays.STORAGE)
-        how = dim, scan, dtype, self._choice(meta, "metric", METRICS), self._integer(meta, "version", 0, MAX_ID)
+        metric, version = self._choice(meta, "metric", METRICS), self._integer(meta, "version", 0, MAX_ID)
         contents = self._contents(meta)
-        empty = Snapshot(*how, (), contents)
+        empty = Snapshot(dim, scan, dtype, metric, version, (), contents)
         segments = [self._segment(empty, about) for about in self._field(meta, "segments", list)]
         if (
             len({segment.buffers.name for segment in segments}) < len(segments)
@@ -310,7 +310,7 @@ class _Reader:
             raise self._error("columns where there are documents", None)
         if self._unused:
             raise self._error("arrays that the description speaks of", min(self._unused))
-        snapshot = Snapshot(*how, tuple(segments), contents)
+        snapshot = empty.replaced(segments, contents)
         coded = max((s for s in segments if s.buffers.quantizer is not None), key=lambda s: s.n, default=None)
         group_keys = {group: stamp for group, stamp, _ in _groups(snapshot)}
         saved = SavedState(os.path.abspath(self._stored.path), self._field(meta, "commit", str), group_keys)
@@ -408,11 +408,8 @@ class _Reader:
                 parts[plane] = one.dtype, (panels * len(one), *one.shape[1:])
         mapped = {part: self._mapped_array(f"{name}/{part}", *what) for part, what in parts.items()}
         held = mapped if self._mmap is True else {part: self._copied_array(f"{name}/{part}") for part in parts}
-        files = None
-        if self._mmap is not False:
-            checked = {"vectors"} if self._mmap is True else set(parts)
-            unchecked = {f"{name}/{part}" for part in set(parts) - checked} if self._verify else set()
-            files = MappedFiles(self._stored, unchecked)
+        files = None if self._mmap is False else self._stored
+        unchecked = set(parts) - {"vectors"} if self._mmap is True and self._verify else set()
         quantizer = None if coded is None else self._quantizer(now, coded, name)
         planes = None
         if quantizer is not None:
@@ -435,6 +432,7 @@ class _Reader:
             quantizer,
             held["row_sums"] if self._verify and files is not None else None,
             files,
+            unchecked,
             name=name,
         )
 
@@ -475,7 +473,7 @@ class _Reader:
 def verify(now: Snapshot, saved: SavedState | None) -> None:
     """Reads every byte of the files that a version looks at, and of the directory that the index was opened from or
     saved to; IndexFormatError where one is not as it was written, ValueError where there are none."""
-    mapped = {id(s.buffers.files): s.buffers.files.stored for s in now._segments if s.buffers.files}
+    mapped = {id(s.buffers.files): s.buffers.files for s in now._segments if s.buffers.files}
     if saved is None and not mapped:
         raise ValueError("verify: expected an index that was opened or saved; this one has no files")
     for stored in mapped.values():

@@ -27,9 +27,14 @@ class Rows(NamedTuple):
 
     vectors: NDArray[Any]
     norms: NDArray[np.float32]
-    ids: NDArray[np.int64] | None
     half_squares: NDArray[np.float64] | None
-    columns: Mapping[str, NDArray[Any]]
+    ids: NDArray[np.int64] | None = None
+    columns: Mapping[str, NDArray[Any]] = {}
+
+    def part(self, first: int, end: int) -> Rows:
+        part = slice(first, end)
+        rows: Any = [None if a is None else a[part] for a in self[:-1]]
+        return Rows(*rows)._replace(columns={name: column[part] for name, column in self.columns.items()})
 
 
 class _Run(NamedTuple):
@@ -85,24 +90,6 @@ def _merged(one: _Run, other: _Run, ids: NDArray[np.int64]) -> _Run:
     return _Run(one.first, both[order], np.concatenate(rows)[order])
 
 
-class MappedFiles:
-    """Where arrays of a room are mapped from. Each of those in `unchecked` is read as a whole before its first use;
-    vectors are not, whose rows have sums."""
-
-    def __init__(self, stored: Stored, unchecked: set[str]) -> None:
-        self.stored = stored
-        self._unchecked = unchecked  # threads may take the same from it twice
-
-    def check(self, *names: str) -> None:
-        """:class:`IndexFormatError` where one of these is not as it was written."""
-        for name in self._unchecked.intersection(names):
-            self.stored.verify(name)
-            self._unchecked.discard(name)
-
-    def file(self, name: str) -> str:
-        return self.stored.file(name)
-
-
 def new_segment_name() -> str:
     """One that no other room ever has; its arrays are stored under it."""
     return f"segment-{os.urandom(8).hex()}"
@@ -121,7 +108,8 @@ class Buffers:
     codes: _kernels.Codes | None = None
     quantizer: Quantizer | None = None
     row_sums: NDArray[np.uint32] | None = None
-    files: MappedFiles | None = None
+    files: Stored | None = None  # what the arrays are mapped from
+    unchecked: set[str] = field(default_factory=set)  # mapped arrays to verify as a whole before their first use
     lookup: Lookup = field(default_factory=Lookup)
     name: str = field(default_factory=new_segment_name)
     group_numbers: dict[str, tuple[int, NDArray[np.int32]]] = field(default_factory=dict)  # and the rows done
@@ -135,15 +123,19 @@ def _address(a: NDArray[Any]) -> int:
     return address
 
 
+def _memory_on_line(n_bytes: int) -> NDArray[np.uint8]:
+    """Uninitialised memory that begins on a cache line; its base owns it."""
+    memory = np.empty(n_bytes + 64, np.uint8)
+    first = -_address(memory) % 64
+    return memory[first : first + n_bytes]
+
+
 def rows_on_lines(n: int, dim: int, dtype: Any) -> NDArray[Any]:
     """An uninitialised read-only (n, dim) array that begins on a cache line; where it does not, as NumPy has it, loads
     of 64 bytes straddle two lines. Its base owns the memory."""
-    size = n * dim * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)
-    first = -_address(memory) % 64
-    rows: NDArray[Any] = memory[first : first + size].view(dtype).reshape(n, dim)
-    memory.flags.writeable = rows.flags.writeable = False
-    return rows
+    rows: Any = _memory_on_line(n * dim * np.dtype(dtype).itemsize).view(dtype).reshape(n, dim)
+    rows.base.flags.writeable = rows.flags.writeable = False
+    return rows  # type: ignore[no-any-return]  # its base is Any
 
 
 def writable(rows: NDArray[Any], first: int, end: int) -> NDArray[Any]:
@@ -159,9 +151,7 @@ def writable(rows: NDArray[Any], first: int, end: int) -> NDArray[Any]:
 
 def aligned(a: NDArray[Any]) -> NDArray[Any]:
     """A copy that begins on a cache line."""
-    memory = np.empty(a.nbytes + 64, np.uint8)
-    first = -_address(memory) % 64
-    copied = memory[first : first + a.nbytes].view(a.dtype).reshape(a.shape)
+    copied = _memory_on_line(a.nbytes).view(a.dtype).reshape(a.shape)
     copied[...] = a
     return copied
 
@@ -216,13 +206,15 @@ class Segment:
 
     def check(self, *parts: str) -> None:
         """That these arrays are as they were written, where they are mapped files."""
-        if self.buffers.files is not None:
-            self.buffers.files.check(*(f"{self.buffers.name}/{part}" for part in parts))
+        for part in self.buffers.unchecked.intersection(parts):
+            assert self.buffers.files is not None
+            self.buffers.files.verify(f"{self.buffers.name}/{part}")
+            self.buffers.unchecked.discard(part)  # two threads may both do this
 
     def check_vectors(self) -> None:
         """Likewise of all vectors, which are read."""
         if self.buffers.files is not None and self.buffers.row_sums is not None:
-            self.buffers.files.stored.verify(f"{self.buffers.name}/vectors")
+            self.buffers.files.verify(f"{self.buffers.name}/vectors")
 
     def check_rows(self, rows: NDArray[np.integer[Any]]) -> None:
         """Likewise of the vectors of these rows."""
@@ -356,10 +348,7 @@ class Segment:
             first = 0
         assert buffers.codes is not None
         squares = None if buffers.half_squares is None else buffers.half_squares[: self.n]
-        if squares is None:
-            buffers.codes.encode(self.vectors, first, self.storage == "bfloat16", 0)
-        else:
-            buffers.codes.encode(self.vectors, first, self.storage == "bfloat16", 0, squares)
+        buffers.codes.encode(self.vectors, first, self.storage == "bfloat16", 0, squares)
         return self if buffers is self.buffers else replace(self, buffers=buffers)
 
     def group_numbers(self, name: str, number: Callable[[NDArray[np.int64]], NDArray[np.int32]]) -> NDArray[np.int32]:
@@ -387,23 +376,15 @@ class Segment:
         return Rows(
             buffers.vectors[rows],
             buffers.norms[rows],
-            self.first_id + rows if buffers.ids is None else self.all_ids[rows],
             None if buffers.half_squares is None else buffers.half_squares[rows],
+            self.first_id + rows if buffers.ids is None else self.all_ids[rows],
             {name: self.column(name)[rows] for name in buffers.columns},
         )
 
     @property
     def nbytes(self) -> int:
-        """Memory of its arrays, the room for documents to come included; mapped files count as well."""
+        """Memory of its arrays, spare capacity included; mapped files count as well."""
         buffers = self.buffers
-        held = [
-            buffers.vectors,
-            buffers.norms,
-            buffers.ids,
-            buffers.half_squares,
-            buffers.row_sums,
-            self.alive,
-            *buffers.columns.values(),
-        ]
-        n = sum(a.nbytes for a in held if a is not None) + buffers.lookup.nbytes
-        return n + (0 if buffers.codes is None else buffers.codes.nbytes)
+        held: list[Any] = [buffers.vectors, buffers.norms, buffers.ids, buffers.half_squares, buffers.row_sums]
+        held += [buffers.codes, buffers.lookup, self.alive, *buffers.columns.values()]
+        return sum(a.nbytes for a in held if a is not None)

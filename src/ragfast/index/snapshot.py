@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -342,6 +342,11 @@ class Snapshot(Searchable):
         self._mapped = any(segment.buffers.files is not None for segment in segments)
         self._direct = metric != "cosine" and contents.names is None and not self._mapped  # C's hits are the result
         self._docs: tuple[_kernels.Docs, ...] | None = None
+
+    def replaced(self, segments: Iterable[Segment], contents: Contents, version: int | None = None) -> Snapshot:
+        """A snapshot of the same settings with other documents."""
+        version = self._version if version is None else version
+        return Snapshot(self._dim, self._scan, self._storage, self._metric, version, tuple(segments), contents)
 
     @property
     def _snapshot(self) -> Snapshot:  # type: ignore[override]  # an attribute would be a cycle that keeps memory

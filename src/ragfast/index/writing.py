@@ -32,32 +32,25 @@ SEALED_ROWS = 65_536
 """Rows with which the last segment, once saved, grows no more."""
 
 
-class Documents(NamedTuple):
-    """Vectors as the index keeps them, checked."""
-
-    vectors: NDArray[Any]
-    norms: NDArray[np.float32]
-    half_squares: NDArray[np.float64] | None
-
-    def rows(self, ids: NDArray[np.int64] | None, columns: Mapping[str, NDArray[Any]]) -> Rows:
-        return Rows(self.vectors, self.norms, ids, self.half_squares, columns)
+def prepared(vectors: arrays.ArrayLike, now: Snapshot) -> Rows:
+    """Vectors (N, D) as an index like this one keeps them. ValueError for NaN and infinity."""
+    storage = "float32" if now.metric == "cosine" else now.dtype
+    return prepared_rows(arrays.stored_rows(vectors, "vectors", now.dim, storage), now)
 
 
-def prepared(rows: NDArray[Any], name: str, snapshot: Snapshot) -> Documents:
-    """rows (N,D) as :func:`arrays.stored_rows` has them, float32 for "cosine". ValueError for NaN and infinity."""
-    if snapshot.metric == "cosine":
-        rows = arrays.unit_rows(rows, name, snapshot.dtype)
-    return stored(rows, name, snapshot)
+def prepared_rows(rows: NDArray[Any], now: Snapshot) -> Rows:
+    """The same for what :func:`arrays.stored_rows` returned, float32 for "cosine"."""
+    return stored(arrays.unit_rows(rows, "vectors", now.dtype) if now.metric == "cosine" else rows, now)
 
 
-def stored(rows: NDArray[Any], name: str, snapshot: Snapshot) -> Documents:
-    """Of vectors that have been in an index."""
-    bfloat16 = snapshot.dtype == "bfloat16"
+def stored(rows: NDArray[Any], now: Snapshot) -> Rows:
+    """The same for vectors as an index has them."""
+    bfloat16 = now.dtype == "bfloat16"
     norms, bad_row = _kernels.row_norms(rows, bfloat16, 0)
     if bad_row is not None:
-        raise ValueError(f"{name}: row {bad_row} holds NaN or an infinity; every value must be finite")
-    squares = _kernels.half_squares(rows, bfloat16, 0) if snapshot.metric == "l2" else None
-    return Documents(rows, norms, squares)
+        raise ValueError(f"vectors: row {bad_row} holds NaN or an infinity; every value must be finite")
+    squares = _kernels.half_squares(rows, bfloat16, 0) if now.metric == "l2" else None
+    return Rows(rows, norms, squares)
 
 
 class Writer:
@@ -80,7 +73,7 @@ class Writer:
     def added(
         self,
         now: Snapshot,
-        documents: Documents,
+        documents: Rows,
         ids: Any,
         metadata: Mapping[str, Any] | None,
         *,
@@ -88,7 +81,7 @@ class Writer:
     ) -> Snapshot:
         n = len(documents.norms)
         numbering, keys, strings = read_ids(now, ids, n)
-        contents, values = read_metadata(now, metadata, n)
+        contents, values = read_metadata(now._contents, metadata, n)
         if n == 0:
             return now
         if strings is not None:
@@ -108,13 +101,13 @@ class Writer:
             new = np.concatenate([new, keys[unnamed]])  # greater than all before
         if keys is not None and _consecutive(keys):
             first_id, keys = int(keys[0]), None
-        rows = documents.rows(keys, encoded(contents, values))
+        rows = documents._replace(ids=keys, columns=encoded(contents, values))
         segments = self._appended(now, now._segments, rows, first_id, contents, exact_capacity)
         if self._ids is not None:
             self._ids.add(new)
         return self._changed(now, segments, contents)
 
-    def upserted(self, now: Snapshot, documents: Documents, ids: Any, metadata: Mapping[str, Any] | None) -> Snapshot:
+    def upserted(self, now: Snapshot, documents: Rows, ids: Any, metadata: Mapping[str, Any] | None) -> Snapshot:
         n = len(documents.norms)
         if ids is None:
             raise TypeError("ids: expected those of the documents, got None; add numbers documents by itself")
@@ -123,7 +116,7 @@ class Writer:
         else:
             read = read_ids(now, ids, n)
         numbering, keys, strings = read
-        contents, values = read_metadata(now, metadata, n)
+        contents, values = read_metadata(now._contents, metadata, n)
         if n == 0:
             return now
         if strings is not None:
@@ -140,7 +133,7 @@ class Writer:
             contents = contents._replace(next_id=contents.next_id + n)
         if strings is not None:
             contents, keys = _with_names(contents, strings, keys)
-        rows = documents.rows(keys, encoded(contents, values))
+        rows = documents._replace(ids=keys, columns=encoded(contents, values))
         segments = self._appended(now, segments, rows, 0, contents)
         if self._ids is not None:
             others = ascending(keys[~found])
@@ -171,7 +164,7 @@ class Writer:
             contents = contents._replace(names=contents.names.subset(now.keys))
         self._tail = ""
         self._ids = None
-        return _next_version(now, *_with_used_words(tuple(segments), contents))
+        return now.replaced(*_with_used_words(tuple(segments), contents), now.version + 1)
 
     def swapped(self, now: Snapshot, other: Snapshot) -> Snapshot:
         mine, theirs = (f"dim {s.dim}, dtype {s.dtype}, metric {s.metric}" for s in (now, other))
@@ -179,7 +172,7 @@ class Writer:
             raise ValueError(f"other: expected {mine}, as this index has, got {theirs}")
         self._tail = ""  # its owner alone extends their last segment
         self._quantizer = self._ids = None
-        return _next_version(now, other._segments, _own_contents(other))
+        return now.replaced(other._segments, _own_contents(other), now.version + 1)
 
     def _find_held(self, now: Snapshot, keys: NDArray[np.int64]) -> tuple[int | None, NDArray[np.int64]]:
         """The smallest of these distinct keys (-1: none) that a document has; and those that no document ever had,
@@ -201,7 +194,7 @@ class Writer:
     # ---- segments
 
     def _changed(self, now: Snapshot, segments: Sequence[Segment], contents: Contents) -> Snapshot:
-        return _next_version(now, tuple(self._consolidated(now, list(segments), contents)), contents)
+        return now.replaced(self._consolidated(now, list(segments), contents), contents, now.version + 1)
 
     def _appended(
         self,
@@ -221,7 +214,7 @@ class Writer:
         tail = segments[-1] if segments else None
         if tail is not None and tail.buffers.name == self._tail and tail.n < len(tail.buffers):
             done = min(n, len(tail.buffers) - tail.n)
-            tail = tail.accepting(rows.ids, first_id).extended(_row_range(rows, 0, done), first_id)
+            tail = tail.accepting(rows.ids, first_id).extended(rows.part(0, done), first_id)
             segments[-1] = tail
             segments[-1] = self._with_codes(now, segments, tail.n - done)
         if done < n:
@@ -229,7 +222,7 @@ class Writer:
             columns = contents.columns.empty(size)
             with_ids = rows.ids is not None
             buffers = new_buffers(size, now.dim, now.dtype, now.metric, with_ids=with_ids, columns=columns)
-            segments.append(Segment(buffers, now.dtype).extended(_row_range(rows, done, n), first_id + done))
+            segments.append(Segment(buffers, now.dtype).extended(rows.part(done, n), first_id + done))
             segments[-1] = self._with_codes(now, segments, 0)
             self._tail = buffers.name
         return segments
@@ -317,23 +310,6 @@ def _with_used_words(segments: tuple[Segment, ...], contents: Contents) -> tuple
     return segments, contents._replace(vocabularies=words, group_numbers=new_group_numbers(schema))
 
 
-def _next_version(now: Snapshot, segments: tuple[Segment, ...], contents: Contents) -> Snapshot:
-    return Snapshot(now.dim, now.scan, now.dtype, now.metric, now.version + 1, segments, contents)
-
-
-def _row_range(rows: Rows, first: int, end: int) -> Rows:
-    if first == 0 and end == len(rows.norms):
-        return rows
-    part = slice(first, end)
-    return Rows(
-        rows.vectors[part],
-        rows.norms[part],
-        None if rows.ids is None else rows.ids[part],
-        None if rows.half_squares is None else rows.half_squares[part],
-        {name: values[part] for name, values in rows.columns.items()},
-    )
-
-
 def _choose_quantizer(now: Snapshot, segments: Sequence[Segment], current: Quantizer | None) -> Quantizer:
     """Chosen from rows of all segments."""
     ends = np.cumsum([s.n for s in segments])
@@ -413,14 +389,8 @@ def _with_names(contents: Contents, strings: list[str], keys: NDArray[np.int64])
     return contents._replace(names=names), keys
 
 
-def read_metadata(now: Snapshot, metadata: Mapping[str, Any] | None, n: int) -> tuple[Contents, Mapping[str, Any]]:
-    """What the index holds beside its segments, with a schema if it had none; and the values, checked."""
-    return _read_metadata(now._contents, metadata, n)
-
-
-def _read_metadata(
-    contents: Contents, metadata: Mapping[str, Any] | None, n: int
-) -> tuple[Contents, Mapping[str, Any]]:
+def read_metadata(contents: Contents, metadata: Mapping[str, Any] | None, n: int) -> tuple[Contents, Mapping[str, Any]]:
+    """The contents, with a schema if they had none; and the values of n documents, checked."""
     if n == 0 and (metadata is None or contents.schema is None):  # which say nothing of columns
         return contents, {}
     if contents.schema is None:
@@ -477,31 +447,31 @@ def restored(state: tuple[Any, ...]) -> Snapshot:
         )
     dim, scan, dtype, metric, version = how
     empty = Snapshot(dim, scan, dtype, metric, version, (), contents)
-    return _with_documents(empty, stored(vectors, "vectors", empty), keys, columns)
+    return _with_documents(empty, stored(vectors, empty), keys, columns)
 
 
 def with_vectors(now: Snapshot, vectors: arrays.ArrayLike, metadata: Mapping[str, Any] | None) -> Snapshot:
     """The documents under other vectors (N,D), in memory of their own, with other metadata where that is given. Ids
     that were given to documents that went are not given again. Errors as of :meth:`FlatIndex.add`."""
     contents = now._contents
-    storage = "float32" if now.metric == "cosine" else now.dtype
-    documents = prepared(arrays.stored_rows(vectors, "vectors", now.dim, storage), "vectors", now)
+    documents = prepared(vectors, now)
     if metadata is None:
         columns = now.stored_columns()
     else:
-        contents, values = _read_metadata(contents._replace(schema=None), metadata, len(now))
+        contents, values = read_metadata(contents._replace(schema=None), metadata, len(now))
         columns = encoded(contents, values)
-    empty = Snapshot(now.dim, now.scan, now.dtype, now.metric, now.version, (), contents)
-    return _with_documents(empty, documents, now.keys, columns)
+    return _with_documents(now.replaced((), contents), documents, now.keys, columns)
 
 
 def _with_documents(
-    empty: Snapshot, documents: Documents, keys: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
+    empty: Snapshot, documents: Rows, keys: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
 ) -> Snapshot:
     """With documents of these keys, which its contents know."""
     if len(keys) == 0:
         return empty
     contents, first = empty._contents, int(keys[0])
     ids = None if contents.numbering == "numbered" and np.array_equal(keys, first + np.arange(len(keys))) else keys
-    segments = Writer()._appended(empty, (), documents.rows(ids, columns), first, contents, exact_capacity=True)
-    return Snapshot(empty.dim, empty.scan, empty.dtype, empty.metric, empty.version, tuple(segments), contents)
+    segments = Writer()._appended(
+        empty, (), documents._replace(ids=ids, columns=columns), first, contents, exact_capacity=True
+    )
+    return empty.replaced(segments, contents)
