@@ -202,16 +202,6 @@ def test_refuses_other_columns() -> None:
         schema.read([1], 1)  # type: ignore[arg-type]
 
 
-def test_schemas_are_equal_by_names_and_kinds() -> None:
-    a, b = Schema({"x": "bool", "y": "str"}), Schema({"y": "str", "x": "bool"})
-    assert a == b
-    assert hash(a) == hash(b)
-    assert a != Schema({"x": "bool"})
-    assert "x" in a
-    assert "z" not in a
-    assert len(a) == 2
-
-
 def test_what_was_read_shares_no_memory() -> None:
     schema = Schema({"a": "int64", "b": "float64", "c": "bool"})
     given_arrays: dict[str, Any] = {"a": np.arange(3), "b": np.ones(3), "c": np.ones(3, bool)}

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -45,6 +46,7 @@ def build(
     n_docs = getattr(blocks, "n_docs", None) if n_docs is None else arrays.positive_int(n_docs, "n_docs")
     reader = _BatchReader(_block_iterable(blocks), dim, scan, arrays.storage_type(dtype), metric)
     segment = new_segment_name()
+    batch: Segment | None = None
     quantizer: Quantizer | None = None
     lowest, highest, n = 2**63 - 1, -1, 0
     with storage.change(path) as transaction, _progress_bar(progress, n_docs) as bar:
@@ -76,12 +78,13 @@ def build(
             transaction.put(f"{segment}/{name}", part)
         for name, part in persistence.strings_arrays(reader.contents).items():
             transaction.put(name, part)
-        about = [persistence.segment_meta(segment, quantizer, n, lowest=lowest, highest=highest)] if n else []
         now = reader.now(version=1)
-        names = reader.contents.names
-        next_key = None if names is None else names.next_key
+        if batch is not None:
+            batch = replace(batch, buffers=replace(batch.buffers, name=segment), n=n, first_id=0)
+            now = now.replaced([replace(batch, lowest=lowest, highest=highest)], now._contents)
+        names = now._contents.names
         commit = persistence.new_commit(persistence.new_writer())
-        transaction.commit(persistence.index_meta(now, reader.contents, about, commit, next_key))
+        transaction.commit(persistence.index_meta(now, commit, None if names is None else names.next_key))
 
 
 def _append(out: Mapping[str, storage.ArrayWriter], parts: Mapping[str, NDArray[Any]]) -> None:

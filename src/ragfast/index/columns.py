@@ -101,18 +101,8 @@ class Schema:
     def kinds(self) -> dict[str, str]:
         return dict(self._kinds)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._kinds
-
     def __len__(self) -> int:
         return len(self._kinds)
-
-    def __eq__(self, other: object) -> bool:
-        """The same names with the same kinds, in whatever order."""
-        return self._kinds == other._kinds if isinstance(other, Schema) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._kinds.items()))
 
     def __repr__(self) -> str:
         return f"Schema({', '.join(f'{name}={kind}' for name, kind in self._kinds.items())})"

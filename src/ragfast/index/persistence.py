@@ -92,35 +92,25 @@ def _packed(
     return found if keys is None else found | {f"{prefix}keys": keys}
 
 
-def segment_meta(
-    name: str,
-    quantizer: Quantizer | None,
-    n: int,
-    *,
-    n_removed: int = 0,
-    first_id: int = 0,
-    lowest: int = 2**63 - 1,
-    highest: int = -1,
-) -> dict[str, Any]:
-    """What is said of a segment; lowest and highest are of the ids of its rows."""
+def segment_meta(segment: Segment) -> dict[str, Any]:
+    """What the manifest says of a segment."""
+    quantizer = None if segment.buffers.codes is None else segment.buffers.quantizer
+    codes = None if quantizer is None else {"prefix": quantizer.prefix, "rotation_error": quantizer.rotation_error}
     return {
-        "name": name,
-        "n": n,
-        "removed": n_removed,
-        "first_id": first_id,
-        "lowest": lowest,
-        "highest": highest,
-        "codes": None
-        if quantizer is None
-        else {"prefix": quantizer.prefix, "rotation_error": quantizer.rotation_error},
+        "name": segment.buffers.name,
+        "n": segment.n,
+        "removed": segment.n_removed,
+        "first_id": segment.first_id,
+        "lowest": segment.lowest,
+        "highest": segment.highest,
+        "codes": codes,
     }
 
 
-def index_meta(
-    now: Snapshot, contents: Contents, segments: list[dict[str, Any]], commit: str, next_key: int | None
-) -> dict[str, Any]:
-    """What is said of an index; commit is another for each version that is written anywhere, next_key that of the names
-    that are written."""
+def index_meta(now: Snapshot, commit: str, next_key: int | None) -> dict[str, Any]:
+    """What the manifest says of an index; commit is another for each version that is written anywhere, next_key that of
+    the names that are written."""
+    contents = now._contents
     return {
         "layout": LAYOUT,
         "commit": commit,
@@ -133,7 +123,7 @@ def index_meta(
         "next_id": contents.next_id,
         "next_key": next_key,
         "columns": None if contents.schema is None else [list(item) for item in contents.schema.kinds.items()],
-        "segments": segments,
+        "segments": [segment_meta(segment) for segment in now._segments],
     }
 
 
@@ -232,13 +222,8 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: SavedState | None, 
             else:
                 for name, values in make().items():
                     transaction.put(name, values, rows_checked=name.endswith("/vectors"))
-        segments = []
-        for s in now._segments:
-            about = {"n_removed": s.n_removed, "first_id": s.first_id, "lowest": s.lowest, "highest": s.highest}
-            quantizer = None if s.buffers.codes is None else s.buffers.quantizer
-            segments.append(segment_meta(s.buffers.name, quantizer, s.n, **about))
         next_key = group_keys["names"].n if "names" in group_keys else None
-        transaction.commit(index_meta(now, now._contents, segments, commit, next_key))
+        transaction.commit(index_meta(now, commit, next_key))
     return SavedState(where, commit, group_keys, writer)
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ragfast._core import arrays
 from ragfast.index import Hits
-from ragfast.index.merge import id_array
 from ragfast.marginal.lse import log_softmax, marginalize_sequence, marginalize_token
 from ragfast.rag.decoding import Decoding, Generation, Retrieved, Step, generate_sequence, generate_token, stream_token
 from ragfast.rag.generators import BatchGenerator, DecodingGenerator, Generator
@@ -515,7 +514,7 @@ def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
 
 def _found(hits: Hits) -> Hits:
     """Without the padding with which a search fills up what it did not find."""
-    ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,))
+    ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,))
     there = ids >= 0 if ids.dtype != object else np.array([doc_id is not None for doc_id in ids], bool)
     return Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
 
