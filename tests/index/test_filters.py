@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import pickle
@@ -157,6 +158,15 @@ def test_equal_numbers_of_other_types_are_other_predicates() -> None:
     predicates = [column("i") == 1, column("i") == 1.0, column("i") == True]  # noqa: E712
     assert len(set(predicates)) == 3
     assert len({column("i").isin([1]), column("i").isin([True])}) == 2
+
+
+def test_predicates_cannot_be_changed() -> None:
+    predicate: Any = column("i") == 1
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        predicate.value = 2
+    for same in (copy.deepcopy(predicate), pickle.loads(pickle.dumps(predicate))):
+        assert same == predicate
+        assert hash(same) == hash(predicate)
 
 
 def test_long_chains_are_flat() -> None:

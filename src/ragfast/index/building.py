@@ -138,7 +138,7 @@ def _choose_quantizer(batch: Segment, scan: str, metric: str, n_docs: int | None
 
 
 class _BatchReader:
-    """The documents of blocks, checked as :meth:`FlatIndex.add` checks them and put together anew, in batches."""
+    """The documents of blocks, checked as :meth:`FlatIndex.add` checks them and put together in batches."""
 
     def __init__(self, blocks: Iterable[Any], dim: int | None, scan: str, dtype: str, metric: str) -> None:
         self._blocks = iter(blocks)
@@ -166,7 +166,7 @@ class _BatchReader:
         return Snapshot(*self._settings, version, (), self.contents)
 
     def batches(self) -> Iterator[Segment]:
-        """Each has whole panels, but for the last. Their memory is nobody's else: a caller may use that of a block
+        """Each has whole panels, but for the last. Their memory is their own: a caller may use that of a block
         again for the next one."""
         size = _whole_panels(min(SAMPLE_DOCS, SAMPLE_BYTES // self._row_bytes))
         batch: Segment | None = None
@@ -220,7 +220,7 @@ class _BatchReader:
         return keys, columns
 
     def refuse_repeated_ids(self) -> None:
-        """Integers; strings were looked at as they came, and so was each block by itself."""
+        """Integers; strings were checked as they came, and so was each block by itself."""
         if self._ids:
             ids = np.concatenate(self._ids)
             self._ids.clear()

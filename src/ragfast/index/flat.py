@@ -88,7 +88,7 @@ class FlatIndex(Searchable):
         metadata: Mapping[str, Any] | None = None,
     ) -> FlatIndex:
         """An index over vectors (N,D), which are copied. As ``FlatIndex(D, ...)`` and ``add(vectors, ids, metadata)``,
-        without room for more documents, which the next add makes."""
+        without spare capacity, which the next add makes."""
         storage = arrays.storage_type(dtype)
         rows = arrays.stored_rows(vectors, "vectors", None, "float32" if metric == "cosine" else storage)
         index = cls(rows.shape[1], scan=scan, dtype=storage, metric=metric)
@@ -178,7 +178,7 @@ class FlatIndex(Searchable):
         this index lies there already is not written again. docs/index-format.md describes the files.
 
         BlockingIOError while another writer is at work there; FileExistsError for a directory of other things, and
-        unless `overwrite` where this index was opened or saved before but somebody else has saved since.
+        unless `overwrite` where this index was opened or saved before but another writer has saved since.
         """
         with self._lock:
             now, saved = self._writer.seal(self._snapshot), self._saved

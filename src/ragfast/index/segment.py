@@ -1,4 +1,4 @@
-"""Documents that lie together: arrays with room to grow, and immutable views of the rows that a search sees."""
+"""Documents that lie together: arrays with spare capacity, and immutable views of the rows that a search sees."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def _merged(one: _Run, other: _Run, ids: NDArray[np.int64]) -> _Run:
 
 
 def new_segment_name() -> str:
-    """One that no other room ever has; its arrays are stored under it."""
+    """A unique name, under which the arrays of a segment are stored."""
     return f"segment-{os.urandom(8).hex()}"
 
 
 @dataclass(frozen=True, eq=False)
 class Buffers:
-    """The arrays of a segment. Those in memory may have room for documents to come, which the index that owns the room
-    writes beyond the rows that any search looks at."""
+    """The arrays of a segment. Those in memory may have spare capacity: the index that owns the buffers writes new
+    documents beyond the rows that any search reads."""
 
     vectors: NDArray[Any]  # (capacity,D) float32, or the bits of 16-bit floats
     norms: NDArray[np.float32]
@@ -139,8 +139,8 @@ def rows_on_lines(n: int, dim: int, dtype: Any) -> NDArray[Any]:
 
 
 def writable(rows: NDArray[Any], first: int, end: int) -> NDArray[Any]:
-    """What :func:`rows_on_lines` made, to be written to from one row to another. The rows themselves are read-only all
-    the while, and so is what is cut out of them: nobody else changes a row behind its norm."""
+    """A writable view of some rows that :func:`rows_on_lines` made. The rows themselves stay read-only, as do views of
+    them: no caller changes a row without its norm."""
     memory: Any = rows.base
     begin, row = _address(rows) - _address(memory), rows.shape[1] * rows.itemsize
     memory.flags.writeable = True
@@ -176,7 +176,7 @@ class Segment:
     buffers: Buffers
     storage: str
     n: int = 0
-    first_id: int = 0  # where the room has no ids: that of row 0
+    first_id: int = 0  # if the buffers have no ids: that of row 0
     alive: NDArray[np.uint32] | None = None  # a bit for each row of the buffers, 1 beyond n; None: all are there
     n_removed: int = 0
     lowest: int = 2**63 - 1  # bounds of all ids of the rows, removed or not
@@ -212,12 +212,12 @@ class Segment:
             self.buffers.unchecked.discard(part)  # two threads may both do this
 
     def check_vectors(self) -> None:
-        """Likewise of all vectors, which are read."""
+        """The same for all vectors, which are read."""
         if self.buffers.files is not None and self.buffers.row_sums is not None:
             self.buffers.files.verify(f"{self.buffers.name}/vectors")
 
     def check_rows(self, rows: NDArray[np.integer[Any]]) -> None:
-        """Likewise of the vectors of these rows."""
+        """The same for the vectors of these rows."""
         buffers = self.buffers
         if buffers.files is not None and buffers.row_sums is not None and len(rows):
             self.check("row_sums")
@@ -243,7 +243,7 @@ class Segment:
 
     @property
     def all_ids(self) -> NDArray[np.int64]:
-        """Of all rows likewise; not to be written to."""
+        """The ids of all rows, removed ones included; not to be written to."""
         if self.buffers.ids is not None:
             self.check("ids")
             return self.buffers.ids[: self.n]
@@ -260,14 +260,14 @@ class Segment:
         return np.arange(self.n) if self.alive is None else np.flatnonzero(arrays.unpacked_bits(self.alive, self.n))
 
     def column(self, name: str) -> NDArray[Any]:
-        """Metadata of all rows likewise."""
+        """A metadata column of all rows, removed ones included."""
         if self.buffers.files is not None:
             self.check(f"column-{list(self.buffers.columns).index(name)}")
         values: NDArray[Any] = self.buffers.columns[name][: self.n]
         return values
 
     def holds(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Which of these rows of the room are documents of this version."""
+        """Which of these rows of the buffers are documents of this version."""
         there = (rows >= 0) & (rows < self.n)
         if self.alive is not None:
             places = np.where(there, rows, 0)
@@ -305,8 +305,7 @@ class Segment:
         return replace(self, alive=alive, n_removed=self.n_removed + len(rows))
 
     def accepting(self, ids: NDArray[np.int64] | None, first_id: int) -> Segment:
-        """One whose room can take documents of these ids: with an array of ids where they do not follow those that it
-        has."""
+        """A segment whose buffers can hold these ids: with an array of ids if they do not follow its own."""
         if self.buffers.ids is not None or (ids is None and first_id == self.first_id + self.n):
             return self
         ids = np.empty(len(self.buffers), np.int64)
@@ -314,7 +313,7 @@ class Segment:
         return replace(self, buffers=replace(self.buffers, ids=ids), first_id=0)
 
     def extended(self, new: Rows, first_id: int = 0) -> Segment:
-        """With these documents behind the others: written into the buffers, where nobody looks yet. Codes are made by
+        """With these documents behind the others, written into the buffers where no search reads yet. Codes are made by
         :meth:`with_codes`. first_id is the id of the first of them where they have no ids of their own."""
         buffers, n = self.buffers, self.n
         total = n + len(new.norms)

@@ -68,7 +68,7 @@ class Contents(NamedTuple):
 class Filter:
     """Which documents a search may find, made ready by :meth:`Snapshot.filter` for the searches of that version.
 
-    In a search of another version what it was made from is looked at anew; a mask cannot be, and is refused.
+    In a search of another version what it was made from is evaluated again; a mask cannot be, and is refused.
     len(filter) is the number of documents that it lets through. It never changes: other searches share it.
     """
 
@@ -78,7 +78,7 @@ class Filter:
     allowed: tuple[NDArray[np.uint32] | None, ...]  # bits of each segment, read-only; None: no document of it
 
     def __and__(self, other: object) -> Filter:
-        """The documents that both let through, for this version alone, as a mask is; ValueError for one of another."""
+        """The documents that both let through, for this version only, as a mask is; ValueError for one of another."""
         if not isinstance(other, Filter):
             return NotImplemented
         if other.segments is not self.segments:

@@ -480,7 +480,7 @@ class Snapshot(Searchable):
             if filter.source is None:
                 raise ValueError(
                     f"filter: a mask of version {filter.version} of an index, made for its rows alone; this is version "
-                    f"{self._version} of that index, of another or of a copy: make it anew, or search that snapshot"
+                    f"{self._version} of that index, of another or of a copy: make it again, or search that snapshot"
                 )
             return self._prepared_filter(filter.source)
         if isinstance(filter, Predicate):

@@ -145,7 +145,7 @@ class Strings:
         return self.stored() + self._added[:]
 
     def _stored_by_position(self) -> dict[str, int]:
-        if self._stored_positions is None:  # likewise
+        if self._stored_positions is None:  # two readers may both do this too
             strings = self.stored()
             positions = {string: i for i, string in enumerate(strings)}
             if len(positions) < len(strings):

@@ -205,7 +205,7 @@ class Writer:
         contents: Contents,
         exact_capacity: bool = False,
     ) -> list[Segment]:
-        """With these documents in the room that the last segment has, and in a new one."""
+        """With these documents in the spare capacity of the last segment, and in a new segment."""
         segments, n = list(before), len(rows.norms)
         if sum(s.n for s in segments) + n >= MAX_DOCS:
             total = sum(map(len, segments)) + n
@@ -293,7 +293,7 @@ def _may_move(segment: Segment) -> bool:
 
 
 def _with_used_words(segments: tuple[Segment, ...], contents: Contents) -> tuple[tuple[Segment, ...], Contents]:
-    """The one segment, in memory, with vocabularies of the words that its documents have, and numbers likewise."""
+    """The one segment, in memory, with vocabularies of the words that its documents have, and group numbers."""
     schema = contents.schema
     if schema is None:
         return segments, contents
