@@ -24,6 +24,7 @@ NEEDED = {  # beyond NumPy; `make test-all` has all of it
     "ragfast.rag.plots": "matplotlib",
     "ragfast.rag.mcp": "mcp",
     "ragfast.index.readers.tables": "pyarrow",
+    "ragfast.index.readers.tensors": "safetensors",
 }
 MODULES = ["ragfast"] + [
     module.name

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ragfast._core import arrays
 from ragfast.index import Hits
-from ragfast.index.merge import id_array
 from ragfast.marginal.lse import log_softmax, marginalize_sequence, marginalize_token
 from ragfast.rag.decoding import Decoding, Generation, Retrieved, Step, generate_sequence, generate_token, stream_token
 from ragfast.rag.generators import BatchGenerator, DecodingGenerator, Generator
@@ -117,8 +116,8 @@ class _RAG:
         not given. Share it between variants, or between scoring and decoding.
 
         k (this object's by default) documents each, or as many as there are. rules say which: ``filter=``, and
-        ``group=`` with ``at_most=`` or ``exclude=`` (B,), as in :meth:`FlatIndex.search`; p(z|x) is over the documents
-        that they leave.
+        ``group_by=`` with ``max_per_group=`` or ``exclude_groups=`` (B,), as in :meth:`FlatIndex.search`; p(z|x) is
+        over the documents that they leave.
 
         ValueError where the model has no documents, where documents_tokens lacks an id, and where a question found no
         document; TypeError for rules where the retriever is no :class:`FilteringRetriever`.
@@ -152,14 +151,14 @@ class _RAG:
                 raise ValueError(f"retriever: expected hits of {len(questions)} queries, got {len(rows)}")
             return rows
         each = [given] * len(questions)
-        if "exclude" in given:
-            groups = _several(given["exclude"], "exclude")
+        if "exclude_groups" in given:
+            groups = _several(given["exclude_groups"], "exclude_groups")
             if len(groups) != len(questions):
-                raise ValueError(f"exclude: expected {len(questions)} groups, one a question, got {len(groups)}")
-            # A question that excludes nothing has a group only where at_most speaks of it: alone that says nothing.
-            kept = ("filter", "group", "at_most") if "at_most" in given else ("filter",)
+                raise ValueError(f"exclude_groups: expected {len(questions)} groups, one a question, got {len(groups)}")
+            # A question that excludes nothing needs group_by only with max_per_group: by itself group_by is an error.
+            kept = ("filter", "group_by", "max_per_group") if "max_per_group" in given else ("filter",)
             alone = {name: rule for name, rule in given.items() if name in kept}
-            each = [alone if group is None else {**given, "exclude": group} for group in groups]
+            each = [alone if group is None else {**given, "exclude_groups": group} for group in groups]
         encode, search = self.retriever.encode_query, self.retriever.search
         return [
             search(encode(question), document_embeddings, k=k, **its_rules)
@@ -515,7 +514,7 @@ def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
 
 def _found(hits: Hits) -> Hits:
     """Without the padding with which a search fills up what it did not find."""
-    ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,))
+    ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,))
     there = ids >= 0 if ids.dtype != object else np.array([doc_id is not None for doc_id in ids], bool)
     return Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
 

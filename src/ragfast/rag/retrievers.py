@@ -20,14 +20,14 @@ __all__ = ["BatchRetriever", "DenseRetriever", "FilteringRetriever", "Retriever"
 class Rules(TypedDict, total=False):
     """Which documents a retrieval may find, by the keywords of :meth:`FlatIndex.search`; None is as if not given.
 
-    filter; group, with at_most or exclude: of several queries (B,) groups, of one query one. They need documents in a
-    FlatIndex or a Snapshot, and TypeError says so for an array; otherwise errors are as there.
+    filter; group_by, with max_per_group or exclude_groups: of several queries (B,) groups, of one query one. They need
+    documents in a FlatIndex or a Snapshot, and TypeError says so for an array; otherwise errors are as there.
     """
 
     filter: Any
-    group: str | None
-    exclude: Any
-    at_most: int | None
+    group_by: str | None
+    exclude_groups: Any
+    max_per_group: int | None
 
 
 @runtime_checkable
@@ -288,7 +288,11 @@ _QUERIES = ("query_embeddings", "document_embeddings")
 
 def _own_filter(filter: Any) -> Any:
     """A retriever's own filter as it may be kept: none that could mean other documents in another version."""
-    kept = None if filter is None else selection.kept(filter, "a list or an array of ids, a Predicate or a Filter")
+    kept = (
+        None
+        if filter is None
+        else selection.frozen_filter(filter, "a list or an array of ids, a Predicate or a Filter")
+    )
     if isinstance(kept, np.ndarray) and kept.dtype.kind == "b":
         raise TypeError(
             "filter: a mask says nothing of the rows of another version of an index; expected snapshot.filter(mask), "
@@ -325,10 +329,12 @@ def _search_one(
     rules: Rules,
 ) -> Hits:
     """Hits (K,) of one query (D,)."""
-    if rules.get("exclude") is not None:
-        if np.ndim(rules["exclude"]):
-            raise TypeError(f"exclude: expected the one group of one query, got {type(rules['exclude']).__name__}")
-        rules = {**rules, "exclude": [rules["exclude"]]}
+    if rules.get("exclude_groups") is not None:
+        if np.ndim(rules["exclude_groups"]):
+            raise TypeError(
+                f"exclude_groups: expected the one group of one query, got {type(rules['exclude_groups']).__name__}"
+            )
+        rules = {**rules, "exclude_groups": [rules["exclude_groups"]]}
     hits = _search(query, documents, k, temperature, _QUERY, fixed, rules)
     return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
 

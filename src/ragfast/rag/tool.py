@@ -14,7 +14,6 @@ from typing import Any
 from ragfast._core import arrays
 from ragfast.index import FlatIndex, Snapshot
 from ragfast.index.filters import COMPARE, Predicate, column
-from ragfast.index.merge import id_array
 from ragfast.rag.retrievers import FilteringRetriever, Retriever, allowed_by, shows
 
 __all__ = ["SearchTool"]
@@ -177,7 +176,7 @@ class SearchTool:
         embedding = self.retriever.encode_query(query)
         with _not_for_models():
             hits = self.retriever.search(embedding, documents, k=wanted, **rules)
-            ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,)).tolist()
+            ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,)).tolist()
         # What a search fills up with where it found fewer has id -1, or None among strings.
         return {"results": [self._result(hits, z, doc_id) for z, doc_id in enumerate(ids) if doc_id not in (-1, None)]}
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
-from ragfast.index.merge import id_array
 
 __all__ = ["CollapseMonitor", "CollapseStatistics", "CollapseWarning"]
 
@@ -182,7 +181,7 @@ def _entropy(shares: NDArray[np.float64]) -> float:
 
 def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
     """The documents of each question, without the -1 or None, and their shares of it."""
-    rows = [id_array(ids, f"doc_ids[{b}]", "(K,)", (None,)) for b, ids in enumerate(doc_ids)]
+    rows = [arrays.id_array(ids, f"doc_ids[{b}]", "(K,)", (None,)) for b, ids in enumerate(doc_ids)]
     if doc_logprobs is None:
         kept = [ids[_there(ids)] for ids in rows]
         return [(ids, np.full(len(ids), 1 / max(1, len(ids)))) for ids in kept]

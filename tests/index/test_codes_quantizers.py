@@ -1,4 +1,4 @@
-"""Codes in every form, and bounds at their tightest: a part that was missing would lose the best document."""
+"""Codes of every quantizer, and bounds at their tightest: a part that was missing would lose the best document."""
 
 from __future__ import annotations
 
@@ -6,29 +6,40 @@ from typing import Any
 
 import numpy as np
 import pytest
-from code_cases import FEW, MANY, Rows, assert_exact, assert_finds, decaying, forms, normal, orthogonal, rotated_form
+from code_cases import (
+    FEW,
+    MANY,
+    Rows,
+    assert_exact,
+    assert_finds,
+    decaying,
+    normal,
+    orthogonal,
+    quantizers,
+    rotated_quantizer,
+)
 
 from ragfast import FlatIndex
 from ragfast._core import _kernels
-from ragfast.index import quantizer as codes
+from ragfast.index.quantizer import Quantizer
 
 
 @pytest.mark.parametrize("dim", [130, 200])
-@pytest.mark.parametrize("name", forms(128))
+@pytest.mark.parametrize("name", quantizers(128))
 def test_forms(isa: str, dim: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    form = forms(dim)[name]
-    monkeypatch.setattr(codes, "choose", lambda *_, **__: form)
+    quantizer = quantizers(dim)[name]
+    monkeypatch.setattr(Quantizer, "choose", lambda *_, **__: quantizer)
     docs, queries, expected = decaying(dim)
     index = FlatIndex.from_vectors(docs, scan="int8")
     for scores, ids in expected:
         hits = assert_finds(index, queries[: len(scores)], (scores, ids), n_threads=2)
         assert hits.stats is not None
-        assert hits.stats.prefix == form.prefix
+        assert hits.stats.prefix == quantizer.prefix
 
 
 @pytest.mark.parametrize("n_queries", [FEW, MANY])
 def test_a_prefix_that_repays_nothing_is_left(isa: str, n_queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codes, "choose", lambda *_, **__: codes.Form(prefix=64))
+    monkeypatch.setattr(Quantizer, "choose", lambda *_, **__: Quantizer(prefix=64))
     docs, queries = normal(1, 9000, 80), normal(2, n_queries, 80)
     docs[:, :64] *= np.float32(0.1)
     assert_exact(queries, docs, 5, n_threads=2)
@@ -37,9 +48,11 @@ def test_a_prefix_that_repays_nothing_is_left(isa: str, n_queries: int, monkeypa
 # ---- bounds at their tightest: a document whose score is as far above its codes' as the bound allows ---------------
 
 
-def assert_found_behind_an_equal(query: Rows, target: Rows, form: codes.Form, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_found_behind_an_equal(
+    query: Rows, target: Rows, quantizer: Quantizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The floor is the target's own score, from an earlier row of a higher id: nothing of the bound can be missing."""
-    monkeypatch.setattr(codes, "choose", lambda *_, **__: form)
+    monkeypatch.setattr(Quantizer, "choose", lambda *_, **__: quantizer)
     docs = np.float32(1e-3) * normal(1, 99, len(query))
     docs[0] = docs[80] = target
     ids = np.arange(99) + 1000
@@ -50,9 +63,9 @@ def assert_found_behind_an_equal(query: Rows, target: Rows, form: codes.Form, mo
         assert hits.stats is not None
         assert hits.stats.path.tolist() == ["int8"] * n_queries
         assert hits.ids.tolist() == [[3]] * n_queries
-    room = form.room(99, len(query), True)
-    room.encode(docs, 0, False, 1)
-    far = _kernels.Docs(docs, _kernels.row_norms(docs, False, 1)[0], ids, room, mapped=True)
+    codes = quantizer.new_codes(99, len(query), True)
+    codes.encode(docs, 0, False, 1)
+    far = _kernels.Docs(docs, _kernels.row_norms(docs, False, 1)[0], ids, codes, mapped=True)
     for n_queries in (1, FEW, MANY):
         queries = np.repeat(query[None], n_queries, axis=0)
         hits = _kernels.search(queries, (far,), 1, 1.0, 1, np.dtype(np.float64).num)
@@ -78,7 +91,7 @@ def test_the_querys_residual_is_needed(isa: str, dim: int, grid: Any, monkeypatc
     sign = np.sign(normal(dim, dim))
     query = sign * np.float32(100.499)  # all codes 100: each too small by nearly a half
     query[0] = 127 * sign[0]
-    assert_found_behind_an_equal(query, grid(sign), codes.Form(), monkeypatch)
+    assert_found_behind_an_equal(query, grid(sign), Quantizer(), monkeypatch)
 
 
 @pytest.mark.parametrize("dim", [16, 64, 100])
@@ -89,7 +102,7 @@ def test_the_documents_residual_is_needed(isa: str, dim: int, off: float, monkey
     middle = np.where(sign > 0, np.float32(101.5), np.float32(-102.5)) if off != 0.499 else 100 * sign
     target = (middle + np.float32(off) * sign).astype(np.float32)
     target[0] = 127 * sign[0]
-    assert_found_behind_an_equal(on_grid(sign), target, codes.Form(), monkeypatch)
+    assert_found_behind_an_equal(on_grid(sign), target, Quantizer(), monkeypatch)
 
 
 @pytest.mark.parametrize("dim", [80, 128, 300])
@@ -98,7 +111,7 @@ def test_the_tail_is_needed(isa: str, dim: int, monkeypatch: pytest.MonkeyPatch)
         for grid in (on_grid, on_high_grid):
             query, target = on_grid(sign), grid(sign)
             target[1:64], query[:64] = 0, 0
-            assert_found_behind_an_equal(query, target, codes.Form(prefix=64), monkeypatch)
+            assert_found_behind_an_equal(query, target, Quantizer(prefix=64), monkeypatch)
 
 
 @pytest.mark.parametrize("prefix", [0, 64])
@@ -113,9 +126,9 @@ def test_the_rotations_error_is_needed(isa: str, prefix: int, monkeypatch: pytes
     )
     target = y @ rotation
     along = target / np.linalg.norm(target)
-    form = rotated_form(rotation - 0.0049 * np.outer(rotation @ along, along), prefix)
-    assert 0.009 < form.rotation_error < 0.01
-    assert_found_behind_an_equal(target.astype(np.float32), target.astype(np.float32), form, monkeypatch)
+    quantizer = rotated_quantizer(rotation - 0.0049 * np.outer(rotation @ along, along), prefix)
+    assert 0.009 < quantizer.rotation_error < 0.01
+    assert_found_behind_an_equal(target.astype(np.float32), target.astype(np.float32), quantizer, monkeypatch)
 
 
 @pytest.mark.parametrize("dim", [523, 1009, 2039])
@@ -125,5 +138,5 @@ def test_the_roundings_of_the_comparison_are_needed(isa: str, dim: int, monkeypa
         query, target = np.full(dim, 127, np.float32), np.full(dim, 3, np.float32)
         target[0] = 127
         assert_found_behind_an_equal(
-            query * np.float32(1.07**i), target * np.float32(1.13**i), codes.Form(), monkeypatch
+            query * np.float32(1.07**i), target * np.float32(1.13**i), Quantizer(), monkeypatch
         )
