@@ -213,11 +213,11 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: SavedState | None, 
                     "open it and make the changes again, save elsewhere, or pass overwrite=True"
                 )
         known = saved.group_keys if saved is not None and there == saved.commit else {}
-        for group, stamp, make in _groups(now):
-            group_keys[group] = stamp  # from before it is written: names and words may grow meanwhile
-            kept = [name for name in before.arrays if _group(name) == group] if stamp.same(known.get(group)) else []
-            if kept and all(transaction.has(name) for name in kept):
-                for name in kept:
+        for group, key, make in _groups(now):
+            group_keys[group] = key  # from before it is written: names and words may grow meanwhile
+            unchanged = [name for name in before.arrays if _group(name) == group] if key.same(known.get(group)) else []
+            if unchanged and all(transaction.has(name) for name in unchanged):
+                for name in unchanged:
                     transaction.keep(name)
             else:
                 for name, values in make().items():
@@ -297,7 +297,7 @@ class _Reader:
             raise self._error("arrays that the description speaks of", min(self._unused))
         snapshot = empty.replaced(segments, contents)
         coded = max((s for s in segments if s.buffers.quantizer is not None), key=lambda s: s.n, default=None)
-        group_keys = {group: stamp for group, stamp, _ in _groups(snapshot)}
+        group_keys = {group: key for group, key, _ in _groups(snapshot)}
         saved = SavedState(os.path.abspath(self._stored.path), self._field(meta, "commit", str), group_keys)
         return Opened(
             snapshot, saved, None if coded is None else coded.buffers.quantizer, 0 if coded is None else coded.n
@@ -396,24 +396,16 @@ class _Reader:
         files = None if self._mmap is False else self._stored
         unchecked = set(parts) - {"vectors"} if self._mmap is True and self._verify else set()
         quantizer = None if coded is None else self._quantizer(now, coded, name)
-        planes = None
+        codes = None
         if quantizer is not None:
-            at = (
-                quantizer.center,
-                quantizer.weight,
-                quantizer.rotation,
-                quantizer.rotation_error,
-                quantizer.prefix,
-                now.scan == "int8",
-            )
-            planes = _kernels.Codes.over(held["high"], held["low"], held["bounds"], *at, now.metric == "l2")
+            codes = quantizer.codes_over((held[p] for p in PLANES), now.scan == "int8", now.metric == "l2")
         return Buffers(
             held["vectors"],
             held["norms"],
             held.get("ids"),
             held.get("squares"),
             {column: held[f"column-{i}"] for i, column in enumerate(kinds)},
-            planes,
+            codes,
             quantizer,
             held["row_sums"] if self._verify and files is not None else None,
             files,

@@ -6,7 +6,7 @@ bounds narrow, so that few documents are scored a second time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -44,10 +44,17 @@ class Quantizer:
     rotation_error: float = 0.0
     prefix: int = 0
 
+    @property
+    def _transform(self) -> tuple[Any, Any, Any, float, int]:
+        return self.center, self.weight, self.rotation, self.rotation_error, self.prefix
+
     def new_codes(self, n_docs: int, dim: int, always: bool) -> _kernels.Codes:
-        return _kernels.Codes(
-            n_docs, dim, self.center, self.weight, self.rotation, self.rotation_error, self.prefix, always
-        )
+        return _kernels.Codes(n_docs, dim, *self._transform, always)
+
+    def codes_over(self, planes: Iterable[NDArray[Any]], always: bool, half_squares: bool) -> _kernels.Codes:
+        """The codes that lie in these arrays."""
+        high, low, bounds = planes
+        return _kernels.Codes.over(high, low, bounds, *self._transform, always, half_squares)
 
     @classmethod
     def choose(
