@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
 import ragfast
-from ragfast.rag.retrievers import BatchRetriever
+from ragfast.rag.protocols import BatchRetriever
 
 Array = NDArray[Any]
 
@@ -74,8 +73,8 @@ def test_models_retrieve_a_batch_at_once() -> None:
     model = ragfast.RAGToken(
         ragfast.rag.DenseRetriever(encode),
         ragfast.SimpleGenerator(3, 2, 2),
-        document_embeddings=DOCUMENTS,
-        documents_tokens=["a", "b", "c", "d"],
+        index=DOCUMENTS,
+        documents=["a", "b", "c", "d"],
         k=2,
     )
     found = model.retrieve(["snow", "rain"])

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 from ragfast_bench import notebook
 
 import ragfast
-from ragfast.rag.retrievers import Retriever
+from ragfast.rag.protocols import Retriever
 
 Array = NDArray[Any]
 

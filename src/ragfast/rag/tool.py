@@ -11,11 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
+import numpy as np
+
 from ragfast._core import arrays
 from ragfast.index import FlatIndex, Snapshot
 from ragfast.index.filters import COMPARE, Predicate, column
 from ragfast.index.merge import id_array
-from ragfast.rag.retrievers import FilteringRetriever, Retriever, allowed_by, shows
+from ragfast.rag.models import no_entry, tokens_of
+from ragfast.rag.protocols import FilteringRetriever, Retriever, checked_retriever, was_found
+from ragfast.rag.retrievers import allowed_by, shows
 
 __all__ = ["SearchTool"]
 
@@ -31,8 +35,8 @@ class SearchTool:
     """Search over the documents of a retriever, described by a JSON schema and called with JSON.
 
     So do models with function calling, WebGPT (Nakano et al. 2021) and Toolformer (Schick et al. 2023) search.
-    retriever, document_embeddings and documents_tokens are those of :class:`ragfast.RAGSequence`, for queries and
-    documents that are strings; titles gives a title by id as documents_tokens gives a text. k documents are returned
+    retriever, index and documents are those of :class:`ragfast.RAGSequence`, for queries and documents that are
+    strings; titles gives a title by id as documents gives a text. k documents are returned
     where a call does not say how many, and max_k at most.
 
     Where the retriever has a filter of its own (``DenseRetriever(encode, filter=...)``), no call finds a document
@@ -60,8 +64,8 @@ class SearchTool:
     def __init__(
         self,
         retriever: Retriever,
-        document_embeddings: Any,
-        documents_tokens: Sequence[str] | Mapping[int, str] | Mapping[str, str],
+        index: Any,
+        documents: Sequence[str] | Mapping[int, str] | Mapping[str, str],
         *,
         name: str = "search",
         description: str = DESCRIPTION,
@@ -70,22 +74,18 @@ class SearchTool:
         titles: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None,
         filter_by: Sequence[str] = (),
     ) -> None:
-        if not isinstance(retriever, Retriever):
-            hint = "; ragfast.rag.DenseRetriever(encode) is one around a callable" if callable(retriever) else ""
-            raise TypeError(
-                f"retriever: expected encode_query and search methods, got {type(retriever).__name__}{hint}"
-            )
+        checked_retriever(retriever)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # what every interface of function calling allows
             raise ValueError(f"name: expected up to 64 letters, digits, _ or -, got {name!r}")
         self.retriever = retriever
-        self.document_embeddings = document_embeddings
-        self.documents_tokens = documents_tokens
+        self.index = index
+        self.documents = documents
         self.titles = titles
         self.name = name
         self.description = description
         if self._own_filter is not None:
-            allowed_by(self._own_filter, document_embeddings)  # wrong settings show now
-        self.filter_by = _columns(filter_by, retriever, document_embeddings)
+            allowed_by(self._own_filter, index)  # wrong settings show now
+        self.filter_by = _columns(filter_by, retriever, index)
         self.k = arrays.positive_int(k, "k")
         self.max_k = arrays.positive_int(max_k, "max_k")
         if self.k > self.max_k:
@@ -117,7 +117,7 @@ class SearchTool:
             },
         }
         if self.filter_by:
-            kinds = self.document_embeddings.columns
+            kinds = self.index.columns
             properties["filter"] = {
                 "type": "object",
                 "properties": {name: _filter_schema(kinds.get(name, "str")) for name in self.filter_by},
@@ -130,8 +130,7 @@ class SearchTool:
     @property
     def output_schema(self) -> dict[str, Any]:
         """The JSON Schema of what a call returns."""
-        documents = self.document_embeddings
-        version = documents.snapshot() if isinstance(documents, FlatIndex) else documents
+        version = self.index.snapshot() if isinstance(self.index, FlatIndex) else self.index
         of_strings = isinstance(version, Snapshot) and version.ids_are_strings
         properties = {
             "id": "string" if of_strings else "integer",
@@ -172,14 +171,16 @@ class SearchTool:
         ):  # JSON may have it, where a model was cut off; tokenizers raise TypeError
             raise ValueError(f"query: expected characters, got half of one (a lone surrogate) in {_shown(query)}")
         wanted = self._wanted(k)
-        documents = self.document_embeddings
-        rules = {} if filter is None else {"filter": self._predicate(filter, documents)}
+        index = self.index
+        constraints = {} if filter is None else {"filter": self._predicate(filter, index)}
         embedding = self.retriever.encode_query(query)
         with _not_for_models():
-            hits = self.retriever.search(embedding, documents, k=wanted, **rules)
-            ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,)).tolist()
-        # What a search fills up with where it found fewer has id -1, or None among strings.
-        return {"results": [self._result(hits, z, doc_id) for z, doc_id in enumerate(ids) if doc_id not in (-1, None)]}
+            hits = self.retriever.search(embedding, index, k=wanted, **constraints)
+            ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,))
+        found = np.flatnonzero(was_found(ids)).tolist()
+        return {
+            "results": [self._result(hits, z, doc_id) for z, doc_id in zip(found, ids[found].tolist(), strict=True)]
+        }
 
     def call(self, arguments: str | bytes | Mapping[str, Any]) -> dict[str, Any]:
         """As ``tool(query, k)``, of arguments as a model gives them: a JSON object, parsed or not.
@@ -238,10 +239,10 @@ class SearchTool:
         not let it through, which is not told apart."""
         with _not_for_models():
             filter = self._own_filter
-            hidden = filter is not None and not shows(filter, self.document_embeddings, doc_id)
+            hidden = filter is not None and not shows(filter, self.index, doc_id)
         if hidden:
-            raise ValueError(f"documents_tokens: no entry for document id {doc_id}")
-        return _entry(self.documents_tokens, doc_id, "documents_tokens")
+            raise no_entry("documents", doc_id)
+        return _entry(self.documents, doc_id, "documents")
 
     def _wanted(self, k: Any) -> int:
         wanted = self.k if k is None else k
@@ -259,23 +260,23 @@ class SearchTool:
         }
         if self.titles is not None:
             result["title"] = _entry(self.titles, doc_id, "titles")
-        result["text"] = _entry(self.documents_tokens, doc_id, "documents_tokens")
+        result["text"] = _entry(self.documents, doc_id, "documents")
         return result
 
-    def _predicate(self, wanted: Any, documents: Any) -> Predicate:
+    def _predicate(self, wanted: Any, index: Any) -> Predicate:
         """A call's filter, which fits the columns."""
         if not self.filter_by:
             raise ValueError("filter: this tool filters by no column; expected query and k alone")
         if not isinstance(wanted, Mapping) or not wanted:
             raise ValueError(f"filter: expected {FILTER}, got {_shown(wanted)}")
-        parts = []
+        conditions: list[Predicate] = []
         try:
             for name, value in wanted.items():
                 if name not in self.filter_by:
                     raise ValueError(f"expected columns among {', '.join(self.filter_by)}, got {_shown(name)}")
-                parts += _conditions(name, value)
-            predicate = reduce(operator.and_, parts)
-            documents.filter(predicate)  # a version keeps it, so that the search does not evaluate it again
+                conditions += _conditions(name, value)
+            predicate = reduce(operator.and_, conditions)
+            index.filter(predicate)  # a version keeps it, so that the search does not evaluate it again
         except (TypeError, ValueError) as error:
             raise ValueError(f"filter: {error}") from error
         return predicate
@@ -318,7 +319,7 @@ def _filter_schema(kind: str) -> dict[str, Any]:
     return {"anyOf": [scalar, {"type": "array", "items": scalar}, comparisons, {"type": "null"}]}
 
 
-def _columns(filter_by: Sequence[str], retriever: Retriever, documents: Any) -> tuple[str, ...]:
+def _columns(filter_by: Sequence[str], retriever: Retriever, index: Any) -> tuple[str, ...]:
     """Columns that calls may filter by, as far as it can be told that there are such."""
     if isinstance(filter_by, str):
         raise TypeError("filter_by: expected a sequence of names of columns, got a string")
@@ -327,26 +328,19 @@ def _columns(filter_by: Sequence[str], retriever: Retriever, documents: Any) -> 
         return names
     if not isinstance(retriever, FilteringRetriever):
         raise TypeError(f"filter_by: expected a retriever that takes filters, got {type(retriever).__name__}")
-    if not isinstance(documents, (FlatIndex, Snapshot)):
-        raise TypeError(f"filter_by: expected documents in a FlatIndex or a Snapshot, got {type(documents).__name__}")
-    absent = [name for name in names if name not in documents.columns]
-    if absent and len(documents):
-        there = ", ".join(map(repr, documents.columns)) or "none"
+    if not isinstance(index, (FlatIndex, Snapshot)):
+        raise TypeError(f"filter_by: expected documents in a FlatIndex or a Snapshot, got {type(index).__name__}")
+    absent = [name for name in names if name not in index.columns]
+    if absent and len(index):
+        there = ", ".join(map(repr, index.columns)) or "none"
         raise ValueError(f"filter_by: expected columns of the index, which are {there}, got {absent[0]!r}")
     return names
 
 
 def _entry(entries: Any, doc_id: int | str, name: str) -> str:
-    if isinstance(doc_id, str) and isinstance(entries, Sequence):
-        raise ValueError(f"{name}: expected a mapping, as ids of documents are strings, got a sequence")
-    try:
-        if not isinstance(doc_id, str) and doc_id < 0:  # would silently be an entry counted from the end
-            raise IndexError
-        entry = entries[doc_id]
-    except LookupError:
-        raise ValueError(f"{name}: no entry for document id {doc_id}") from None
+    entry = tokens_of(doc_id, entries, name)
     if not isinstance(entry, str):
-        raise TypeError(f"{name}: expected strings, got {type(entry).__name__} for document id {doc_id}")
+        raise TypeError(f"{name}: expected strings, got {type(entry).__name__} for document id {doc_id!r}")
     return entry
 
 

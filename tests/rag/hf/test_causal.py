@@ -13,7 +13,7 @@ import pytest
 from tiny import CAUSAL, ENCODER_DECODER, EOS, VOCAB
 
 import ragfast
-from ragfast.rag.generators import BatchGenerator, DecodingGenerator
+from ragfast.rag.protocols import BatchGenerator, DecodingGenerator
 
 KINDS = [*CAUSAL, *ENCODER_DECODER]
 QUESTIONS = ["Where is it?", "Who was he, and when?"]

@@ -38,7 +38,7 @@ def simple_model(variant: type[Model], *, scale: float = 60.0, index: bool = Fal
     if index:
         given = ragfast.FlatIndex.from_vectors(embeddings.astype(np.float32), ids=10 + 3 * np.arange(N_DOCS))
     tokens: Any = {10 + 3 * z: document for z, document in enumerate(documents)} if index else documents
-    return variant(retriever, generator, document_embeddings=given, documents_tokens=tokens, k=K)
+    return variant(retriever, generator, index=given, documents=tokens, k=K)
 
 
 def batch(seed: int = 1, lengths: tuple[int, ...] = (4, 1, 2)) -> tuple[list[Array], list[Array]]:
@@ -49,7 +49,7 @@ def batch(seed: int = 1, lengths: tuple[int, ...] = (4, 1, 2)) -> tuple[list[Arr
 
 def loss_of(model: Model, questions: list[Array], answers: list[Array]) -> float:
     """The definition: the notebook's forward, whose documents are checked to stay the same."""
-    logs = [score.log_probs[0] for score in model.score(questions, answers)]
+    logs = [score.logprobs[0] for score in model.score(questions, answers)]
     return -float(np.mean(logs))
 
 
@@ -90,10 +90,10 @@ def test_gradients_are_those_of_autograd(variant: type[Model]) -> None:
     for question, answer, ids in zip(questions, answers, found.doc_ids, strict=True):
         projected = w["query_encoder_W"] @ torch.tensor(question).mean(0)
         query = projected / (projected.norm() + 1e-8)
-        log_prior = torch.log_softmax(torch.tensor(model.document_embeddings[ids]) @ query, 0)
+        log_prior = torch.log_softmax(torch.tensor(model.index[ids]) @ query, 0)
         by_doc = []
         for doc in ids:
-            both = torch.tensor(np.concatenate([question, model.documents_tokens[doc]]))
+            both = torch.tensor(np.concatenate([question, model.documents[doc]]))
             encoded = torch.tanh(w["encoder_W"] @ both.mean(0))
             logits = (encoded + torch.tanh(torch.tensor(answer) @ w["decoder_W"].T)) @ w["output_W"].T
             words = torch.tensor(answer.argmax(axis=1))
@@ -131,8 +131,8 @@ def test_an_index_and_its_array_have_the_same_gradients() -> None:
     plain = ragfast.RAGToken(
         indexed.retriever,
         indexed.generator,
-        document_embeddings=indexed.document_embeddings.vectors,
-        documents_tokens=list(indexed.documents_tokens.values()),
+        index=indexed.index.vectors,
+        documents=list(indexed.documents.values()),
         k=K,
     )
     questions, answers = batch()
@@ -181,10 +181,10 @@ def test_the_norm_of_a_query_counts() -> None:
 def test_logits_are_what_token_logprobs_come_from() -> None:
     model: Any = simple_model(ragfast.RAGToken)
     (question, *_), (answer, *_) = batch()
-    docs = model.documents_tokens[:4]
+    docs = model.documents[:4]
     logits = model.generator.logits(question, docs, answer)
     assert logits.shape == (4, 4, VOCAB)
-    words = model.generator.words(answer)
+    words = model.generator.target_ids(answer)
     assert words.tolist() == answer.argmax(axis=1).tolist()
     np.testing.assert_allclose(
         ragfast.target_logprobs(logits, words), model.generator.token_logprobs(question, docs, answer), rtol=1e-12
@@ -207,7 +207,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
         Adam(ragfast.RAGToken(FixedRetriever([1.0]), model.generator))
     with pytest.raises(TypeError, match="model: expected a RAGSequence or RAGToken, got list"):
         Adam([])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="documents_tokens: expected both"):
+    with pytest.raises(ValueError, match="index, documents: expected both"):
         nll_and_gradients(ragfast.RAGToken(model.retriever, model.generator), questions, answers)
     with pytest.raises(ValueError, match=r"grad: expected shape \(2, 4, 11\), that of the logits"):
         model.generator.logits_grad(  # type: ignore[attr-defined]

@@ -56,10 +56,10 @@ class _Numbers:
         if self.is_schematic:
             return r"$p(y \mid x)$"
         if variant == SEQUENCE:
-            log_prob = marginalize_sequence(self.doc_logprobs, self.token_logprobs)
+            logprob = marginalize_sequence(self.doc_logprobs, self.token_logprobs)
         else:
-            log_prob = marginalize_token(self.doc_logprobs, self.token_logprobs).sum()
-        return f"$\\log\\,p(y \\mid x)$\n{log_prob:.2f}"
+            logprob = marginalize_token(self.doc_logprobs, self.token_logprobs).sum()
+        return f"$\\log\\,p(y \\mid x)$\n{logprob:.2f}"
 
 
 @dataclass(frozen=True)
