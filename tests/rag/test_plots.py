@@ -109,7 +109,7 @@ def test_heat_map_of_many_tokens_goes_on_below() -> None:
 def test_heat_map_without_room_has_no_numbers() -> None:
     posterior = np.full((50, 6), 1 / 50)
     assert texts(plots.posterior_heatmap(posterior, ["t"] * 6, ["d"] * 50)) == []
-    assert len(texts(plots.posterior_heatmap(posterior, ["t"] * 6, ["d"] * 50, values=True))) == 300
+    assert len(texts(plots.posterior_heatmap(posterior, ["t"] * 6, ["d"] * 50, annotate=True))) == 300
 
 
 def test_heat_map_colours_are_readable_in_grey() -> None:

@@ -84,14 +84,14 @@ def fitted(
     too_long = [i for i, prompt in enumerate(prompts) if len(prompt) > limit]
     if not too_long:
         return prompts
-    kept = []
+    n_left = []
     for i in too_long:
         prompts[i], n_kept = _cut(*pairs[i], template, tokenizer, tokenize, limit)
-        kept.append(n_kept)
+        n_left.append(n_kept)
     question, passage = pairs[too_long[0]]
     warnings.warn(
         f"{len(too_long)} of {len(pairs)} passages are too long for prompts of {limit} tokens and were cut at their "
-        f"end, to {min(kept)} tokens or more; the first is {passage[:60]!r}, for the question {question[:60]!r}",
+        f"end, to {min(n_left)} tokens or more; the first is {passage[:60]!r}, for the question {question[:60]!r}",
         TruncationWarning,
         stacklevel=4,  # whoever asks the generator
     )

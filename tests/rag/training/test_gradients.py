@@ -18,7 +18,7 @@ from toys import FixedRetriever, TableGenerator
 
 import ragfast
 from ragfast.rag.training import Adam, CollapseWarning, NLLGradients, nll_and_gradients
-from ragfast.rag.training.simple import OWNERS
+from ragfast.rag.training.gradients import OWNERS
 
 Array = NDArray[Any]
 Model = ragfast.RAGSequence | ragfast.RAGToken
