@@ -378,7 +378,7 @@ class HuggingFaceDecoder:
         if self.capacity is not None and self._n_answer + 1 >= self.capacity:
             raise ValueError(
                 f"rows: the answers have {self._n_answer} tokens, and the context of {generator.max_length} has room "
-                f"for {self.capacity} beside the prompt; passages leave answer_capacity={generator.answer_capacity} free"
+                f"for {self.capacity} beside the prompt, after passages cut to leave {generator.answer_capacity}"
             )
         with generator._evaluating():
             self._select(rows)
