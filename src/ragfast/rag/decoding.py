@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,13 +258,12 @@ def generate_sequence(
     return [_best(answers, found, docs) for found, docs in zip(hypotheses, documents, strict=True)]
 
 
-class _Hypotheses:
+class _Hypotheses(NamedTuple):
     """The distinct answers that the beams of K documents ended with: tokens, C of them, and log p(y|x,z) (C,K), NaN
     where the beam of z did not have y."""
 
-    def __init__(self, tokens: list[tuple[int, ...]], logprobs: NDArray[np.float64]) -> None:
-        self.tokens = tokens
-        self.logprobs = logprobs
+    tokens: list[tuple[int, ...]]
+    logprobs: NDArray[np.float64]
 
 
 def _merged(beams: Sequence[Beam], name: str) -> _Hypotheses:

@@ -15,28 +15,10 @@ from ragfast._core import arrays
 from ragfast.index import Hits
 from ragfast.index.merge import id_array
 from ragfast.marginal.lse import log_softmax, marginalize_sequence, marginalize_token
-from ragfast.rag.decoding import (
-    Decoding,
-    Generation,
-    Retrieved,
-    Step,
-    batches,
-    generate_sequence,
-    generate_token,
-    score_with,
-    stream_token,
-)
+from ragfast.rag import decoding, protocols
+from ragfast.rag.decoding import Decoding, Generation, Retrieved, Step
 from ragfast.rag.parameters import Number
-from ragfast.rag.protocols import (
-    BatchRetriever,
-    Constraints,
-    DecodingGenerator,
-    FilteringRetriever,
-    Generator,
-    Retriever,
-    checked_retriever,
-    was_found,
-)
+from ragfast.rag.protocols import Constraints, DecodingGenerator, Generator, Retriever
 
 BATCH_SIZE = 8
 """Questions that a generator reads and decodes together, if not told otherwise."""
@@ -112,7 +94,7 @@ class _RAG:
         documents_tokens: Any = None,
         k: int = 5,
     ) -> None:
-        self.retriever = checked_retriever(retriever)
+        self.retriever = protocols.checked_retriever(retriever)
         if not isinstance(generator, Generator):
             raise TypeError(f"generator: expected a token_logprobs method, got {type(generator).__name__}")
         self.generator = generator
@@ -153,12 +135,12 @@ class _RAG:
     def _search(self, questions: list[Any], index: Any, k: int, constraints: Constraints) -> list[Hits]:
         """The hits (K,) of each question."""
         given: dict[str, Any] = {name: value for name, value in constraints.items() if value is not None}
-        if given and not isinstance(self.retriever, FilteringRetriever):
+        if given and not isinstance(self.retriever, protocols.FilteringRetriever):
             raise TypeError(
                 f"{next(iter(given))}: expected a retriever that takes it, as DenseRetriever does (a "
                 f"FilteringRetriever, with a filter of its own or None), got {type(self.retriever).__name__}"
             )
-        if isinstance(self.retriever, BatchRetriever):
+        if isinstance(self.retriever, protocols.BatchRetriever):
             search_queries: Any = self.retriever.search_queries  # with constraints, if it is a FilteringRetriever
             found = search_queries(self.retriever.encode_queries(questions), index, k=k, **given)
             rows = [Hits(*row) for row in zip(found.scores, found.ids, found.logprobs, strict=True)]
@@ -201,8 +183,8 @@ class _RAG:
         """For each question and each of its candidates the token_logprobs (K,T)."""
         docs = [found.doc_tokens for found in retrieved]
         given: list[Sequence[Any]] = []
-        for batch in batches(len(questions), arrays.positive_int(batch_size, "batch_size")):
-            given += score_with(self.generator, questions[batch], docs[batch], answers[batch])
+        for batch in decoding.batches(len(questions), arrays.positive_int(batch_size, "batch_size")):
+            given += decoding.score_with(self.generator, questions[batch], docs[batch], answers[batch])
         counts, expected = [len(tables) for tables in given], [len(candidates) for candidates in answers]
         if counts != expected:
             raise ValueError(f"generator: expected token_logprobs of {expected} answers to each question, got {counts}")
@@ -373,7 +355,7 @@ class RAGSequence(_RAG):
         refused, and n_returned may pass n_beams. length_penalty and early_stopping are of the search under each
         document. ValueError also for another mode, and for NaN where hypotheses are scored.
         """
-        generate = functools.partial(generate_sequence, mode=mode)
+        generate = functools.partial(decoding.generate_sequence, mode=mode)
         return self._generate(generate, questions, k, filter, retrieved, batch_size, options)
 
 
@@ -450,7 +432,7 @@ class RAGToken(_RAG):
         ``retrieved``, NaN or +inf from the generator, a question to which no answer is left, and where ``retrieve``
         raises it. :class:`ragfast.rag.Generation` has an example.
         """
-        return self._generate(generate_token, questions, k, filter, retrieved, batch_size, options)
+        return self._generate(decoding.generate_token, questions, k, filter, retrieved, batch_size, options)
 
     def stream(
         self,
@@ -472,7 +454,7 @@ class RAGToken(_RAG):
         """
         asked, found = self._prepare([question], k, filter, None if retrieved is None else [retrieved])
         generator = self._decoding_generator("stream")
-        return stream_token(generator, asked[0], found[0], Decoding.of(options))
+        return decoding.stream_token(generator, asked[0], found[0], Decoding.of(options))
 
 
 def _several(questions: Sequence[Any], name: str) -> list[Any]:
@@ -528,7 +510,7 @@ def _retrieved(hits: Hits, documents: Any, name: str) -> Retrieved:
 def _found(hits: Hits) -> Hits:
     """Without the padding with which a search fills up what it did not find."""
     ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,))
-    there = was_found(ids)
+    there = protocols.was_found(ids)
     return Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
 
 

@@ -8,6 +8,7 @@ import math
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 from typing import Any
 
@@ -31,6 +32,7 @@ FILTER = 'an object such as {"year": {">=": 2000}, "lang": "de"}'
 NO_BRACKETS = str.maketrans("[]", "()")
 
 
+@dataclass(eq=False, repr=False)
 class SearchTool:
     """Search over the documents of a retriever, described by a JSON schema and called with JSON.
 
@@ -61,37 +63,30 @@ class SearchTool:
     'Paris [Search("Paris") -> Paris is in France.] is large.'
     """
 
-    def __init__(
-        self,
-        retriever: Retriever,
-        index: Any,
-        documents: Sequence[str] | Mapping[int, str] | Mapping[str, str],
-        *,
-        name: str = "search",
-        description: str = DESCRIPTION,
-        k: int = 5,
-        max_k: int = 20,
-        titles: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None,
-        filter_by: Sequence[str] = (),
-    ) -> None:
-        checked_retriever(retriever)
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # what every interface of function calling allows
-            raise ValueError(f"name: expected up to 64 letters, digits, _ or -, got {name!r}")
-        self.retriever = retriever
-        self.index = index
-        self.documents = documents
-        self.titles = titles
-        self.name = name
-        self.description = description
+    retriever: Retriever
+    index: Any
+    documents: Sequence[str] | Mapping[int, str] | Mapping[str, str]
+    _: KW_ONLY
+    name: str = "search"
+    description: str = DESCRIPTION
+    k: int = 5
+    max_k: int = 20
+    titles: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None
+    filter_by: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        checked_retriever(self.retriever)
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.name):  # what every interface of function calling allows
+            raise ValueError(f"name: expected up to 64 letters, digits, _ or -, got {self.name!r}")
         if self._own_filter is not None:
-            allowed_by(self._own_filter, index)  # wrong settings show now
-        self.filter_by = _columns(filter_by, retriever, index)
-        self.k = arrays.positive_int(k, "k")
-        self.max_k = arrays.positive_int(max_k, "max_k")
+            allowed_by(self._own_filter, self.index)  # wrong settings show now
+        self.filter_by = _columns(self.filter_by, self.retriever, self.index)
+        self.k = arrays.positive_int(self.k, "k")
+        self.max_k = arrays.positive_int(self.max_k, "max_k")
         if self.k > self.max_k:
-            raise ValueError(f"k: expected at most max_k, {max_k}, got {k}")
+            raise ValueError(f"k: expected at most max_k, {self.max_k}, got {self.k}")
         # Toolformer's calls, section 2: [Name("argument")], without a result yet.
-        self._in_text = re.compile(rf'\[\s*({re.escape(name)}\(\s*("(?:[^"\\]|\\.)*")\s*\))\s*\]', re.IGNORECASE)
+        self._in_text = re.compile(rf'\[\s*({re.escape(self.name)}\(\s*("(?:[^"\\]|\\.)*")\s*\))\s*\]', re.IGNORECASE)
 
     @property
     def _own_filter(self) -> Any:
@@ -118,39 +113,24 @@ class SearchTool:
         }
         if self.filter_by:
             kinds = self.index.columns
-            properties["filter"] = {
-                "type": "object",
-                "properties": {name: _filter_schema(kinds.get(name, "str")) for name in self.filter_by},
-                "additionalProperties": False,
-                "description": "Only documents of which all of this holds: a value, a list of which it is one, or "
+            properties["filter"] = _object(
+                {name: _filter_schema(kinds.get(name, "str")) for name in self.filter_by},
+                additionalProperties=False,
+                description="Only documents of which all of this holds: a value, a list of which it is one, or "
                 'comparisons such as {">=": 2000}.',
-            }
-        return {"type": "object", "properties": properties, "required": ["query"], "additionalProperties": False}
+            )
+        return _object(properties, required=["query"], additionalProperties=False)
 
     @property
     def output_schema(self) -> dict[str, Any]:
         """The JSON Schema of what a call returns."""
         version = self.index.snapshot() if isinstance(self.index, FlatIndex) else self.index
         of_strings = isinstance(version, Snapshot) and version.ids_are_strings
-        properties = {
-            "id": "string" if of_strings else "integer",
-            "score": "number",
-            "probability": "number",
-            "title": "string",
-            "text": "string",
-        }
-        if self.titles is None:
-            del properties["title"]
-        result = {
-            "type": "object",
-            "properties": {key: {"type": kind} for key, kind in properties.items()},
-            "required": list(properties),
-        }
-        return {
-            "type": "object",
-            "properties": {"results": {"type": "array", "items": result}},
-            "required": ["results"],
-        }
+        types = {"id": "string" if of_strings else "integer", "score": "number", "probability": "number"}
+        types |= {} if self.titles is None else {"title": "string"}
+        types["text"] = "string"
+        result = _object({key: {"type": kind} for key, kind in types.items()}, required=list(types))
+        return _object({"results": {"type": "array", "items": result}}, required=["results"])
 
     def openai(self) -> dict[str, Any]:
         """The schema as an entry of ``tools`` of the chat completions interface, which chat templates take too."""
@@ -166,9 +146,8 @@ class SearchTool:
         """
         if not isinstance(query, str) or not query.strip():
             raise ValueError(f"query: expected a string that is not empty, got {_shown(query)}")
-        if re.search(
-            "[\ud800-\udfff]", query
-        ):  # JSON may have it, where a model was cut off; tokenizers raise TypeError
+        # JSON may have it, where a model was cut off; tokenizers raise TypeError.
+        if re.search("[\ud800-\udfff]", query):
             raise ValueError(f"query: expected characters, got half of one (a lone surrogate) in {_shown(query)}")
         wanted = self._wanted(k)
         index = self.index
@@ -306,16 +285,16 @@ def _conditions(name: str, value: Any) -> list[Predicate]:
     return [COMPARE[sign](column(name), bound) for sign, bound in value.items()]
 
 
+def _object(properties: Mapping[str, Any], **keywords: Any) -> dict[str, Any]:
+    """The JSON Schema of an object."""
+    return {"type": "object", "properties": properties, **keywords}
+
+
 def _filter_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of what :func:`_conditions` takes for a column of this kind."""
     scalar = {"type": {"int64": "number", "float64": "number", "bool": "boolean"}.get(kind, "string")}
     signs = ("==", "!=") if kind == "bool" else COMPARE
-    comparisons = {
-        "type": "object",
-        "properties": dict.fromkeys(signs, scalar),
-        "additionalProperties": False,
-        "minProperties": 1,
-    }
+    comparisons = _object(dict.fromkeys(signs, scalar), additionalProperties=False, minProperties=1)
     return {"anyOf": [scalar, {"type": "array", "items": scalar}, comparisons, {"type": "null"}]}
 
 

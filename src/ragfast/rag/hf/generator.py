@@ -83,6 +83,7 @@ class HuggingFaceGenerator(abc.ABC):
         self._lock = threading.RLock()
         self._set_up()
 
+    @abc.abstractmethod
     def _set_up(self) -> None:
         """Read what else a subclass needs of the model."""
 

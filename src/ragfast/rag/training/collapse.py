@@ -185,8 +185,7 @@ def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[Any], NDAr
     """The documents of each question, without the -1 or None, and their shares of it."""
     rows = [id_array(ids, f"doc_ids[{b}]", "(K,)", (None,)) for b, ids in enumerate(doc_ids)]
     if doc_logprobs is None:
-        found_ids = [ids[was_found(ids)] for ids in rows]
-        return [(ids, np.full(len(ids), 1 / max(1, len(ids)))) for ids in found_ids]
+        doc_logprobs = [np.zeros(len(ids)) for ids in rows]
     if len(doc_logprobs) != len(rows):
         raise ValueError(f"doc_logprobs: expected {len(rows)} rows, as doc_ids has, got {len(doc_logprobs)}")
     found = []
