@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from ragfast_bench import notebook
 from toys import DOUBTFUL, SURE, TABLES, FixedRetriever, TableGenerator
@@ -305,21 +306,6 @@ class TestManyAtOnce:
         assert second.doc_ids.tolist() == [1]
         assert np.exp(second.logprobs) == pytest.approx([1 / 4])
 
-    def test_a_batch_generator_is_asked_once(self, rag: Any) -> None:
-        class Batch(TableGenerator):
-            def batch_token_logprobs(self, queries: Any, docs: Any, targets: Any, /) -> Any:
-                self.calls = getattr(self, "calls", 0) + 1
-                both = zip(queries, docs, targets, strict=True)
-                return [[self.token_logprobs(query, z, y) for y in ys] for query, z, ys in both]
-
-        generator = Batch()
-        model = rag(FixedRetriever([0.75, 0.25]), generator, index=0, documents=TABLES)
-        answers = [[np.array([0, 1]), np.array([1])], np.array([0])]
-        scores = model.score(["a", "b"], answers)
-        assert generator.calls == 1
-        plain = by_hand(rag).score(["a", "b"], answers)
-        assert [score.logprobs.tolist() for score in scores] == [score.logprobs.tolist() for score in plain]
-
     def test_batches_change_nothing(self, rag: Any) -> None:
         class Batch(TableGenerator):
             def batch_token_logprobs(self, queries: Any, docs: Any, targets: Any, /) -> Any:
@@ -332,15 +318,14 @@ class TestManyAtOnce:
         answers = [[np.array([0, 1]), np.array([1])], np.array([0]), np.array([0, 1, 2])]
         whole = model.score([""] * 3, answers)
         parts = model.score([""] * 3, answers, batch_size=2)
-        assert generator.sizes == [3, 2, 1]
-        assert [score.logprobs.tolist() for score in parts] == [score.logprobs.tolist() for score in whole]
+        assert generator.sizes == [3, 2, 1]  # asked once a batch
+        plain = by_hand(rag).score([""] * 3, answers)
+        for found in (whole, parts):
+            assert [score.logprobs.tolist() for score in found] == [score.logprobs.tolist() for score in plain]
         with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
             model.score([""], [np.array([0])], batch_size=0)
         with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
             model.generate([""], batch_size=0)
-
-    def test_no_question(self, rag: Any) -> None:
-        assert by_hand(rag).score([], []) == []
 
     def test_documents_by_hand(self, rag: Any) -> None:
         """A gold passage, without a retriever's say."""
@@ -363,6 +348,9 @@ def test_k(k: int) -> None:
     _, ids, probs = case.sequence().forward(*case.question, k=k)
     assert len(ids) == len(probs) == min(k, 4)
     assert probs.sum() == pytest.approx(1)
+    for model in (case.sequence(), case.token()):
+        with pytest.raises(ValueError, match="k: expected 1 or more, got 0"):
+            model.forward(*case.question, k=0)
 
 
 @pytest.mark.parametrize("rag", [ragfast.RAGSequence, ragfast.RAGToken])
@@ -398,11 +386,6 @@ class TestRefuses:
         alone = rag(FixedRetriever([1.0], ids=[0]), TableGenerator())
         assert str(padded.forward("", [0], None, [SURE])) == str(alone.forward("", [0], None, [SURE]))
 
-    def test_k(self, rag: Any) -> None:
-        case = Case()
-        with pytest.raises(ValueError, match="k: expected 1 or more, got 0"):
-            rag(case.retriever, case.generator).forward(*case.question, k=0)
-
     def test_a_generator_that_answers_in_another_shape(self, rag: Any) -> None:
         class Flat(TableGenerator):
             def token_logprobs(self, *arguments: Any) -> Array:
@@ -410,13 +393,6 @@ class TestRefuses:
 
         with pytest.raises(ValueError, match=r"generator: expected token_logprobs of shape \(2, T\), got \(2,\)"):
             rag(FixedRetriever([0.75, 0.25]), Flat()).forward("", [0, 1], None, TABLES)
-
-    def test_tokens_of_the_wrong_shape(self, rag: Any) -> None:
-        case = Case()
-        with pytest.raises(ValueError, match="query_tokens: expected shape"):
-            rag(case.retriever, case.generator).forward(case.query[0], *case.question[1:])
-        with pytest.raises(ValueError, match="target_tokens: expected shape"):
-            rag(case.retriever, case.generator).forward(case.query, case.target[0], *case.question[2:])
 
     def test_nan_from_a_generator(self, rag: Any) -> None:
         class Broken(TableGenerator):

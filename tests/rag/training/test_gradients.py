@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import scripts
 from numpy.typing import NDArray
 from toys import FixedRetriever, TableGenerator
 
@@ -258,14 +256,7 @@ def test_training_needs_numpy_alone() -> None:
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    path = Path(__file__).parents[3] / "examples" / "train_simple.py"
-    spec = importlib.util.spec_from_file_location("train_simple", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_simple"] = module  # where its classes look themselves up
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("examples/train_simple.py")
 
 
 def before_and_after(example: ModuleType, **options: Any) -> tuple[Any, Any]:
