@@ -67,8 +67,8 @@ with tempfile.TemporaryDirectory() as folder:
     old = index.ids[index.metadata["day"] < "2025-03-01"]
     print(f"{index.remove(old)} old ones removed, {len(yesterday)} still in yesterday's snapshot")
     show("in March, from the third", index, QUESTION, filter=column("day") >= "2025-03-03")
-    show("one of each story", index, QUESTION, group="story", at_most=1)
-    show("not of the story that I read", index, QUESTION, group="story", exclude=["moon"])
+    show("one of each story", index, QUESTION, group_by="story", max_per_group=1)
+    show("not of the story that I read", index, QUESTION, group_by="story", exclude_groups=["moon"])
     index.save(path)
 
     assert ragfast.FlatIndex.open(path).ids.tolist() == index.ids.tolist()

@@ -113,8 +113,8 @@ class _RAG:
         not given. Share it between variants, or between scoring and decoding.
 
         k (this object's by default) documents each, or as many as there are. constraints say which: ``filter=``, and
-        ``group=`` with ``at_most=`` or ``exclude=`` (B,), as in :meth:`FlatIndex.search`; p(z|x) is over the documents
-        that they leave.
+        ``group_by=`` with ``max_per_group=`` or ``exclude_groups=`` (B,), as in :meth:`FlatIndex.search`; p(z|x) is
+        over the documents that they leave.
 
         ValueError where the model has no documents, where the documents lack an id, and where a question found no
         document; TypeError for constraints where the retriever is no :class:`FilteringRetriever`.
@@ -148,14 +148,14 @@ class _RAG:
                 raise ValueError(f"retriever: expected hits of {len(questions)} queries, got {len(rows)}")
             return rows
         each = [given] * len(questions)
-        if "exclude" in given:
-            groups = _several(given["exclude"], "exclude")
+        if "exclude_groups" in given:
+            groups = _several(given["exclude_groups"], "exclude_groups")
             if len(groups) != len(questions):
-                raise ValueError(f"exclude: expected {len(questions)} groups, one a question, got {len(groups)}")
-            # A question that excludes nothing has a group only where at_most limits it: by itself that says nothing.
-            still = ("filter", "group", "at_most") if "at_most" in given else ("filter",)
+                raise ValueError(f"exclude_groups: expected {len(questions)} groups, one a question, got {len(groups)}")
+            # A question that excludes nothing needs group_by only together with max_per_group.
+            still = ("filter", "group_by", "max_per_group") if "max_per_group" in given else ("filter",)
             without = {name: value for name, value in given.items() if name in still}
-            each = [without if group is None else {**given, "exclude": group} for group in groups]
+            each = [without if group is None else {**given, "exclude_groups": group} for group in groups]
         encode, search = self.retriever.encode_query, self.retriever.search
         return [
             search(encode(question), index, k=k, **its_constraints)

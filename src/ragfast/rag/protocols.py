@@ -27,14 +27,14 @@ __all__ = [
 class Constraints(TypedDict, total=False):
     """Which documents a retrieval may find, by the keywords of :meth:`FlatIndex.search`; None is as if not given.
 
-    filter; group, with at_most or exclude: of several queries (B,) groups, of one query one. They need documents in a
-    FlatIndex or a Snapshot, and TypeError says so for an array; otherwise errors are as there.
+    filter; group_by, with max_per_group or exclude_groups: of several queries (B,) groups, of one query one. They need
+    documents in a FlatIndex or a Snapshot, and TypeError says so for an array; otherwise errors are as there.
     """
 
     filter: Any
-    group: str | None
-    exclude: Any
-    at_most: int | None
+    group_by: str | None
+    exclude_groups: Any
+    max_per_group: int | None
 
 
 @runtime_checkable

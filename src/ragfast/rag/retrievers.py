@@ -53,11 +53,11 @@ class _DenseSearch:
 
         ValueError for another shape, no documents, k below 1, NaN or infinity; TypeError for another dtype.
         """
-        if constraints.get("exclude") is not None:
-            if np.ndim(constraints["exclude"]):
-                got = type(constraints["exclude"]).__name__
-                raise TypeError(f"exclude: expected the one group of one query, got {got}")
-            constraints = {**constraints, "exclude": [constraints["exclude"]]}
+        if constraints.get("exclude_groups") is not None:
+            if np.ndim(constraints["exclude_groups"]):
+                got = type(constraints["exclude_groups"]).__name__
+                raise TypeError(f"exclude_groups: expected the one group of one query, got {got}")
+            constraints = {**constraints, "exclude_groups": [constraints["exclude_groups"]]}
         hits = self._search(query_embedding, document_embeddings, k, _QUERY, constraints)
         return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
 
