@@ -15,44 +15,22 @@ from ragfast._core import lazy
 if TYPE_CHECKING:
     from ragfast.rag.decoding import (
         Decoding as Decoding,
-    )
-    from ragfast.rag.decoding import (
         Generation as Generation,
-    )
-    from ragfast.rag.decoding import (
         Retrieved as Retrieved,
-    )
-    from ragfast.rag.decoding import (
         Step as Step,
     )
-    from ragfast.rag.generators import CallableGenerator as CallableGenerator
-    from ragfast.rag.generators import SimpleGenerator as SimpleGenerator
-    from ragfast.rag.models import RAGSequence as RAGSequence
-    from ragfast.rag.models import RAGToken as RAGToken
-    from ragfast.rag.models import Score as Score
+    from ragfast.rag.generators import CallableGenerator as CallableGenerator, SimpleGenerator as SimpleGenerator
+    from ragfast.rag.models import RAGSequence as RAGSequence, RAGToken as RAGToken, Score as Score
     from ragfast.rag.protocols import (
         BatchGenerator as BatchGenerator,
-    )
-    from ragfast.rag.protocols import (
         BatchRetriever as BatchRetriever,
-    )
-    from ragfast.rag.protocols import (
         Decoder as Decoder,
-    )
-    from ragfast.rag.protocols import (
         DecodingGenerator as DecodingGenerator,
-    )
-    from ragfast.rag.protocols import (
         FilteringRetriever as FilteringRetriever,
-    )
-    from ragfast.rag.protocols import (
         Generator as Generator,
-    )
-    from ragfast.rag.protocols import (
         Retriever as Retriever,
     )
-    from ragfast.rag.retrievers import DenseRetriever as DenseRetriever
-    from ragfast.rag.retrievers import SimpleRetriever as SimpleRetriever
+    from ragfast.rag.retrievers import DenseRetriever as DenseRetriever, SimpleRetriever as SimpleRetriever
 
 __all__, __getattr__, __dir__ = lazy.exports(
     __name__,
