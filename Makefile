@@ -14,15 +14,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(shell find csrc src -not -path '*/__pycache__*')
 BENCH_SOURCES := $(shell find benchmarks/pyproject.toml benchmarks/ragfast_bench -not -path '*/__pycache__*')
 DEMO_SOURCES := $(shell find examples/demo -not -path '*/__pycache__*' -not -path '*/tests*')
-C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch] benchmarks/*.c)
+C_FILES := $(shell find csrc -name "*.[ch]")
 
-.PHONY: demo test test-all lint sanitize counts counts-accept bench bench-history clean
+.PHONY: demo test test-all lint sanitize c-library counts counts-accept bench bench-compare bench-history clean
 
 test: $(VENV)/.with-test
 	$(PYTEST) tests --ignore=tests/rag/hf --write-passed $(VENV)/.passed
 
 # REST=1 leaves out what `make test` has passed just before.
-test-all: $(VENV)/.with-test,models,plots,mcp,eval $(VENV)/.with-benchmarks $(VENV)/.with-demo
+test-all: $(VENV)/.with-test,models,plots,mcp,eval,safetensors $(VENV)/.with-benchmarks $(VENV)/.with-demo
 	$(PYTEST) $(if $(REST),--skip-passed $(VENV)/.passed)
 
 demo: $(VENV)/.with-demo
@@ -34,32 +34,57 @@ lint: $(VENV)/.with-lint
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	$(BIN)/codespell
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy.stubtest --ignore-disjoint-bases --mypy-config-file pyproject.toml ragfast._kernels
+	$(BIN)/python -m mypy.stubtest --ignore-disjoint-bases --mypy-config-file pyproject.toml ragfast._core._kernels
 
-# The public header alone, then the C checks (tests/checkkernels.c) under each sanitizer.
+# The public header alone, then the C checks (csrc/tests/checkkernels.c) under each sanitizer.
 sanitize: $(VENV)/.build-tools
-	$(CC) -std=c11 -pedantic -Wall -Wextra -Werror -fsyntax-only -x c csrc/include/ragfast.h
-	if command -v $(CXX) >/dev/null; then $(CXX) -std=c++11 -pedantic -Wall -Wextra -Werror -fsyntax-only -x c++ \
-	    csrc/include/ragfast.h; else echo "no C++ compiler here: the header was not tried as C++"; fi
+	$(CC) -std=c11 -pedantic -Wall -Wextra -Werror -Icsrc/include -fsyntax-only -x c csrc/include/ragfast/ragfast.h
+	if command -v $(CXX) >/dev/null; then $(CXX) -std=c++11 -pedantic -Wall -Wextra -Werror -Icsrc/include -fsyntax-only -x c++ \
+	    csrc/include/ragfast/ragfast.h; else echo "no C++ compiler here: the header was not tried as C++"; fi
 	set -e; for sanitizer in address,undefined thread; do \
-	    $(BIN)/cmake -S . -B build/$$sanitizer -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
-	        -DRAGFAST_SANITIZE=$$sanitizer -DRAGFAST_BUILD_PYTHON=OFF -DRAGFAST_BUILD_CHECKS=ON; \
+	    $(BIN)/cmake -S csrc -B build/$$sanitizer -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
+	        -DRAGFAST_SANITIZE=$$sanitizer; \
 	    $(BIN)/cmake --build build/$$sanitizer --parallel 2; \
 	done
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/address,undefined/checkkernels
 	build/thread/checkkernels --threads
 
-# Instructions of a fixed set of calls against benchmarks/counts.json; counts-accept makes them the baseline.
+# The C library by itself, static and shared: its tests in quick mode, an installation, and the example compiled against that
+# with pkg-config and with find_package.
+c-library: $(VENV)/.build-tools
+	set -e; for shared in OFF ON; do \
+	    dir=build/c-library-$$shared; prefix=$(CURDIR)/$$dir/prefix; \
+	    $(BIN)/cmake -S csrc -B $$dir -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
+	        -DBUILD_SHARED_LIBS=$$shared -DCMAKE_INSTALL_PREFIX=$$prefix -DCMAKE_INSTALL_LIBDIR=lib; \
+	    $(BIN)/cmake --build $$dir --parallel 2; \
+	    (cd $$dir && $(abspath $(BIN))/ctest --output-on-failure -j 2 -L quick); \
+	    $(BIN)/cmake --install $$dir >/dev/null; \
+	    $(BIN)/cmake -S csrc/tests/package -B $$dir/package -DCMAKE_PREFIX_PATH=$$prefix --log-level=WARNING; \
+	    $(BIN)/cmake --build $$dir/package; \
+	    $$dir/package/example; \
+	    if command -v pkg-config >/dev/null; then \
+	        flags=$$(PKG_CONFIG_PATH=$$prefix/lib/pkgconfig pkg-config --cflags --libs ragfast); \
+	        $(CC) csrc/example.c $$flags -o $$dir/example-pkg-config; \
+	        LD_LIBRARY_PATH=$$prefix/lib $$dir/example-pkg-config; \
+	    else echo "no pkg-config here: the example was not compiled with it"; fi; \
+	done
+
+# Instructions of a fixed set of calls against csrc/bench/counts.json; counts-accept makes them the baseline.
 # COUNTS=--required fails where there is no valgrind, or no baseline for this compiler.
 counts counts-accept: $(VENV)/.build-tools
-	$(BIN)/cmake -S . -B build/counts -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
-	    -DRAGFAST_BUILD_PYTHON=OFF -DRAGFAST_BUILD_COUNTS=ON
+	$(BIN)/cmake -S csrc -B build/counts -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
+	    -DRAGFAST_BUILD_TESTS=OFF -DRAGFAST_BUILD_COUNTS=ON
 	$(BIN)/cmake --build build/counts --parallel 2
-	$(BIN)/python benchmarks/counts.py build/counts/counts $(if $(filter counts-accept,$@),--accept) $(COUNTS)
+	$(BIN)/python csrc/bench/counts.py build/counts/counts $(if $(filter counts-accept,$@),--accept) $(COUNTS)
 
 # Every peer beside ragfast, in one process. BENCH takes options: make bench BENCH=--quick
 bench: $(VENV)/.with-benchmarks $(VENV)/.with-demo
 	$(BIN)/python -m ragfast bench $(BENCH)
+
+# Two builds in one process, whose calls take turns: make bench-compare BASE=main. Without HEAD=revision the new build is
+# the working tree. COMPARE takes options: COMPARE="--quick --json out.json"
+bench-compare: $(VENV)/.build-tools
+	PYTHONPATH=benchmarks $(BIN)/python -m ragfast_bench.compare $(BASE) $(if $(HEAD),--head $(HEAD)) $(COMPARE)
 
 # The suites of pytest-benchmark, kept in .benchmarks; `pytest-benchmark compare` reads what is there.
 bench-history: $(VENV)/.with-test $(VENV)/.with-benchmarks

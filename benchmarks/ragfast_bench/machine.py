@@ -123,14 +123,14 @@ def _peak(pool: ThreadPoolExecutor, threads: int, arithmetic: str, seconds: floa
 
     def burn(rounds: int) -> float:
         start = time.perf_counter()
-        operations = sum(pool.map(lambda _: _kernels.burn(arithmetic, rounds), range(threads)))
+        operations = sum(pool.map(lambda _: _kernels.peak_operations(arithmetic, rounds), range(threads)))
         return operations / (time.perf_counter() - start)
 
     rounds, taken = 1 << 12, 0.0
     while taken < RUN:
         rounds *= 2
         start = time.perf_counter()
-        _kernels.burn(arithmetic, rounds)
+        _kernels.peak_operations(arithmetic, rounds)
         taken = time.perf_counter() - start
     return _most(lambda: burn(rounds), seconds)
 
@@ -153,4 +153,4 @@ def _read_rate(pool: ThreadPoolExecutor, threads: int, n_bytes: int, seconds: fl
             pass
         return buffer.nbytes / (time.perf_counter() - start)
 
-    return max(_most(lambda: read(_kernels.read), seconds / 2), _most(lambda: read(np.max), seconds / 2))
+    return max(_most(lambda: read(_kernels.peak_read), seconds / 2), _most(lambda: read(np.max), seconds / 2))

@@ -256,13 +256,13 @@ def groups(sizes: Sizes) -> Iterator[results.Task]:
         plain = Way("plain", partial(index.search, asked, sizes.k), checked=False)
         search = partial(index.search, asked, sizes.k)
         ways = [
-            Way("not my own article, an int column", partial(search, group="article", exclude=articles[:b])),
-            Way("the same, a str column", partial(search, group="title", exclude=titles[:b])),
+            Way("not my own article, an int column", partial(search, group_by="article", exclude_groups=articles[:b])),
+            Way("the same, a str column", partial(search, group_by="title", exclude_groups=titles[:b])),
         ]
         yield measured(sizes, f"group exclusion, B {b}", [plain, *ways], without[:b], B=b, k=sizes.k)
         ways = [
-            Way("at most one of each article, an int column", partial(search, group="article", at_most=1)),
-            Way("the same, a str column", partial(search, group="title", at_most=1)),
+            Way("at most one of each article, an int column", partial(search, group_by="article", max_per_group=1)),
+            Way("the same, a str column", partial(search, group_by="title", max_per_group=1)),
         ]
         yield measured(sizes, f"groups, B {b}", [plain, *ways], single[:b], B=b, k=sizes.k)
 

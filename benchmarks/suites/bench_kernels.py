@@ -189,19 +189,19 @@ def step() -> Case:
     return lambda: ragfast.marginalize_step(logits, docs), lambda found: near(found, exact, 1e-6)
 
 
-# ---- ceilings: kernels roof_*
+# ---- peaks: kernels peak_*
 
 
 def burn(arithmetic: str) -> Case:
     rounds = 500
-    return lambda: _kernels.burn(arithmetic, rounds), lambda found: near(
-        found, rounds * _kernels.burn(arithmetic, 1), 0
+    return lambda: _kernels.peak_operations(arithmetic, rounds), lambda found: near(
+        found, rounds * _kernels.peak_operations(arithmetic, 1), 0
     )
 
 
 def read() -> Case:
     words = np.random.default_rng(0).integers(0, 2**32, 20_000, dtype=np.uint64)
-    return lambda: _kernels.read(words), lambda found: near(found, int(words.sum()), 0)
+    return lambda: _kernels.peak_read(words), lambda found: near(found, int(words.sum()), 0)
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -226,9 +226,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "logits: rag_token_nll": lambda: nll(True, False),
     "logits: marginalize_step": step,
     "logits: gather_scores_grad": lambda: gather(True),
-    "roof: burn float32": lambda: burn("float32"),
-    "roof: burn int8": lambda: burn("int8"),
-    "roof: read": read,
+    "peak: float32": lambda: burn("float32"),
+    "peak: int8": lambda: burn("int8"),
+    "peak: read": read,
     "all levels: merge_topk": merge,
 }
 

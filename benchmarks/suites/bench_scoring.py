@@ -50,9 +50,7 @@ def test_score(benchmark: Any, variant: Any) -> None:
     corpus = load_corpus()
     encoder = load_encoder(temperature=0.05, threads=1)
     generator = Timed(LanguageModel(language_model_folder()))
-    model = variant(
-        encoder, generator, index=index_of(corpus, encoder, 1), documents=corpus.texts, k=K
-    )
+    model = variant(encoder, generator, index=index_of(corpus, encoder, 1), documents=corpus.texts, k=K)
     known = load_questions(corpus)
     questions = [question.text for question in known[:N_QUESTIONS]]
     answers = [[question.answer for question in known[b : b + N_CANDIDATES]] for b in range(N_QUESTIONS)]

@@ -1,4 +1,4 @@
-"""benchmarks/counts.py: what is read from a profile, and what fails."""
+"""csrc/bench/counts.py: what is read from a profile, and what fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "counts.py"
+SCRIPT = Path(__file__).parents[2] / "csrc" / "bench" / "counts.py"
 
 # As callgrind 3.19 writes it, but for the size: one call of two functions, and one of a function that is not counted.
 PROFILE = """\

@@ -61,9 +61,9 @@ def test_every_thread_works_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         burnt.append(arithmetic)
         return burn(arithmetic, rounds)
 
-    burn = _kernels.burn
-    monkeypatch.setattr(_kernels, "read", count_read)
-    monkeypatch.setattr(_kernels, "burn", count_burn)
+    burn = _kernels.peak_operations
+    monkeypatch.setattr(_kernels, "peak_read", count_read)
+    monkeypatch.setattr(_kernels, "peak_operations", count_burn)
     machine.measure(2, (), seconds=1e-6)
     assert read == [1 << 19] * 6  # three rounds of two halves
     assert burnt.count("float32") >= 6

@@ -1,12 +1,12 @@
 /* AMX int8 tiles, for many queries. THE HOT LOOP is sweep below. What few queries read and how a panel is unpacked
  * stay the AVX-512 VNNI level's: its unpacked (steps, 32 documents, 4) is, sixteen steps at a time, two tiles side
  * by side. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <string.h>
 
 #ifdef RAGFAST_EMULATED_AMX /* of tests/: the same code on a machine without AMX */
-#include "amx_emulated.h"
+#include "tests/amx_emulated.h"
 #else
 #include <immintrin.h>
 #endif
@@ -82,7 +82,7 @@ INLINE void sweep(int32_t *sums, const int8_t *q, const uint8_t *codes, size_t n
 /* Bits of the 16 documents from j whose dot is not below its threshold, or where that is NaN. */
 INLINE uint32_t compare(__m512i sums, const ragfast_code_bounds *bounds, size_t j, const ragfast_code_threshold *t) {
     __m512 limit =
-        _mm512_fmadd_ps(_mm512_set1_ps(t->floor), _mm512_loadu_ps(bounds->scale + j), _mm512_set1_ps(t->offset));
+        _mm512_fmadd_ps(_mm512_set1_ps(t->score), _mm512_loadu_ps(bounds->scale + j), _mm512_set1_ps(t->offset));
     limit = _mm512_fnmadd_ps(_mm512_set1_ps(t->norm), _mm512_loadu_ps(bounds->residual + j), limit);
     limit = _mm512_fnmadd_ps(_mm512_set1_ps(t->residual), _mm512_loadu_ps(bounds->norm + j), limit);
     limit = _mm512_fnmadd_ps(_mm512_set1_ps(t->tail), _mm512_loadu_ps(bounds->tail + j), limit);
@@ -110,7 +110,7 @@ static void tile_codes_amx(int32_t *dots, uint32_t *hits, const int8_t *packed_q
 
 void ragfast_code_fill_amx(ragfast_kernels *table) {
     table->code_queries = QUERIES;
-    table->code_many = 16;
+    table->unpack_min_queries = 16;
     table->code_groups = GROUPS;
     table->code_mask = 0xff; /* unpack_codes is that of AVX-512 VNNI */
     table->pack_query_codes = pack_query_codes_amx;

@@ -3,7 +3,7 @@
  * There is no multiplication of unsigned by signed bytes here that cannot saturate, but there is for h = u >> 2: two
  * products are at most 2 x 63 x 127 = 16002 and two such sums still fit 16 bits. So both tiles work on the high plane
  * alone, code_mask is 0xfc, and dots are multiplied by 4 at the end. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -127,7 +127,7 @@ INLINE __m256i add_products(__m256i sum, __m256i h0, __m256i q0, __m256i h1, __m
 INLINE uint32_t compare(int32_t *dots, __m256i sum, const ragfast_code_bounds *bounds, size_t j,
                         const ragfast_code_threshold *t) {
     __m256 limit =
-        _mm256_fmadd_ps(_mm256_set1_ps(t->floor), _mm256_loadu_ps(bounds->scale + j), _mm256_set1_ps(t->offset));
+        _mm256_fmadd_ps(_mm256_set1_ps(t->score), _mm256_loadu_ps(bounds->scale + j), _mm256_set1_ps(t->offset));
     limit = _mm256_fnmadd_ps(_mm256_set1_ps(t->norm), _mm256_loadu_ps(bounds->high_residual + j), limit);
     limit = _mm256_fnmadd_ps(_mm256_set1_ps(t->residual), _mm256_loadu_ps(bounds->norm + j), limit);
     limit = _mm256_fnmadd_ps(_mm256_set1_ps(t->tail), _mm256_loadu_ps(bounds->tail + j), limit);
@@ -286,5 +286,5 @@ void ragfast_code_fill_avx2(ragfast_kernels *table) {
     table->code_mask = 0xfc; /* code_queries, code_groups and pack_query_codes stay those of the scalar level */
     table->unpack_codes = unpack_codes_avx2;
     table->tile_codes = tile_codes_avx2;
-    table->code_many = 24;
+    table->unpack_min_queries = 24;
 }

@@ -3,7 +3,7 @@
  * Lanes are documents: a step of 32 documents is two vectors, four bytes of a query are broadcast to all lanes, and
  * vpdpbusd, unsigned codes times signed queries, adds their four products to each: no lane is ever crossed, nothing
  * saturates. Numbers are of one Zen 4 core, whose peak is 467 GOP/s: one vpdpbusd a cycle. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -98,7 +98,7 @@ INLINE uint32_t compare(const int32_t *dots, uint32_t *hits, const size_t n_quer
         uint32_t found[2];
 #pragma GCC unroll 2
         for (size_t h = 0; h < 2; h++) {
-            limit[h] = _mm512_fmadd_ps(_mm512_set1_ps(t->floor), scale[h], _mm512_set1_ps(t->offset));
+            limit[h] = _mm512_fmadd_ps(_mm512_set1_ps(t->score), scale[h], _mm512_set1_ps(t->offset));
             limit[h] = _mm512_fnmadd_ps(_mm512_set1_ps(t->norm), residual[h], limit[h]);
             limit[h] = _mm512_fnmadd_ps(_mm512_set1_ps(t->residual), norm[h], limit[h]);
         }
@@ -274,7 +274,7 @@ void ragfast_code_fill_avx512vnni(ragfast_kernels *table) {
     table->encode_f32 = encode_f32_avx512vnni;
     table->tile_high = tile_high_avx512vnni;
     table->code_queries = TILE;
-    table->code_many = 32;
+    table->unpack_min_queries = 32;
     table->code_groups = 1;
     table->code_mask = 0xff;
     table->unpack_codes = unpack_codes_avx512vnni;

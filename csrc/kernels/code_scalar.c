@@ -1,5 +1,5 @@
-/* The reference for every code_<isa>.c: what each kernel must compute, in plain C. Contracts: ../internal.h. */
-#include "../internal.h"
+/* The reference for every code_<isa>.c: what each kernel must compute, in plain C. Contracts: core/kernels.h. */
+#include "core/kernels.h"
 
 #include <math.h>
 
@@ -46,7 +46,7 @@ static uint32_t hits_of(const int32_t *dots, const ragfast_code_bounds *bounds, 
                         const ragfast_code_threshold *t) {
     uint32_t hits = 0;
     for (size_t j = 0; j < PANEL; j++) {
-        float limit = t->offset + t->floor * bounds->scale[j] - t->norm * residual[j] - t->residual * bounds->norm[j] -
+        float limit = t->offset + t->score * bounds->scale[j] - t->norm * residual[j] - t->residual * bounds->norm[j] -
                       t->tail * bounds->tail[j];
         hits |= (uint32_t)!((float)dots[j] < limit) << j; /* NaN is a hit */
     }
@@ -112,7 +112,7 @@ void ragfast_code_fill_scalar(ragfast_kernels *table) {
     table->encode_f32 = encode_f32_scalar;
     table->tile_high = tile_high_scalar;
     table->code_queries = TILE;
-    table->code_many = 16;
+    table->unpack_min_queries = 16;
     table->code_groups = 1;
     table->code_mask = 0xff;
     table->unpack_codes = unpack_codes_scalar;

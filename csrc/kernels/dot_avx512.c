@@ -1,5 +1,5 @@
 /* AVX-512 inner products. THE HOT LOOPS of retrieval are rows_block (few queries) and packed_block (many) below. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <immintrin.h>
 #include <math.h>

@@ -1,5 +1,5 @@
-/* AVX2 over logits. THE HOT LOOPS of marginalization are sum_exp and softmax_grad. Contracts: ../internal.h. */
-#include "lse_avx2.h"
+/* AVX2 over logits. THE HOT LOOPS of marginalization are sum_exp and softmax_grad. Contracts: core/kernels.h. */
+#include "kernels/lse_avx2.h"
 
 #include <float.h>
 #include <string.h>

@@ -1,7 +1,7 @@
-/* AVX-512 over logits. THE HOT LOOPS of marginalization are sum_exp and softmax_grad. Contracts: ../internal.h. */
-#include "lse_avx512.h"
+/* AVX-512 over logits. THE HOT LOOPS of marginalization are sum_exp and softmax_grad. Contracts: core/kernels.h. */
+#include "kernels/lse_avx512.h"
 
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <float.h>
 

@@ -1,7 +1,7 @@
-/* The reference for every logits_<isa>.c: what each kernel must compute, in plain C. Contracts: ../internal.h. */
-#include "../elements.h"
-#include "../internal.h"
-#include "../lse_math.h"
+/* The reference for every logits_<isa>.c: what each kernel must compute, in plain C. Contracts: core/kernels.h. */
+#include "core/elements.h"
+#include "core/kernels.h"
+#include "kernels/lse_math.h"
 
 /* One function a dtype, as C has no templates. */
 #define SUM_EXP(name, dtype)                                                                                           \

@@ -1,5 +1,5 @@
-/* AVX2 and FMA log-sum-exp. Contracts: ../internal.h. */
-#include "lse_avx2.h"
+/* AVX2 and FMA log-sum-exp. Contracts: core/kernels.h. */
+#include "kernels/lse_avx2.h"
 
 static float max_f32_avx2(const float *x, size_t n) {
     const __m256 lowest = _mm256_set1_ps(-INFINITY);

@@ -2,8 +2,8 @@
 #ifndef RAGFAST_LSE_AVX2_H
 #define RAGFAST_LSE_AVX2_H
 
-#include "../internal.h"
-#include "../lse_math.h"
+#include "core/kernels.h"
+#include "kernels/lse_math.h"
 
 #include <immintrin.h>
 

@@ -1,7 +1,7 @@
-/* AVX-512 log-sum-exp. Contracts: ../internal.h. */
-#include "lse_avx512.h"
+/* AVX-512 log-sum-exp. Contracts: core/kernels.h. */
+#include "kernels/lse_avx512.h"
 
-#include "../internal.h"
+#include "core/kernels.h"
 
 static float max_f32_avx512(const float *x, size_t n) {
     const __m512 lowest = _mm512_set1_ps(-INFINITY);

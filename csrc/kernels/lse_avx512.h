@@ -2,7 +2,7 @@
 #ifndef RAGFAST_LSE_AVX512_H
 #define RAGFAST_LSE_AVX512_H
 
-#include "../lse_math.h"
+#include "kernels/lse_math.h"
 
 #include <immintrin.h>
 #include <stddef.h>

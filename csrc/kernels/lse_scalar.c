@@ -1,5 +1,5 @@
-/* The reference for every lse_<isa>.c: what each kernel must compute, in plain C. Contracts: ../internal.h. */
-#include "../internal.h"
+/* The reference for every lse_<isa>.c: what each kernel must compute, in plain C. Contracts: core/kernels.h. */
+#include "core/kernels.h"
 
 #include <math.h>
 

@@ -1,5 +1,6 @@
 /* AVX2, FMA and F16C float64 scores. */
-#include "../internal.h"
+#include "core/elements.h"
+#include "core/kernels.h"
 
 #include <immintrin.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* AVX-512 float64 scores. */
-#include "../internal.h"
+#include "core/kernels.h"
 
 #include <immintrin.h>
 

@@ -1,5 +1,5 @@
-/* The reference for every score_<isa>.c: float64 scores, to the bit. Contracts: ../internal.h. */
-#include "../internal.h"
+/* The reference for every score_<isa>.c: float64 scores, to the bit. Contracts: core/kernels.h. */
+#include "core/kernels.h"
 
 #include <string.h>
 

@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from code_cases import DIMS, FEW, MANY, Rows, corpora, decaying, forms, large, normal, problems, rotated_form
+from code_cases import DIMS, FEW, MANY, Rows, corpora, decaying, large, normal, problems, quantizers, rotated_quantizer
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from ragfast import FlatIndex
 from ragfast._core import _kernels
-from ragfast.index import quantizer as codes
+from ragfast.index.quantizer import Quantizer
 
 PANEL = 32
 
 
-def decoded(room: _kernels.Codes, n_docs: int, dim: int) -> NDArray[np.int64]:
-    """u (n_docs,D) of the planes, as codes.h has them."""
+def decoded(codes: _kernels.Codes, n_docs: int, dim: int) -> NDArray[np.int64]:
+    """u (n_docs,D) of the planes, as i8_layout.h has them."""
     n_panels, n_groups = (n_docs + PANEL - 1) // PANEL, (dim + 15) // 16
-    high_plane, low_plane, _ = room.planes
+    high_plane, low_plane, _ = codes.planes
     high = high_plane.reshape(n_panels, n_groups, 3, PANEL, 4).astype(np.int64)
     low = low_plane.reshape(n_panels, n_groups, PANEL, 4).astype(np.int64)
     steps = [high[:, :, s] & 0xFC | low >> 2 * s & 3 for s in range(3)]
@@ -29,21 +29,21 @@ def decoded(room: _kernels.Codes, n_docs: int, dim: int) -> NDArray[np.int64]:
     return u.reshape(n_panels * PANEL, -1)[:n_docs]
 
 
-def coded(docs: Rows, form: codes.Form) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:
+def coded(docs: Rows, quantizer: Quantizer) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:
     """Y in more digits than the bounds have, u, and the bounds (5,N), all of documents that can be coded."""
     n, dim = docs.shape
-    room = form.room(n, dim, True)
-    room.encode(docs, 0, False, 1)
-    u = decoded(room, n, dim)
+    codes = quantizer.new_codes(n, dim, True)
+    codes.encode(docs, 0, False, 1)
+    u = decoded(codes, n, dim)
     assert (u[:, dim:] == 128).all()  # what pads D
-    bounds = room.planes[2].transpose(1, 0, 2).reshape(5, -1)[:, :n].astype(np.longdouble)
+    bounds = codes.planes[2].transpose(1, 0, 2).reshape(5, -1)[:, :n].astype(np.longdouble)
     y = docs.astype(np.longdouble)
-    if form.center is not None:
-        y = y - form.center
-    if form.weight is not None:
-        y = y * form.weight
-    if form.rotation is not None:
-        y = y @ form.rotation.T.astype(np.longdouble)
+    if quantizer.center is not None:
+        y = y - quantizer.center
+    if quantizer.weight is not None:
+        y = y * quantizer.weight
+    if quantizer.rotation is not None:
+        y = y @ quantizer.rotation.T.astype(np.longdouble)
     kept = np.isfinite(bounds[2])
     return (y * bounds[0][:, None])[kept], u[kept, :dim], bounds[:, kept]
 
@@ -52,8 +52,8 @@ def length(rows: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.sqrt(np.square(rows).sum(axis=1)))
 
 
-def assert_bounds_hold(docs: Rows, form: codes.Form) -> None:
-    y, u, (_, high_residual, residual, norm, tail) = coded(docs, form)
+def assert_bounds_hold(docs: Rows, quantizer: Quantizer) -> None:
+    y, u, (_, high_residual, residual, norm, tail) = coded(docs, quantizer)
     c, coarse = u - 128, (u & 0xFC) - np.longdouble(126.5)
     assert (np.abs(c) <= 127).all()
     assert (length(y - coarse) <= high_residual).all()
@@ -61,28 +61,28 @@ def assert_bounds_hold(docs: Rows, form: codes.Form) -> None:
     assert (length(c.astype(np.longdouble)) <= norm).all()
     assert (length(coarse) <= norm).all()
     assert np.isfinite(tail).all()
-    if form.prefix:
-        assert (length(y[:, form.prefix :]) <= tail).all()
+    if quantizer.prefix:
+        assert (length(y[:, quantizer.prefix :]) <= tail).all()
 
 
 @pytest.mark.parametrize("name", corpora())
 def test_bounds_hold_for_hard_corpora(isa: str, name: str) -> None:
     docs = corpora()[name]
-    for form in (codes.Form(), codes.Form(center=docs.astype(np.float64).mean(axis=0).astype(np.float32))):
-        assert_bounds_hold(docs, form)
+    for quantizer in (Quantizer(), Quantizer(center=docs.astype(np.float64).mean(axis=0).astype(np.float32))):
+        assert_bounds_hold(docs, quantizer)
 
 
 @pytest.mark.parametrize("dim", DIMS)
 def test_bounds_hold_for_every_dim(isa: str, dim: int) -> None:
     docs = normal(dim, 300, dim)
-    assert_bounds_hold(docs, codes.Form())
-    assert_bounds_hold(docs, codes.Form(center=normal(1, dim) / np.float32(3)))
+    assert_bounds_hold(docs, Quantizer())
+    assert_bounds_hold(docs, Quantizer(center=normal(1, dim) / np.float32(3)))
 
 
 @pytest.mark.parametrize("dim", [1100, 9000, 18000])
 def test_bounds_hold_where_sums_of_squares_are_rounded_down(isa: str, dim: int) -> None:
     # 125.5^2 added to float32 sums above 2^23 loses its quarter every time, in each of up to 16 lanes.
-    assert_bounds_hold(np.repeat(normal(1, 5, 1), dim, axis=1), codes.Form())
+    assert_bounds_hold(np.repeat(normal(1, 5, 1), dim, axis=1), Quantizer())
 
 
 def test_bounds_hold_where_a_rotation_rounds_to_one_side(isa: str) -> None:
@@ -92,12 +92,12 @@ def test_bounds_hold_where_a_rotation_rounds_to_one_side(isa: str) -> None:
         hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
     docs = np.full((40, 256), 0.99 * 2.0**-24, np.float32)
     docs[:, 0] = 1
-    assert_bounds_hold(docs, rotated_form(hadamard / 16))
+    assert_bounds_hold(docs, rotated_quantizer(hadamard / 16))
 
 
-@pytest.mark.parametrize("name", forms(130))
+@pytest.mark.parametrize("name", quantizers(130))
 def test_bounds_hold_in_every_form(isa: str, name: str) -> None:
-    assert_bounds_hold(decaying(130)[0], forms(130)[name])
+    assert_bounds_hold(decaying(130)[0], quantizers(130)[name])
 
 
 @given(problems())
@@ -106,8 +106,8 @@ def test_bounds_hold_for_what_hypothesis_finds(
     isa: str, problem: tuple[Rows, Rows, int, NDArray[np.int64] | None]
 ) -> None:
     queries, docs, _, _ = problem
-    assert_bounds_hold(docs, codes.Form())
-    assert_bounds_hold(docs, codes.Form(center=queries[0]))
+    assert_bounds_hold(docs, Quantizer())
+    assert_bounds_hold(docs, Quantizer(center=queries[0]))
 
 
 def test_rows_beyond_coding_have_infinite_bounds(isa: str) -> None:
@@ -116,15 +116,15 @@ def test_rows_beyond_coding_have_infinite_bounds(isa: str) -> None:
     docs[4] *= np.float32(2.0**-61)
     docs[5] = 0
     docs[6], docs[7] = docs[6] * np.float32(2.0**60), docs[7] * np.float32(2.0**-60)
-    room = codes.Form().room(40, 3, True)
-    room.encode(docs, 0, False, 1)
-    residual = room.planes[2][:, 1:3].reshape(2, 2, 32)
+    codes = Quantizer().new_codes(40, 3, True)
+    codes.encode(docs, 0, False, 1)
+    residual = codes.planes[2][:, 1:3].reshape(2, 2, 32)
     assert np.isinf(residual[0]).tolist() == [[j in (3, 4) for j in range(32)]] * 2
 
 
 def test_bounds_are_not_vacuous(isa: str) -> None:
     for dim in (17, 64, 384):
-        y, u, (_, high_residual, residual, norm, _) = coded(normal(dim, 640, dim), codes.Form())
+        y, u, (_, high_residual, residual, norm, _) = coded(normal(dim, 640, dim), Quantizer())
         # The true loss is within a ten-thousandth, and about that of rounding evenly: sqrt(1/12), sqrt(1/12 + 5/4).
         assert (residual <= length(y - (u - 128)) * (1 + 1e-4)).all()
         assert (high_residual <= length(y - ((u & 0xFC) - np.longdouble(126.5))) * (1 + 1e-4)).all()

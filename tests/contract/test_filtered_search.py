@@ -61,8 +61,8 @@ def check(
     hits: ragfast.Hits,
     allowed: NDArray[np.bool_],
     groups: NDArray[Any] | None = None,
-    exclude: Any = None,
-    at_most: int = N,
+    exclude_groups: Any = None,
+    max_per_group: int = N,
     k: int = K,
 ) -> None:
     scores = scores_of(index)
@@ -74,7 +74,7 @@ def check(
         for i in order[allowed[order]].tolist():
             group = None if groups is None else groups[i]
             if group is not None:
-                if (exclude is not None and exclude[b] == group) or counts.get(group, 0) >= at_most:
+                if (exclude_groups is not None and exclude_groups[b] == group) or counts.get(group, 0) >= max_per_group:
                     continue
                 counts[group] = counts.get(group, 0) + 1
             taken.append(i)
@@ -141,14 +141,21 @@ def test_predicates(case: tuple[FlatIndex, NDArray[np.intp]]) -> None:
 def test_groups(case: tuple[FlatIndex, NDArray[np.intp]], group: str) -> None:
     index, rows = case
     groups, mask = COLUMNS[group], YEAR % 3 > 0
-    exclude = [groups[1], groups[2], None, groups[3]]
-    check(index, index.search(Q, K, group=group, exclude=exclude), held(rows), groups, exclude)
-    check(index, index.search(Q, K, group=group, at_most=1), held(rows), groups, None, 1)
-    hits = index.search(Q, 60, filter=ragfast.column("year").isin(YEAR[mask]), group=group, exclude=exclude, at_most=2)
-    check(index, hits, held(rows) & mask, groups, exclude, 2, 60)
+    exclude_groups = [groups[1], groups[2], None, groups[3]]
+    check(index, index.search(Q, K, group_by=group, exclude_groups=exclude_groups), held(rows), groups, exclude_groups)
+    check(index, index.search(Q, K, group_by=group, max_per_group=1), held(rows), groups, None, 1)
+    hits = index.search(
+        Q,
+        60,
+        filter=ragfast.column("year").isin(YEAR[mask]),
+        group_by=group,
+        exclude_groups=exclude_groups,
+        max_per_group=2,
+    )
+    check(index, hits, held(rows) & mask, groups, exclude_groups, 2, 60)
     unknown: Any = ["nothing"] * 4 if group == "book" else [5] * 4
     plain = index.search(Q, K)
-    assert index.search(Q, K, group=group, exclude=unknown).ids.tolist() == plain.ids.tolist()
+    assert index.search(Q, K, group_by=group, exclude_groups=unknown).ids.tolist() == plain.ids.tolist()
 
 
 def test_filters_made_ready() -> None:
@@ -204,26 +211,50 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"filter": ["a"]}, TypeError, r"filter: expected integers, as the documents' ids are, got str"),
     ({"filter": ragfast.column("where") == 1}, ValueError, r"column 'where': there is no such column"),
     ({"filter": ragfast.column("year") == "x"}, TypeError, r"column 'year' holds int64: expected a number"),
-    ({"group": "book"}, ValueError, r"group: expected exclude or at_most with it"),
-    ({"exclude": [1]}, ValueError, r"exclude: expected together with group"),
-    ({"at_most": 1}, ValueError, r"at_most: expected together with group"),
-    ({"group": "where", "at_most": 1}, ValueError, r"column 'where': there is no such column"),
-    ({"group": "weight", "at_most": 1}, TypeError, r"group: expected a column of int64 or str, 'weight' holds float64"),
-    ({"group": 3, "at_most": 1}, TypeError, r"group: expected the name of a metadata column, got int"),
-    ({"group": "book", "at_most": 0}, ValueError, r"at_most: expected 1 or more, got 0"),
-    ({"group": "book", "exclude": ["a"]}, ValueError, r"exclude: expected \(4,\) strings or None, .* shape \(1,\)"),
-    ({"group": "book", "exclude": "abcd"}, ValueError, r"exclude: expected \(4,\) strings or None, .* got 'abcd'"),
-    ({"group": "book", "exclude": [1, 2, 3, 4]}, TypeError, r"exclude: expected str or None, as column 'book' holds"),
-    ({"group": "year", "exclude": [1]}, ValueError, r"exclude: expected shape \(4,\), got \(1,\)"),
-    ({"group": "year", "exclude": ["a"] * 4}, TypeError, r"exclude: expected integers"),
-    ({"group": "year", "exclude": 1999}, ValueError, r"exclude: expected shape \(4,\), got \(\)"),
-    ({"group": "year", "exclude": {1, 2, 3, 4}}, TypeError, r"exclude: expected \(4,\) groups, a list .* got set"),
+    ({"group_by": "book"}, ValueError, r"group_by: expected exclude_groups or max_per_group with it"),
+    ({"exclude_groups": [1]}, ValueError, r"exclude_groups: expected together with group_by"),
+    ({"max_per_group": 1}, ValueError, r"max_per_group: expected together with group_by"),
+    ({"group_by": "where", "max_per_group": 1}, ValueError, r"column 'where': there is no such column"),
     (
-        {"group": "book", "exclude": iter("abcd")},
+        {"group_by": "weight", "max_per_group": 1},
         TypeError,
-        r"exclude: expected \(4,\) groups, a list .* got str_\w*ite",
+        r"group_by: expected a column of int64 or str, 'weight' holds float64",
     ),
-    ({"group": "book", "exclude": {"a": 1}.keys()}, TypeError, r"exclude: expected \(4,\) groups, .* got dict_keys"),
+    ({"group_by": 3, "max_per_group": 1}, TypeError, r"group_by: expected the name of a metadata column, got int"),
+    ({"group_by": "book", "max_per_group": 0}, ValueError, r"max_per_group: expected 1 or more, got 0"),
+    (
+        {"group_by": "book", "exclude_groups": ["a"]},
+        ValueError,
+        r"exclude_groups: expected \(4,\) strings or None, .* shape \(1,\)",
+    ),
+    (
+        {"group_by": "book", "exclude_groups": "abcd"},
+        ValueError,
+        r"exclude_groups: expected \(4,\) strings or None, .* got 'abcd'",
+    ),
+    (
+        {"group_by": "book", "exclude_groups": [1, 2, 3, 4]},
+        TypeError,
+        r"exclude_groups: expected str or None, as column 'book' holds",
+    ),
+    ({"group_by": "year", "exclude_groups": [1]}, ValueError, r"exclude_groups: expected shape \(4,\), got \(1,\)"),
+    ({"group_by": "year", "exclude_groups": ["a"] * 4}, TypeError, r"exclude_groups: expected integers"),
+    ({"group_by": "year", "exclude_groups": 1999}, ValueError, r"exclude_groups: expected shape \(4,\), got \(\)"),
+    (
+        {"group_by": "year", "exclude_groups": {1, 2, 3, 4}},
+        TypeError,
+        r"exclude_groups: expected \(4,\) groups, a list .* got set",
+    ),
+    (
+        {"group_by": "book", "exclude_groups": iter("abcd")},
+        TypeError,
+        r"exclude_groups: expected \(4,\) groups, a list .* got str_\w*ite",
+    ),
+    (
+        {"group_by": "book", "exclude_groups": {"a": 1}.keys()},
+        TypeError,
+        r"exclude_groups: expected \(4,\) groups, .* got dict_keys",
+    ),
 ]
 
 
@@ -256,14 +287,14 @@ def test_before_any_document_came() -> None:
         {"filter": ragfast.column("day") >= 3},
         {"filter": ["a"]},
         {"filter": [3]},
-        {"group": "book", "at_most": 1},
-        {"group": "book", "exclude": ["a"]},
+        {"group_by": "book", "max_per_group": 1},
+        {"group_by": "book", "exclude_groups": ["a"]},
     ):
         assert index.search(query, k=2, **how).scores.tolist() == [[-np.inf, -np.inf]]
     index.add(query, metadata={"day": [4]})
     assert index.search(query, k=1, filter=ragfast.column("day") >= 3).ids.tolist() == [[0]]
     with pytest.raises(ValueError, match="book"):
-        index.search(query, k=1, group="book", at_most=1)
+        index.search(query, k=1, group_by="book", max_per_group=1)
 
 
 def test_a_prepared_filter_keeps_its_ids() -> None:
@@ -315,7 +346,7 @@ def test_a_filter_that_is_no_list(wrong: Any) -> None:
 def test_no_bool_is_a_group() -> None:
     index = FlatIndex.from_vectors(np.eye(2, dtype=np.float32), metadata={"book": [0, 1]})
     queries = np.ones((2, 2), np.float32)
-    for exclude in ([True, None], [True, False]):
-        with pytest.raises(TypeError, match=r"^exclude: expected integers"):
-            index.search(queries, k=1, group="book", exclude=exclude)
-    assert index.search(queries, k=1, group="book", exclude=[1, None]).ids.tolist() == [[0], [0]]
+    for exclude_groups in ([True, None], [True, False]):
+        with pytest.raises(TypeError, match=r"^exclude_groups: expected integers"):
+            index.search(queries, k=1, group_by="book", exclude_groups=exclude_groups)
+    assert index.search(queries, k=1, group_by="book", exclude_groups=[1, None]).ids.tolist() == [[0], [0]]

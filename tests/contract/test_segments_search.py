@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from oracle import canonical_score, log_softmax
 
 from ragfast._core import _kernels
-from ragfast.index import quantizer as codes
+from ragfast.index.quantizer import Quantizer
 
 Floats = NDArray[np.float64]
 DOUBLE = np.dtype(np.float64).num
@@ -52,7 +52,7 @@ def test_the_fast_oracle_is_the_slow_one() -> None:
         assert exact_scores(queries, docs, "l2").tobytes() == np.array(distances).tobytes()
 
 
-def taken(groups: NDArray[np.int32], at_most: int) -> NDArray[np.bool_]:
+def taken(groups: NDArray[np.int32], max_per_group: int) -> NDArray[np.bool_]:
     """Of documents in the order of results, those that a walk takes which passes over the rest of a full group."""
     by_group = np.argsort(groups, kind="stable")
     ordered = groups[by_group]
@@ -60,7 +60,7 @@ def taken(groups: NDArray[np.int32], at_most: int) -> NDArray[np.bool_]:
     places = np.arange(len(groups))
     before = places - np.maximum.accumulate(np.where(begins, places, 0))
     take = np.empty(len(groups), bool)
-    take[by_group] = (ordered < 0) | (before < at_most)
+    take[by_group] = (ordered < 0) | (before < max_per_group)
     return take
 
 
@@ -77,7 +77,7 @@ class Part:
     explicit: bool
     allowed: NDArray[np.bool_] | None
     groups: NDArray[np.int32] | None
-    form: codes.Form | None
+    quantizer: Quantizer | None
     always: bool
     norms: bool
     sums: bool
@@ -92,7 +92,7 @@ class Problem:
     metric: str
     k: int
     excluded: NDArray[np.int32] | None = None
-    at_most: int = 0
+    max_per_group: int = 0
 
     @property
     def bfloat16(self) -> bool:
@@ -111,8 +111,8 @@ class Problem:
                 qualify = allowed & (groups != self.excluded[b])
             order = np.flatnonzero(qualify)
             order = order[np.lexsort((ids[order], -row[order]))]
-            if self.at_most:
-                order = order[taken(groups[order].astype(np.int32), self.at_most)]
+            if self.max_per_group:
+                order = order[taken(groups[order].astype(np.int32), self.max_per_group)]
             order = order[: self.k]
             scores[b, : len(order)], found[b, : len(order)] = row[order], ids[order]
         return scores, found
@@ -126,16 +126,23 @@ def bits_of(allowed: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.
 
 
 def codes_of(part: Part, problem: Problem, half_squares: Floats | None) -> _kernels.Codes:
-    form, (n, dim) = part.form, part.vectors.shape
-    assert form is not None
-    room = _kernels.Codes(
-        n, dim, form.center, form.weight, form.rotation, form.rotation_error, form.prefix, part.always
+    quantizer, (n, dim) = part.quantizer, part.vectors.shape
+    assert quantizer is not None
+    codes = _kernels.Codes(
+        n,
+        dim,
+        quantizer.center,
+        quantizer.weight,
+        quantizer.rotation,
+        quantizer.rotation_error,
+        quantizer.prefix,
+        part.always,
     )
     if half_squares is None:
-        room.encode(part.vectors, 0, problem.bfloat16, 1)
+        codes.encode(part.vectors, 0, problem.bfloat16, 1)
     else:
-        room.encode(part.vectors, 0, problem.bfloat16, 1, half_squares)
-    return room
+        codes.encode(part.vectors, 0, problem.bfloat16, 1, half_squares)
+    return codes
 
 
 def docs_of(part: Part, problem: Problem, seed: int) -> _kernels.Docs:
@@ -145,14 +152,14 @@ def docs_of(part: Part, problem: Problem, seed: int) -> _kernels.Docs:
         part.vectors,
         _kernels.row_norms(part.vectors, problem.bfloat16, 1)[0] if part.norms else None,
         part.ids if part.explicit else None,
-        None if part.form is None else codes_of(part, problem, half_squares),
+        None if part.quantizer is None else codes_of(part, problem, half_squares),
         bfloat16=problem.bfloat16,
         first_id=0 if part.explicit or len(part.ids) == 0 else int(part.ids[0]),
         allowed=None if part.allowed is None else bits_of(part.allowed, np.random.default_rng(seed)),
         groups=part.groups,
         half_squares=half_squares,
         row_sums=_kernels.row_sums(part.vectors) if part.sums else None,
-        far=part.far,
+        mapped=part.far,
     )
 
 
@@ -195,7 +202,7 @@ def rows_of(kind: str, n: int, dim: int, rng: np.random.Generator) -> Floats:
 KINDS = ["normal", "integers", "copies", "nearly copies", "far away", "all lengths", "huge"]
 
 
-def form_of(dim: int, prefix: bool, values: Floats, rng: np.random.Generator) -> codes.Form:
+def quantizer_of(dim: int, prefix: bool, values: Floats, rng: np.random.Generator) -> Quantizer:
     center = weight = rotation = None
     error = 0.0
     if rng.random() < 0.5:
@@ -208,7 +215,7 @@ def form_of(dim: int, prefix: bool, values: Floats, rng: np.random.Generator) ->
         wide = rotation.astype(np.float64)
         error = float(np.linalg.norm(wide.T @ wide - np.eye(dim))) * (1 + 1e-9) + 1e-9
     some = 16 * int(rng.integers(1, (dim - 1) // 16 + 1)) if prefix and dim > 16 and rng.random() < 0.6 else 0
-    return codes.Form(center, weight, rotation, error, some)
+    return Quantizer(center, weight, rotation, error, some)
 
 
 def mask_of(n: int, rng: np.random.Generator) -> NDArray[np.bool_] | None:
@@ -257,7 +264,7 @@ def problem_of(seed: int) -> tuple[Problem, Floats, NDArray[np.int64]]:
     parts = []
     for n, own, ids in zip(sizes, explicit, ids_of(sizes, explicit, rng), strict=True):
         vectors, values = stored(rows_of(kind, n, dim, rng), storage)
-        form = form_of(dim, metric == "ip", values, rng) if coded and rng.random() < 0.8 else None
+        quantizer = quantizer_of(dim, metric == "ip", values, rng) if coded and rng.random() < 0.8 else None
         groups = rng.integers(-1, int(rng.choice([2, 10, 500])), n).astype(np.int32) if grouped else None
         parts.append(
             Part(
@@ -267,9 +274,9 @@ def problem_of(seed: int) -> tuple[Problem, Floats, NDArray[np.int64]]:
                 own,
                 mask_of(n, rng) if masked else None,
                 None if rng.random() < 0.1 else groups,
-                form,
+                quantizer,
                 bool(rng.random() < 0.8),
-                storage != "float64" and (form is not None or storage != "float32" or bool(rng.random() < 0.7)),
+                storage != "float64" and (quantizer is not None or storage != "float32" or bool(rng.random() < 0.7)),
                 bool(rng.random() < 0.3),
                 bool(rng.random() < 0.3),
             )
@@ -287,7 +294,9 @@ def problem_of(seed: int) -> tuple[Problem, Floats, NDArray[np.int64]]:
 
 
 def found(problem: Problem, docs: tuple[_kernels.Docs, ...], n_threads: int) -> Any:
-    return _kernels.search(problem.queries, docs, problem.k, 0.7, n_threads, DOUBLE, problem.excluded, problem.at_most)
+    return _kernels.search(
+        problem.queries, docs, problem.k, 0.7, n_threads, DOUBLE, problem.excluded, problem.max_per_group
+    )
 
 
 def assert_finds(problem: Problem, expected: Floats, expected_ids: NDArray[np.int64], hits: Any) -> None:
@@ -317,14 +326,14 @@ def test_problems_are_of_every_kind() -> None:
     for metric in ("ip", "l2"):
         some = [(p, ids) for p, _, ids in problems if p.metric == metric]
         assert {p.storage for p, _ in some} == {"float32", "float16", "bfloat16", "float64"}
-        assert any(p.excluded is not None and p.at_most for p, _ in some)
-        assert {p.at_most for p, _ in some} == {0, 1, 2}
+        assert any(p.excluded is not None and p.max_per_group for p, _ in some)
+        assert {p.max_per_group for p, _ in some} == {0, 1, 2}
         assert any((ids < 0).any() for _, ids in some)
         assert any((ids >= 0).all() for _, ids in some)
-        coded = [part for p, _ in some for part in p.parts if part.form is not None and len(part.ids) > 900]
+        coded = [part for p, _ in some for part in p.parts if part.quantizer is not None and len(part.ids) > 900]
         assert {part.always for part in coded} == {True, False}
-        assert any(part.form is not None and part.form.rotation is not None for part in coded)
-    assert any(part.form is not None and part.form.prefix for p, _, _ in problems for part in p.parts)
+        assert any(part.quantizer is not None and part.quantizer.rotation is not None for part in coded)
+    assert any(part.quantizer is not None and part.quantizer.prefix for p, _, _ in problems for part in p.parts)
 
 
 # ---- what is hard for one metric or rule ---------------------------------------------------------------------------
@@ -332,7 +341,7 @@ def test_problems_are_of_every_kind() -> None:
 
 def one_part(values: Floats, ids: NDArray[np.int64], storage: str = "float32", **others: Any) -> Part:
     vectors, exact = stored(values, storage)
-    plain = {"allowed": None, "groups": None, "form": codes.Form(), "always": True, "norms": True}
+    plain = {"allowed": None, "groups": None, "quantizer": Quantizer(), "always": True, "norms": True}
     return Part(vectors, exact, ids, True, **{**plain, "sums": False, "far": False, **others})  # type: ignore[arg-type]
 
 
@@ -345,8 +354,11 @@ def test_distances_far_from_the_origin(isa: str, n_queries: int, coded: bool, st
     center = 200 * rng.standard_normal(48)
     rows = center + rng.standard_normal((3000, 48)) * np.repeat([1e-3, 1.0, 30.0], 1000)[:, None]
     queries = stored(rows[rng.integers(0, 3000, n_queries)], storage)[1].astype(np.float32)
-    forms = [codes.Form(center.astype(np.float32)), codes.Form()] if coded else [None, None]
-    parts = tuple(one_part(rows[i::2], np.arange(i, 3000, 2), storage, form=form) for i, form in enumerate(forms))
+    quantizers = [Quantizer(center.astype(np.float32)), Quantizer()] if coded else [None, None]
+    parts = tuple(
+        one_part(rows[i::2], np.arange(i, 3000, 2), storage, quantizer=quantizer)
+        for i, quantizer in enumerate(quantizers)
+    )
     problem = Problem(queries, parts, storage, "l2", 5)
     hits = found(problem, all_docs(problem), 1)
     assert_finds(problem, *problem.expected(), hits)
@@ -354,8 +366,8 @@ def test_distances_far_from_the_origin(isa: str, n_queries: int, coded: bool, st
     assert not np.signbit(hits.scores[:, 0]).any()
 
 
-@pytest.mark.parametrize("form", [codes.Form(), codes.Form(center=np.full(20, 2.0**70, np.float32)), None])
-def test_distances_beyond_the_range_of_codes(isa: str, form: codes.Form | None) -> None:
+@pytest.mark.parametrize("quantizer", [Quantizer(), Quantizer(center=np.full(20, 2.0**70, np.float32)), None])
+def test_distances_beyond_the_range_of_codes(isa: str, quantizer: Quantizer | None) -> None:
     # |x|^2 / 2 in code units overflows float32, where x - center is small or zero; rows at both ends of the range.
     rng = np.random.default_rng(5)
     rows = np.concatenate(
@@ -367,25 +379,25 @@ def test_distances_beyond_the_range_of_codes(isa: str, form: codes.Form | None) 
         ]
     )
     queries = stored(rows[[0, 50, 239, 300, 301, 302, 303, 444]], "float32")[0]
-    problem = Problem(queries, (one_part(rows, np.arange(445), form=form),), "float32", "l2", 7)
+    problem = Problem(queries, (one_part(rows, np.arange(445), quantizer=quantizer),), "float32", "l2", 7)
     for many in (1, 5):
         tall = replace(problem, queries=np.tile(queries, (many, 1)))
         assert_finds(tall, *tall.expected(), found(tall, all_docs(tall), 1))
 
 
-@pytest.mark.parametrize("at_most", [1, 2])
+@pytest.mark.parametrize("max_per_group", [1, 2])
 @pytest.mark.parametrize("coded", [False, True])
-def test_one_group_has_all_the_best(isa: str, coded: bool, at_most: int) -> None:
+def test_one_group_has_all_the_best(isa: str, coded: bool, max_per_group: int) -> None:
     # Floors that counted all of the group's documents would exclude every other one.
     rng = np.random.default_rng(6)
     query = rng.standard_normal(24).astype(np.float32)
     rows = rng.standard_normal((3000, 24))
     rows[1000:2000] += 3 * query
     groups = np.where((np.arange(3000) // 1000) == 1, 7, rng.integers(-1, 400, 3000)).astype(np.int32)
-    form = codes.Form() if coded else None
-    others = [{"groups": groups[i::3].copy(), "form": form, "always": coded} for i in range(3)]
+    quantizer = Quantizer() if coded else None
+    others = [{"groups": groups[i::3].copy(), "quantizer": quantizer, "always": coded} for i in range(3)]
     parts = tuple(one_part(rows[i::3], np.arange(i, 3000, 3), **other) for i, other in enumerate(others))
-    problem = Problem(np.stack([query, -query]), parts, "float32", "ip", 12, at_most=at_most)
+    problem = Problem(np.stack([query, -query]), parts, "float32", "ip", 12, max_per_group=max_per_group)
     for excluded in (None, np.array([7, -1], np.int32)):
         part = replace(problem, excluded=excluded)
         for n_threads in (1, 2):
@@ -396,26 +408,36 @@ def test_one_group_has_all_the_best(isa: str, coded: bool, at_most: int) -> None
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
-@pytest.mark.parametrize("ruled", [False, True])
+@pytest.mark.parametrize("constrained", [False, True])
 @pytest.mark.parametrize("n_queries", [1, 4, 7, 16, 31])
-def test_far_segments(isa: str, n_queries: int, ruled: bool, metric: str) -> None:
+def test_far_segments(isa: str, n_queries: int, constrained: bool, metric: str) -> None:
     rng = np.random.default_rng(9)
     rows = rng.standard_normal((3000, 80)) * np.arange(1, 81) ** -0.5
     queries = stored(rows[:n_queries] + rng.standard_normal((n_queries, 80)) / 3, "float32")[0]
-    forms = [codes.Form(prefix=0 if metric == "l2" else 32), codes.Form(rows.mean(0).astype(np.float32)), codes.Form()]
-    masks = [rng.random(1000) < 0.8, None, rng.random(1000) < 0.05] if ruled else [None] * 3
-    groups = [rng.integers(-1, 40, 1000).astype(np.int32) if ruled else None for _ in forms]
+    quantizers = [
+        Quantizer(prefix=0 if metric == "l2" else 32),
+        Quantizer(rows.mean(0).astype(np.float32)),
+        Quantizer(),
+    ]
+    masks = [rng.random(1000) < 0.8, None, rng.random(1000) < 0.05] if constrained else [None] * 3
+    groups = [rng.integers(-1, 40, 1000).astype(np.int32) if constrained else None for _ in quantizers]
     parts = tuple(
         one_part(
-            rows[i::3], np.arange(i, 3000, 3), "float16", form=forms[i], allowed=masks[i], groups=groups[i], sums=i < 2
+            rows[i::3],
+            np.arange(i, 3000, 3),
+            "float16",
+            quantizer=quantizers[i],
+            allowed=masks[i],
+            groups=groups[i],
+            sums=i < 2,
         )
         for i in range(3)
     )
-    rules = {"excluded": np.arange(n_queries, dtype=np.int32), "at_most": 2} if ruled else {}
-    problem = Problem(queries, parts, "float16", metric, 9, **rules)  # type: ignore[arg-type]
+    constraints = {"excluded": np.arange(n_queries, dtype=np.int32), "max_per_group": 2} if constrained else {}
+    problem = Problem(queries, parts, "float16", metric, 9, **constraints)  # type: ignore[arg-type]
     expected = problem.expected()
     for far in ((True, True, True), (False, True, False), (True, False, True)):
-        mixed = replace(problem, parts=tuple(replace(p, far=f) for p, f in zip(parts, far, strict=True)))
+        mixed = replace(problem, parts=tuple(replace(p, mapped=f) for p, f in zip(parts, far, strict=True)))
         docs = all_docs(mixed)
         for n_threads in (1, 2):
             assert_finds(mixed, *expected, found(mixed, docs, n_threads))
@@ -428,9 +450,9 @@ def test_far_segments_read_fewer_rows(isa: str, n_queries: int, metric: str, pre
     spread = 0.1 if metric == "ip" else 0.3
     rows = 1 + spread * rng.standard_normal((6000, 64))  # so alike that six bits hardly tell them apart
     queries = 1 + spread * rng.standard_normal((n_queries, 64)).astype(np.float32)
-    form = codes.Form(prefix=prefix)
-    near = Problem(queries, (one_part(rows, np.arange(6000), form=form),), "float32", metric, 10)
-    far = replace(near, parts=(replace(near.parts[0], far=True),))
+    quantizer = Quantizer(prefix=prefix)
+    near = Problem(queries, (one_part(rows, np.arange(6000), quantizer=quantizer),), "float32", metric, 10)
+    far = replace(near, parts=(replace(near.parts[0], mapped=True),))
     hits = [found(problem, all_docs(problem), 1) for problem in (near, far)]
     assert_finds(near, *near.expected(), hits[1])
     if isa not in ("avx2", "avx512"):  # those multiply six bits alone
@@ -445,7 +467,7 @@ def test_changed_docs_are_new_docs(isa: str) -> None:
     masks = [rng.random(len(p.ids)) < 0.3 for p in problem.parts]
     groups = [rng.integers(-1, 5, len(p.ids)).astype(np.int32) for p in problem.parts]
     parts = tuple(replace(p, allowed=m, groups=g) for p, m, g in zip(problem.parts, masks, groups, strict=True))
-    other = replace(problem, parts=parts, at_most=3)
+    other = replace(problem, parts=parts, max_per_group=3)
     changed = tuple(d.changed(allowed=bits_of(m, rng), groups=g) for d, m, g in zip(docs, masks, groups, strict=True))
     assert_finds(other, *other.expected(), found(other, changed, 1))
     assert_finds(problem, *problem.expected(), found(problem, docs, 1))
@@ -475,16 +497,16 @@ def test_half_squares_of_the_wrong_kind(wrong: NDArray[Any]) -> None:
     vectors, rows = np.ones((5, 20), np.float32), np.zeros((1, 1), np.int64)
     with pytest.raises(ValueError, match=r"half_squares: expected a plain float64 array \(5,\), got"):
         _kernels.gather_scores(vectors[:1], vectors, rows, 1, DOUBLE, False, wrong)
-    room = codes.Form().room(5, 20, True)
+    codes = Quantizer().new_codes(5, 20, True)
     with pytest.raises(ValueError, match="half_squares: expected"):
-        room.encode(vectors, 0, False, 1, wrong)
+        codes.encode(vectors, 0, False, 1, wrong)
 
 
 def test_a_prefix_does_not_go_with_distances() -> None:
     vectors = np.ones((5, 20), np.float32)
-    room = codes.Form(prefix=16).room(5, 20, True)
+    codes = Quantizer(prefix=16).new_codes(5, 20, True)
     with pytest.raises(ValueError, match="range"):
-        room.encode(vectors, 0, False, 1, _kernels.half_squares(vectors, False, 1))
+        codes.encode(vectors, 0, False, 1, _kernels.half_squares(vectors, False, 1))
 
 
 # ---- damaged rows --------------------------------------------------------------------------------------------------
@@ -540,7 +562,8 @@ def test_a_damaged_row_that_is_not_finite(isa: str, storage: str, norms: bool) -
     # What is wrong is its bytes: that it holds NaN now is what came of it.
     rows = np.random.default_rng(9).standard_normal((300, 20))
     parts = [
-        one_part(rows[i::2].copy(), np.arange(i, 300, 2), storage, form=None, norms=norms, sums=True) for i in (0, 1)
+        one_part(rows[i::2].copy(), np.arange(i, 300, 2), storage, quantizer=None, norms=norms, sums=True)
+        for i in (0, 1)
     ]
     problem = Problem(parts[0].vectors[:3].copy(), tuple(parts), storage, "ip", 3)
     docs = all_docs(problem)
@@ -555,10 +578,10 @@ def test_a_damaged_row_that_is_not_finite(isa: str, storage: str, norms: bool) -
 
 
 def coded_docs(vectors: NDArray[np.float32], always: bool, first_id: int = 0, prefix: int = 0, **rest: Any) -> Any:
-    room = codes.Form(prefix=prefix).room(*vectors.shape, always)
-    room.encode(vectors, 0, False, 1)
+    codes = Quantizer(prefix=prefix).new_codes(*vectors.shape, always)
+    codes.encode(vectors, 0, False, 1)
     norms = _kernels.row_norms(vectors, False, 1)[0]
-    return _kernels.Docs(vectors, norms, codes=room, first_id=first_id, **rest)
+    return _kernels.Docs(vectors, norms, codes=codes, first_id=first_id, **rest)
 
 
 def nothing(n: int, dim: int) -> _kernels.Docs:
@@ -631,18 +654,18 @@ def test_a_prefix_where_little_is_allowed(isa: str) -> None:
 
 @pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize(("n_groups", "collide"), [(1, False), (3, False), (40, False), (300, False), (40, True)])
-@pytest.mark.parametrize("at_most", [1, 3])
-def test_fewer_qualify_than_are_wanted(isa: str, coded: bool, n_groups: int, collide: bool, at_most: int) -> None:
+@pytest.mark.parametrize("max_per_group", [1, 3])
+def test_fewer_qualify_than_are_wanted(isa: str, coded: bool, n_groups: int, collide: bool, max_per_group: int) -> None:
     """No floor rises; groups have floors of their own, k, or all the same one. Copies: a tie is not below."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((6000, 16)).astype(np.float32)[rng.integers(0, 900, 6000)]
     queries, groups = vectors[:3] * 2, rng.integers(0, n_groups, 6000).astype(np.int32)
-    norms, k = _kernels.row_norms(vectors, False, 1)[0], n_groups * at_most + 4
+    norms, k = _kernels.row_norms(vectors, False, 1)[0], n_groups * max_per_group + 4
     groups *= np.int32(k if collide else 1)
     docs = coded_docs(vectors, True, groups=groups) if coded else _kernels.Docs(vectors, norms, groups=groups)
     order = np.argsort(-exact_scores(queries, vectors, "ip"), axis=1, kind="stable")
     for n_threads in (1, 2):
-        hits = _kernels.search(queries, (docs,), k, 1.0, n_threads, DOUBLE, None, at_most)
+        hits = _kernels.search(queries, (docs,), k, 1.0, n_threads, DOUBLE, None, max_per_group)
         for ids, by_score in zip(hits.ids, order, strict=True):
-            expected = by_score[taken(groups[by_score], at_most)]
+            expected = by_score[taken(groups[by_score], max_per_group)]
             assert ids.tolist() == expected.tolist() + [-1] * 4

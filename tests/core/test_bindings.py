@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from ragfast._core import _kernels
-from ragfast.index import quantizer as codes
+from ragfast.index.quantizer import Quantizer
 
 DOUBLE = np.dtype(np.float64).num
 VECTORS = np.random.default_rng(0).standard_normal((70, 20)).astype(np.float32)
 HALVES = _kernels.half_squares(VECTORS, False, 1)
 
 
-def room_of(n: int, prefix: int = 0) -> _kernels.Codes:
-    return codes.Form(prefix=prefix).room(n, 20, True)
+def codes_of(n: int, prefix: int = 0) -> _kernels.Codes:
+    return Quantizer(prefix=prefix).new_codes(n, 20, True)
 
 
 @pytest.mark.parametrize("wrong", [None, VECTORS, 1])
@@ -29,65 +29,65 @@ def test_only_docs_are_searched(wrong: Any, first: bool) -> None:
 
 def test_what_is_made_is_not_made_again() -> None:
     """It would have another size under those who read it."""
-    room = room_of(70)
-    room.encode(VECTORS, 0, False, 1)
-    docs = _kernels.Docs(VECTORS, _kernels.row_norms(VECTORS, False, 1)[0], codes=room)
+    codes = codes_of(70)
+    codes.encode(VECTORS, 0, False, 1)
+    docs = _kernels.Docs(VECTORS, _kernels.row_norms(VECTORS, False, 1)[0], codes=codes)
     with pytest.raises(TypeError, match="codes:"):
-        room.__init__(1, 20, None, None, None, 0.0, 0, True)  # type: ignore[misc]
+        codes.__init__(1, 20, None, None, None, 0.0, 0, True)  # type: ignore[misc]
     with pytest.raises(TypeError, match="docs:"):
         docs.__init__(VECTORS[:1])  # type: ignore[misc]
     with pytest.raises(TypeError, match="docs:"):
         docs.changed().__init__(VECTORS[:1])  # type: ignore[misc]
-    assert room.n_docs == len(docs) == 70
+    assert codes.n_docs == len(docs) == 70
     assert _kernels.search(VECTORS[69:], (docs,), 1, 1.0, 1, DOUBLE).ids.tolist() == [[69]]
-    over = _kernels.Codes.over(*room.planes, None, None, None, 0.0, 0, True)
+    over = _kernels.Codes.over(*codes.planes, None, None, None, 0.0, 0, True)
     with pytest.raises(TypeError, match="codes:"):
         over.__init__(1, 20, None, None, None, 0.0, 0, True)  # type: ignore[misc]
 
 
 def test_empty_planes_with_a_prefix() -> None:
-    planes = room_of(0, 16).planes
+    planes = codes_of(0, 16).planes
     over = _kernels.Codes.over(*planes, None, None, None, 0.0, 16, True)
     hits = _kernels.search(VECTORS[:1], (_kernels.Docs(VECTORS[:0], codes=over),), 1, 1.0, 1, DOUBLE)
     assert (over.n_docs, over.prefix, hits.ids.tolist()) == (0, 16, [[-1]])
     with pytest.raises(ValueError, match="a multiple of 16"):
         _kernels.Codes.over(*planes, None, None, None, 0.0, 8, True)
     with pytest.raises(ValueError, match="below D"):
-        room_of(0, 32)
+        codes_of(0, 32)
 
 
 def test_codes_of_fewer_documents_than_there_are() -> None:
-    room = room_of(70)
+    codes = codes_of(70)
     with pytest.raises(ValueError, match="expected 70 documents or more to be encoded, got 0"):
-        _kernels.Docs(VECTORS, codes=room)
-    room.encode(VECTORS[:40], 0, False, 1)
-    assert (room.n_encoded, room.half_squares) == (40, False)
-    older = _kernels.Docs(VECTORS[:40], codes=room)
+        _kernels.Docs(VECTORS, codes=codes)
+    codes.encode(VECTORS[:40], 0, False, 1)
+    assert (codes.n_encoded, codes.half_squares) == (40, False)
+    older = _kernels.Docs(VECTORS[:40], codes=codes)
     with pytest.raises(ValueError, match="expected 70 documents or more to be encoded, got 40"):
-        _kernels.Docs(VECTORS, codes=room)
+        _kernels.Docs(VECTORS, codes=codes)
     with pytest.raises(ValueError, match="first: expected at most 40"):
-        room.encode(VECTORS, 41, False, 1)
-    room.encode(VECTORS, 40, False, 1)
-    assert room.n_encoded == len(_kernels.Docs(VECTORS, codes=room)) == 70
-    room.encode(VECTORS[:10], 0, False, 1)
-    assert room.n_encoded == 70
+        codes.encode(VECTORS, 41, False, 1)
+    codes.encode(VECTORS, 40, False, 1)
+    assert codes.n_encoded == len(_kernels.Docs(VECTORS, codes=codes)) == 70
+    codes.encode(VECTORS[:10], 0, False, 1)
+    assert codes.n_encoded == 70
     assert len(older.changed(allowed=None)) == 40
 
 
 def test_codes_of_another_metric() -> None:
-    room, squared = room_of(70), room_of(70)
-    room.encode(VECTORS, 0, False, 1)
+    codes, squared = codes_of(70), codes_of(70)
+    codes.encode(VECTORS, 0, False, 1)
     squared.encode(VECTORS, 0, False, 1, HALVES)
     assert squared.half_squares
     with pytest.raises(ValueError, match="encoded with half_squares"):
-        _kernels.Docs(VECTORS, codes=room, half_squares=HALVES)
+        _kernels.Docs(VECTORS, codes=codes, half_squares=HALVES)
     with pytest.raises(ValueError, match="encoded without half_squares"):
         _kernels.Docs(VECTORS, codes=squared)
     with pytest.raises(ValueError, match="half_squares: expected some"):
         squared.encode(VECTORS, 0, False, 1)
     with pytest.raises(ValueError, match="half_squares: expected none"):
-        room.encode(VECTORS, 0, False, 1, HALVES)
-    for whole, squares in ((room, None), (squared, HALVES)):
+        codes.encode(VECTORS, 0, False, 1, HALVES)
+    for whole, squares in ((codes, None), (squared, HALVES)):
         over = _kernels.Codes.over(*whole.planes, None, None, None, 0.0, 0, True, squares is not None)
         assert over.n_encoded == over.n_docs == 96
         assert len(_kernels.Docs(VECTORS, codes=over, half_squares=squares)) == 70

@@ -215,7 +215,7 @@ def use_index(path: Path, how: str) -> Any:
             found += [hits.scores.tolist(), hits.ids.tolist(), hits.logprobs.tolist()]
     metadata = {name: column.tolist() for name, column in index.metadata.items()}
     if "kind" in metadata:
-        hits = index.search(queries, k=3, group="kind", at_most=1, n_threads=1)
+        hits = index.search(queries, k=3, group_by="kind", max_per_group=1, n_threads=1)
         found.append(hits.ids.tolist())
     found += [index.ids.tolist(), metadata, index.vectors.tobytes(), len(index), index.ids[0] in index]
     found.append(index.gather_scores(queries[:1], [index.ids[:4].tolist()]).tolist() if len(index) else None)

@@ -1,4 +1,4 @@
-"""Documents, queries and forms of codes that are hard, and an oracle of searches that is fast enough for them."""
+"""Documents, queries and quantizers that are hard, and an oracle of searches that is fast enough for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ragfast import FlatIndex, Hits
-from ragfast.index import quantizer as codes
+from ragfast.index.quantizer import Quantizer
 
 Rows = NDArray[np.float32]
 DIMS = [1, 2, 3, 15, 16, 17, 63, 64, 65, 100, 200, 384]
@@ -177,7 +177,7 @@ def problems(draw: st.DrawFn) -> tuple[Rows, Rows, int, NDArray[np.int64] | None
     return single[0], single[1], draw(st.integers(1, 40)), ids
 
 
-# ---- forms ---------------------------------------------------------------------------------------------------------
+# ---- quantizers ---------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -190,29 +190,29 @@ def error_of(rotation: Rows) -> float:
     return float(np.linalg.norm(exact.T @ exact - np.eye(len(exact)))) * (1 + 1e-9) + 1e-9
 
 
-def rotated_form(rotation: NDArray[np.float64], prefix: int = 0, **others: Any) -> codes.Form:
+def rotated_quantizer(rotation: NDArray[np.float64], prefix: int = 0, **others: Any) -> Quantizer:
     single = np.ascontiguousarray(rotation, np.float32)
-    return codes.Form(rotation=single, rotation_error=error_of(single), prefix=prefix, **others)
+    return Quantizer(rotation=single, rotation_error=error_of(single), prefix=prefix, **others)
 
 
 @cache
-def forms(dim: int) -> dict[str, codes.Form]:
+def quantizers(dim: int) -> dict[str, Quantizer]:
     weight = np.float32(2) ** np.random.default_rng(1).integers(-9, 10, dim).astype(np.float32)
     center, rotation = 3 * normal(2, dim), orthogonal(3, dim)
     stretched = rotation + 0.0045 * np.outer(normal(4, dim), normal(5, dim)) / dim
     return {
-        "plain": codes.Form(),
-        "center": codes.Form(center=center),
-        "weight": codes.Form(weight=weight),
-        "weights at their ends": codes.Form(weight=np.where(np.arange(dim) % 2, 2.0**30, 2.0**-30).astype(np.float32)),
-        "center and weight": codes.Form(center, weight),
-        "prefix": codes.Form(prefix=64),
-        "rotation": rotated_form(rotation),
-        "rotation and prefix": rotated_form(rotation, 64),
-        "all": rotated_form(rotation, dim // 64 * 64 - 64, center=center, weight=weight),
-        "imperfect rotation": rotated_form(stretched, 64, center=center),
-        "a center far away": codes.Form(center=center * np.float32(1e7)),
-        "a center at the end of the range": codes.Form(center=np.full(dim, 3e38, np.float32)),
+        "plain": Quantizer(),
+        "center": Quantizer(center=center),
+        "weight": Quantizer(weight=weight),
+        "weights at their ends": Quantizer(weight=np.where(np.arange(dim) % 2, 2.0**30, 2.0**-30).astype(np.float32)),
+        "center and weight": Quantizer(center, weight),
+        "prefix": Quantizer(prefix=64),
+        "rotation": rotated_quantizer(rotation),
+        "rotation and prefix": rotated_quantizer(rotation, 64),
+        "all": rotated_quantizer(rotation, dim // 64 * 64 - 64, center=center, weight=weight),
+        "imperfect rotation": rotated_quantizer(stretched, 64, center=center),
+        "a center far away": Quantizer(center=center * np.float32(1e7)),
+        "a center at the end of the range": Quantizer(center=np.full(dim, 3e38, np.float32)),
     }
 
 

@@ -111,9 +111,9 @@ class Model:
         queries: NDArray[np.float32],
         k: int,
         allowed: set[Any] | None = None,
-        group: str | None = None,
-        exclude: list[Any] | None = None,
-        at_most: int | None = None,
+        group_by: str | None = None,
+        exclude_groups: list[Any] | None = None,
+        max_per_group: int | None = None,
     ) -> tuple[NDArray[np.float64], list[list[Any]]]:
         """(scores (B,K), B lists of ids): the best of the documents that are allowed, under the rules of groups."""
         keys = sorted(key for key, doc in self.docs.items() if allowed is None or doc.id in allowed)
@@ -125,12 +125,12 @@ class Model:
             ids: list[Any] = []
             for i in np.argsort(-of_keys, kind="stable").tolist():  # keys ascend
                 doc = self.docs[keys[i]]
-                value = doc.row.get(group) if group is not None else None
+                value = doc.row.get(group_by) if group_by is not None else None
                 if value is not None:
-                    if exclude is not None and exclude[b] == value:
+                    if exclude_groups is not None and exclude_groups[b] == value:
                         continue
                     taken[value] += 1
-                    if at_most is not None and taken[value] > at_most:
+                    if max_per_group is not None and taken[value] > max_per_group:
                         continue
                 scores[b, len(ids)] = of_keys[i]
                 ids.append(doc.id)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 import ragfast
 from ragfast import FlatIndex
-from ragfast.index import building
-from ragfast.index import readers as sources
+from ragfast.index import building, readers as sources
 from ragfast.index.readers import Block
 
 N, D = 2500, 48
@@ -33,7 +32,7 @@ METADATA = {"year": np.arange(N) % 40 + 1980, "lang": [None if i % 7 == 0 else f
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that there are several, of whole panels, the first of which has codes."""
-    monkeypatch.setattr(building, "SAMPLE", 1024)
+    monkeypatch.setattr(building, "SAMPLE_DOCS", 1024)
     monkeypatch.setattr(building, "BATCH_BYTES", 200 * D * 4)
 
 
@@ -81,7 +80,10 @@ def test_is_what_from_vectors_makes(tmp_path: Path, metric: str, dtype: str, num
     built.verify()
     year = ragfast.column("year") >= 2010
     same_hits(built.search(QUERIES, 7, filter=year), expected.search(QUERIES, 7, filter=year))
-    same_hits(built.search(QUERIES, 7, group="lang", at_most=2), expected.search(QUERIES, 7, group="lang", at_most=2))
+    same_hits(
+        built.search(QUERIES, 7, group_by="lang", max_per_group=2),
+        expected.search(QUERIES, 7, group_by="lang", max_per_group=2),
+    )
 
 
 @pytest.mark.parametrize("scan", ["auto", "float32"])
@@ -123,13 +125,13 @@ def test_memory_of_a_block_may_be_used_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("told", [None, 10 * N])
-def test_a_form_for_more_documents_than_it_is_chosen_from(
+def test_a_quantizer_for_more_documents_than_it_is_chosen_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int | None
 ) -> None:
     """Real components, so that a form with a prefix is considered, of a sample that stands for all."""
-    monkeypatch.setattr(building, "SAMPLE", 2048)
+    monkeypatch.setattr(building, "SAMPLE_DOCS", 2048)
     seen = []
-    choose = building.codes.choose
+    choose = building.Quantizer.choose
 
     def spy(n: int, dim: int, rows_at: Any, **options: Any) -> Any:
         rows = np.arange(0, n, max(1, n // 512))
@@ -140,7 +142,7 @@ def test_a_form_for_more_documents_than_it_is_chosen_from(
         seen.append(n)
         return choose(n, dim, rows_at, **options)
 
-    monkeypatch.setattr(building.codes, "choose", spy)
+    monkeypatch.setattr(building.Quantizer, "choose", spy)
     built = FlatIndex.build(tmp_path / "index", cut([1000]), n_docs=told)
     assert seen == [told or 2048]
     same_index(built, FlatIndex.from_vectors(VECTORS))
@@ -268,7 +270,7 @@ def test_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     pytest.importorskip("tqdm")
     FlatIndex.build(tmp_path / "quick", VECTORS)
     assert capsys.readouterr().err == ""  # before two seconds nothing shows
-    monkeypatch.setattr(building, "QUIET", 0)
+    monkeypatch.setattr(building, "PROGRESS_DELAY", 0)
     FlatIndex.build(tmp_path / "shown", VECTORS, n_docs=N)
     shown = capsys.readouterr().err
     assert "Building the index" in shown
@@ -286,12 +288,13 @@ CONSTANT = """if True:
     import resource, sys
     import numpy as np
     from ragfast.index import building
-    building.SAMPLE = 2048
+    building.SAMPLE_DOCS = 2048
     building.BATCH_BYTES = 2**20
     rows = np.random.default_rng(0).standard_normal((1000, 256)).astype(np.float32)
-    building.build(sys.argv[1] + "/warm", [rows] * 4, scan="int8")
+    settings = None, "float32", "ip", "int8", None, False
+    building.build(sys.argv[1] + "/warm", [rows] * 4, *settings)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    building.build(sys.argv[1] + "/large", (rows for _ in range(200)), scan="int8")
+    building.build(sys.argv[1] + "/large", (rows for _ in range(200)), *settings)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(grown * (1 if sys.platform == "darwin" else 1024))
 """

@@ -29,7 +29,7 @@ from oracle import canonical_score, top_k
 import ragfast
 from ragfast import FlatIndex
 from ragfast._core import _kernels
-from ragfast.index import quantizer as codes
+from ragfast.index.quantizer import Quantizer
 
 
 def test_the_fast_oracle_is_the_slow_one() -> None:
@@ -118,11 +118,11 @@ def test_codes_of_documents_that_a_search_does_not_see(isa: str, n_queries: int)
     # As beside an add: codes of all 200 are there, the search is of fewer, and the others would be the best.
     docs, queries = normal(1, 200, 20), normal(2, n_queries, 20)
     docs[70:] *= 100
-    room = codes.Form().room(200, 20, True)
-    room.encode(docs, 0, False, 1)
+    codes = Quantizer().new_codes(200, 20, True)
+    codes.encode(docs, 0, False, 1)
     norms, _ = _kernels.row_norms(docs, False, 1)
     for n in (65, 70, 95, 96, 97, 128):
-        seen = _kernels.Docs(docs[:n], norms[:n], None, room)
+        seen = _kernels.Docs(docs[:n], norms[:n], None, codes)
         hits = _kernels.search(queries, (seen,), 4, 1.0, 1, np.dtype(np.float64).num)
         assert hits.ids.tolist() == best(queries, docs[:n], 4)[1].tolist()
 
@@ -161,12 +161,12 @@ def test_a_caller_that_rounds_upward_changes_nothing(isa: str) -> None:
     for mode in (0, upward):
         assert libm.fesetround(mode) == 0
         try:
-            room = codes.Form().room(300, 30, True)
-            room.encode(docs, 0, False, 1)
+            codes = Quantizer().new_codes(300, 30, True)
+            codes.encode(docs, 0, False, 1)
             hits = index.search(queries, 5, dtype=np.float64)
         finally:
             libm.fesetround(0)
-        planes.append([plane.tobytes() for plane in room.planes])
+        planes.append([plane.tobytes() for plane in codes.planes])
         assert hits.ids.tolist() == expected[1].tolist()
         assert hits.scores.tobytes() == expected[0].tobytes()
     assert planes[0] == planes[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import pickle
@@ -10,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import ragfast
 from ragfast import column
 from ragfast.index.columns import Schema
-from ragfast.index.filters import Both, Column, Predicate
+from ragfast.index.filters import And, Column, Predicate
 
 SIGNS = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 INTS = [0, 1, -1, 2, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 2**63 - 2, -(2**63), 7]
@@ -97,7 +97,7 @@ def encoded(table: list[tuple[Any, ...]]) -> tuple[dict[str, Any], dict[str, Any
 def test_is_what_python_says_row_by_row(table: list[tuple[Any, ...]], condition: tuple[Predicate, Plain]) -> None:
     predicate, plain = condition
     columns, vocabularies = encoded(table)
-    found = predicate.evaluate(columns, SCHEMA, vocabularies)
+    found = predicate.bind(SCHEMA, vocabularies)(columns)
     assert found.dtype == np.bool_
     assert found.tolist() == [plain(dict(zip("ifbs", row, strict=True))) for row in table]
 
@@ -117,7 +117,7 @@ def test_written_alike_is_equal(condition: tuple[Predicate, Plain]) -> None:
 @given(name=st.sampled_from("if"), values=st.lists(numbers, min_size=1, max_size=60), table=rows)
 def test_isin_of_many_numbers(name: str, values: list[Any], table: list[tuple[Any, ...]]) -> None:
     columns, vocabularies = encoded(table)
-    found = column(name).isin(values).evaluate(columns, SCHEMA, vocabularies)
+    found = column(name).isin(values).bind(SCHEMA, vocabularies)(columns)
     assert found.tolist() == [any(row["if".index(name)] == value for value in values) for row in table]
 
 
@@ -139,8 +139,8 @@ def test_words_added_later_are_no_matter_to_what_was_bound() -> None:
 
 def test_a_word_that_nobody_has() -> None:
     columns, vocabularies = encoded([(1, 0.5, True, "b"), (2, 1.5, False, None)])
-    assert (column("s") == "?").evaluate(columns, SCHEMA, vocabularies).tolist() == [False, False]
-    assert (column("s") != "?").evaluate(columns, SCHEMA, vocabularies).tolist() == [True, False]
+    assert (column("s") == "?").bind(SCHEMA, vocabularies)(columns).tolist() == [False, False]
+    assert (column("s") != "?").bind(SCHEMA, vocabularies)(columns).tolist() == [True, False]
     assert len(vocabularies["s"]) == 1  # asking adds nothing
 
 
@@ -159,14 +159,23 @@ def test_equal_numbers_of_other_types_are_other_predicates() -> None:
     assert len({column("i").isin([1]), column("i").isin([True])}) == 2
 
 
+def test_predicates_cannot_be_changed() -> None:
+    predicate: Any = column("i") == 1
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        predicate.value = 2
+    for same in (copy.deepcopy(predicate), pickle.loads(pickle.dumps(predicate))):
+        assert same == predicate
+        assert hash(same) == hash(predicate)
+
+
 def test_long_chains_are_flat() -> None:
     columns, vocabularies = encoded([(1, 0.5, True, "b"), (7, 1.5, False, None)])
     predicate: Predicate = column("i") == 0
     for value in range(1, 3000):
         predicate = predicate | (column("i") == value)
-    assert predicate.evaluate(columns, SCHEMA, vocabularies).tolist() == [True, True]
+    assert predicate.bind(SCHEMA, vocabularies)(columns).tolist() == [True, True]
     a, b, c = (column("i") == value for value in range(3))
-    assert (a & b) & c == a & (b & c) == Both((a, b, c))
+    assert (a & b) & c == a & (b & c) == And((a, b, c))
     assert ~~a == a
 
 
@@ -236,7 +245,7 @@ def test_refuses_when_made(make: Any, error: type[Exception], words: str) -> Non
 def test_refuses_what_does_not_fit_the_columns(predicate: Predicate, error: type[Exception], words: str) -> None:
     columns, vocabularies = encoded([(1, 0.5, True, "b")])
     with pytest.raises(error, match=words):
-        predicate.evaluate(columns, SCHEMA, vocabularies)
+        predicate.bind(SCHEMA, vocabularies)(columns)
 
 
 def test_public_names() -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 import ragfast
@@ -113,7 +112,7 @@ def test_a_document_outside_the_fixed_filter_never_appears(data: st.DataObject) 
     assert hits.scores.tobytes() == expected.scores.tobytes()
     assert hits.logprobs.tobytes() == expected.logprobs.tobytes()
     assert set(hits.ids.ravel().tolist()) <= {*own, -1, None}
-    one = retriever.search(encode([2])[0], index.snapshot(), k, filter=asked, group="year", at_most=2)
+    one = retriever.search(encode([2])[0], index.snapshot(), k, filter=asked, group_by="year", max_per_group=2)
     assert set(one.ids.tolist()) <= {*own, -1, None}
     tool = SearchTool(retriever, index, texts(ids), max_k=N)
     assert {result["id"] for result in tool("3", k=N)["results"]} == set(own)
@@ -207,24 +206,29 @@ def test_the_filter_of_a_subclass_holds(retriever: Any) -> None:
 
 def test_rules_of_groups() -> None:
     index, retriever = index_of(), ragfast.rag.DenseRetriever(encode)
-    hits = retriever.search_queries(QUERIES, index, 9, group="year", at_most=1)
-    assert hits.ids.tolist() == index.search(QUERIES, 9, group="year", at_most=1).ids.tolist()
+    hits = retriever.search_queries(QUERIES, index, 9, group_by="year", max_per_group=1)
+    assert hits.ids.tolist() == index.search(QUERIES, 9, group_by="year", max_per_group=1).ids.tolist()
     years = COLUMNS["year"][hits.ids[:, 0]].tolist()
-    without = index.search(QUERIES, 9, group="year", exclude=years, filter=OF_A)
+    without = index.search(QUERIES, 9, group_by="year", exclude_groups=years, filter=OF_A)
     of_a = ragfast.rag.DenseRetriever(encode, filter=OF_A)
-    assert of_a.search_queries(QUERIES, index, 9, group="year", exclude=years).ids.tolist() == without.ids.tolist()
+    assert (
+        of_a.search_queries(QUERIES, index, 9, group_by="year", exclude_groups=years).ids.tolist()
+        == without.ids.tolist()
+    )
     for b, year in enumerate(years):
-        one = of_a.search(QUERIES[b], index, 9, group="year", exclude=year)
+        one = of_a.search(QUERIES[b], index, 9, group_by="year", exclude_groups=year)
         assert one.ids.tolist() == without.ids[b].tolist()
-    everything = retriever.search(QUERIES[0], index, 9, filter=None, group=None, exclude=None, at_most=None)
+    everything = retriever.search(
+        QUERIES[0], index, 9, filter=None, group_by=None, exclude_groups=None, max_per_group=None
+    )
     assert everything.ids.tolist() == index.search(QUERIES[:1], 9).ids[0].tolist()
-    with pytest.raises(ValueError, match="group: expected exclude or at_most with it"):
-        retriever.search(QUERIES[0], index, 9, group="year", exclude=None, at_most=None)
-    with pytest.raises(ValueError, match="exclude: expected together with group"):
-        retriever.search(QUERIES[0], index, 9, exclude=2000)
+    with pytest.raises(ValueError, match="group_by: expected exclude_groups or max_per_group with it"):
+        retriever.search(QUERIES[0], index, 9, group_by="year", exclude_groups=None, max_per_group=None)
+    with pytest.raises(ValueError, match="exclude_groups: expected together with group_by"):
+        retriever.search(QUERIES[0], index, 9, exclude_groups=2000)
     for wrong in ([2000], np.array([2000])):
-        with pytest.raises(TypeError, match="exclude: expected the one group of one query, got"):
-            retriever.search(QUERIES[0], index, 9, group="year", exclude=wrong)
+        with pytest.raises(TypeError, match="exclude_groups: expected the one group of one query, got"):
+            retriever.search(QUERIES[0], index, 9, group_by="year", exclude_groups=wrong)
 
 
 @pytest.mark.parametrize("rag", [RAGSequence, RAGToken])
@@ -245,18 +249,18 @@ def test_models_hand_filters_on(rag: Any, ids: list[str] | None, retriever: Any)
     if rag is RAGToken:
         assert len(next(model.stream(0, filter=[index.ids[3]])).posterior) == 1
     years = [2000, None, 2001, 1999, 2000]
-    found = model.retrieve(range(5), group="year", exclude=years, at_most=1)
-    expected = index.search(QUERIES, 4, group="year", exclude=years, at_most=1)
+    found = model.retrieve(range(5), group_by="year", exclude_groups=years, max_per_group=1)
+    expected = index.search(QUERIES, 4, group_by="year", exclude_groups=years, max_per_group=1)
     assert [documents.doc_ids.tolist() for documents in found] == expected.ids.tolist()
-    found = model.retrieve(range(5), group="year", exclude=years)
-    expected = index.search(QUERIES, 4, group="year", exclude=years)
+    found = model.retrieve(range(5), group_by="year", exclude_groups=years)
+    expected = index.search(QUERIES, 4, group_by="year", exclude_groups=years)
     assert [documents.doc_ids.tolist() for documents in found] == expected.ids.tolist()
     with pytest.raises(ValueError, match=r"questions\[0\]: no document was found"):
         model.generate([1], filter=[])
     with pytest.raises(ValueError, match="filter, retrieved: expected one of them"):
         model.generate([1], filter=OF_A, retrieved=model.retrieve([1]))
-    with pytest.raises(ValueError, match="exclude: expected"):
-        model.retrieve(range(5), group="year", exclude=years[:4])
+    with pytest.raises(ValueError, match="exclude_groups: expected"):
+        model.retrieve(range(5), group_by="year", exclude_groups=years[:4])
 
 
 def test_the_notebooks_methods_keep_to_a_fixed_filter() -> None:
@@ -275,7 +279,7 @@ def test_what_cannot_be_filtered_says_so() -> None:
     assert not isinstance(Plain(), FilteringRetriever)
     model = RAGToken(Plain(), Sure(), document_embeddings=index_of(), documents_tokens=texts(None))
     assert len(model.retrieve([0], filter=None)[0].doc_ids) == 5
-    for rule, value in (("filter", OF_A), ("at_most", 1)):
+    for rule, value in (("filter", OF_A), ("max_per_group", 1)):
         with pytest.raises(TypeError, match=rf"{rule}: expected a retriever that takes it.*, got Plain"):
             model.retrieve([0], **{rule: value})  # type: ignore[arg-type]
     retriever = ragfast.rag.DenseRetriever(encode)
@@ -283,7 +287,9 @@ def test_what_cannot_be_filtered_says_so() -> None:
         retriever.search(QUERIES[0], VECTORS, 2, filter=[1])
     with pytest.raises(TypeError, match=r"filter: expected documents in a FlatIndex or a Snapshot.* got ndarray"):
         ragfast.rag.DenseRetriever(encode, filter=[1]).search(QUERIES[0], VECTORS, 2)
-    with pytest.raises(TypeError, match="filtr: expected no other rules than filter, group, exclude, at_most"):
+    with pytest.raises(
+        TypeError, match="filtr: expected no other rules than filter, group_by, exclude_groups, max_per_group"
+    ):
         retriever.search(QUERIES[0], index_of(), 2, filtr=OF_A)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="column 'owner': there is no such column"):
         ragfast.rag.DenseRetriever(encode, filter=column("owner") == "a").search(QUERIES[0], index_of(), 2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,26 @@ def test_copies_and_pickles_are_indexes_of_their_own() -> None:
             assert same.search(Q).ids.shape == (3, 10)
         assert index.vectors[61:].tobytes() == X[[61] * 3].tobytes()
     assert len(pickle.loads(pickle.dumps(FlatIndex(3)))) == 0
+
+
+def test_an_index_and_its_snapshots_read_by_the_same_methods(index: FlatIndex) -> None:
+    for name in ("search", "gather_scores", "gather_scores_grad", "filter", "ids", "vectors", "metadata", "nbytes"):
+        assert getattr(FlatIndex, name) is getattr(ragfast.Snapshot, name)
+        assert getattr(FlatIndex, name).__doc__
+    assert index.snapshot().search(Q).scores.tobytes() == index.search(Q).scores.tobytes()
+
+
+def test_a_snapshot_is_freed_without_the_garbage_collector(index: FlatIndex) -> None:
+    snapshot = index.snapshot()
+    snapshot.search(Q)
+    freed = weakref.ref(snapshot)
+    gc.disable()
+    try:
+        index.remove([0])
+        del snapshot
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 class Tensor:

@@ -88,7 +88,7 @@ def by_predicate(index: Any) -> Any:
 
 
 def by_groups(index: Any) -> Any:
-    return index.search(QUERIES, K, group="tag", at_most=1)
+    return index.search(QUERIES, K, group_by="tag", max_per_group=1)
 
 
 def by_mask(snapshot: Any) -> Any:

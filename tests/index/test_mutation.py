@@ -176,8 +176,8 @@ def test_memory_of_removed_documents_is_given_back() -> None:
 
 
 def test_many_small_segments_become_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "MIN_ROOM", 32)
-    monkeypatch.setattr(writing.Writer, "_room_for", lambda self, now, segments, n: n)
+    monkeypatch.setattr(writing, "MIN_CAPACITY", 32)
+    monkeypatch.setattr(writing.Writer, "_capacity_for", lambda self, now, segments, n: n)
     index, model = FlatIndex(DIM), Model()
     for i in range(50):
         rows = draw(3)
@@ -346,7 +346,7 @@ def test_names_that_came_later_are_not_swapped_in() -> None:
 def test_ids_in_any_order_and_batches(monkeypatch: pytest.MonkeyPatch, strings: bool) -> None:
     """Against a set, with what an index remembers of ids sorted in after a few of them already."""
     monkeypatch.setattr(id_set, "_NEWEST", 20)
-    monkeypatch.setattr(writing, "MIN_ROOM", 64)
+    monkeypatch.setattr(writing, "MIN_CAPACITY", 64)
     rng = np.random.default_rng(3)
     index, there = FlatIndex(DIM), set[Any]()
     refused = 0
@@ -519,7 +519,7 @@ def test_compacting_forgets_words(tmp_path: Path) -> None:
     assert index.metadata["word"].tolist() == expected
     query = np.ones((1, 2), np.float32)
     assert index.search(query, k=1, filter=ragfast.column("word") == "word 299").ids.tolist() == [[299]]
-    assert index.search(query, k=2, group="book", exclude=[200]).ids.tolist() == [[201, 202]]
+    assert index.search(query, k=2, group_by="book", exclude_groups=[200]).ids.tolist() == [[201, 202]]
     assert before.search(query, k=1, filter=ragfast.column("word") == "word 3").ids.tolist() == [[3]]
     index.add(row, metadata={"word": ["word 3"], "book": [3]})
     index.save(tmp_path / "i")

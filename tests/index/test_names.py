@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ragfast.index.names import Names
@@ -53,25 +52,25 @@ class NamesMachine(RuleBasedStateMachine):
     @rule(kept=some_names)
     def keep(self, kept: list[str]) -> None:
         self.keys = {name: key for name, key in self.keys.items() if name in kept}
-        self.names = self.names.kept(np.array(list(self.keys.values()), np.int64))
+        self.names = self.names.subset(np.array(list(self.keys.values()), np.int64))
 
     @invariant()
     def answers(self) -> None:
         names = self.names
         assert names.find(SOME).tolist() == [self.keys.get(name, -1) for name in SOME]
         keys = [-1, *self.keys.values()]
-        assert names.of(np.array([keys, keys])).tolist() == [[None, *self.keys]] * 2
+        assert names.take(np.array([keys, keys])).tolist() == [[None, *self.keys]] * 2
         assert len(names) == len(self.keys)
         assert names.next_key == self.next_key
         for wrong in {*range(self.next_key + 2)} - {*keys}:
             with pytest.raises(ValueError, match=f"no document has the key {wrong}"):
-                names.of(np.array([wrong]))
+                names.take(np.array([wrong]))
 
     @invariant()
     def versions_of_before_know_their_names(self) -> None:
         for names, keys in self.before:
             assert names.find(list(keys)).tolist() == list(keys.values())
-            assert names.of(np.array(list(keys.values()), np.int64)).tolist() == list(keys)
+            assert names.take(np.array(list(keys.values()), np.int64)).tolist() == list(keys)
 
 
 TestNames = NamesMachine.TestCase
@@ -113,7 +112,7 @@ def test_takes_sequences_of_strings(ids: Any) -> None:
             names.append(ids)
         return
     assert names.append(ids).tolist() == [0, 1]
-    found = names.of(np.array([1, 0, 1]))
+    found = names.take(np.array([1, 0, 1]))
     assert found.dtype == object
     assert found.tolist() == ["b", "a", "b"]
     assert {type(name) for name in found} == {str}
@@ -158,7 +157,7 @@ def test_stored_names_are_read_when_asked_for() -> None:
     broken = data.copy()
     broken[offsets[500] : offsets[501]] = 0xFF
     lazy = Names(broken, offsets)
-    assert lazy.of(np.array([[7], [999]])).tolist() == [["name 7"], ["name 999"]]
+    assert lazy.take(np.array([[7], [999]])).tolist() == [["name 7"], ["name 999"]]
     with pytest.raises(ValueError, match="the text of string 500: expected UTF-8"):
         lazy.check()
 
@@ -171,7 +170,7 @@ def test_readers_beside_a_writer() -> None:
     def read() -> None:
         while not done.is_set():
             last = names.next_key - 1
-            name = names.of(np.array([last]))[0]
+            name = names.take(np.array([last]))[0]
             if name not in ("a", "b", "c", f"name {last}"):
                 wrong.append(f"{last} is {name}")
             if names.find(["a"]).tolist() != [0]:

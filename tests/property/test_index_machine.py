@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import LOSE_POWER, Faults, PowerLoss
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from index_model import PREDICATES, VALUES, Model, Row, added, difference
 from numpy.typing import NDArray
@@ -36,7 +35,7 @@ SOME_IDS: dict[str, list[Any]] = {
     "str": ["a", "b", "ä", "日本", "0", "1", "x y", "\0", "a\0", "\U0001f600", "-1", "None"],
     "numbered": list(range(12)),
 }
-SMALL = {"MIN_ROOM": 4, "MIN_REMOVED": 2, "MAX_SEGMENTS": 4, "SEALED": 8}
+SMALL = {"MIN_CAPACITY": 4, "MIN_REMOVED": 2, "MAX_SEGMENTS": 4, "SEALED_ROWS": 8}
 MANY = 1100  # more than where codes begin to serve a scan="auto"
 UNITS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
@@ -281,11 +280,11 @@ class IndexMachine(RuleBasedStateMachine):
             lambda: index.search(x, 0),
             lambda: index.search(bad),
             lambda: index.search(x, filter=np.ones(len(index) + 1, bool)),
-            lambda: index.search(x, at_most=1),
+            lambda: index.search(x, max_per_group=1),
         ]
         if self.model.numbering:  # before the first document any column may come, and either kind of id
             mistakes += [
-                lambda: index.search(x, group="no such column", at_most=1),
+                lambda: index.search(x, group_by="no such column", max_per_group=1),
                 lambda: index.search(x, filter=column("no such column") == 1),
                 lambda: index.add(x, other_ids, metadata),
                 lambda: (
@@ -300,9 +299,9 @@ class IndexMachine(RuleBasedStateMachine):
                     lambda: index.add(x, ids, {**metadata, "lang": ["a", "b", 3]}),
                     lambda: index.add(x, ids, {**metadata, "ok": [True, False]}),
                     lambda: index.add(x, ids, {name: metadata[name] for name in ("year", "lang", "ok")}),
-                    lambda: index.search(x, group="weight", at_most=1),
-                    lambda: index.search(x, group="lang", at_most=0),
-                    lambda: index.search(x, group="lang", exclude=["de"]),
+                    lambda: index.search(x, group_by="weight", max_per_group=1),
+                    lambda: index.search(x, group_by="lang", max_per_group=0),
+                    lambda: index.search(x, group_by="lang", exclude_groups=["de"]),
                 ]
         if self.metric == "cosine":
             mistakes += [lambda: index.add(x * 0, ids, metadata), lambda: index.search(x * 0)]
@@ -355,14 +354,19 @@ class IndexMachine(RuleBasedStateMachine):
         if model.with_rows and data.draw(st.booleans(), "rules"):
             group = data.draw(st.sampled_from(["year", "lang"]), "group")
             values = [*VALUES[group], None]
-            exclude = [values[rng.integers(len(values))] for _ in queries]
+            exclude_groups = [values[rng.integers(len(values))] for _ in queries]
             rules |= data.draw(
                 st.sampled_from(
-                    [{"at_most": 1}, {"at_most": 2}, {"exclude": exclude}, {"exclude": exclude, "at_most": 1}]
+                    [
+                        {"max_per_group": 1},
+                        {"max_per_group": 2},
+                        {"exclude_groups": exclude_groups},
+                        {"exclude_groups": exclude_groups, "max_per_group": 1},
+                    ]
                 ),
                 "rule",
             )
-            rules["group"] = group
+            rules["group_by"] = group
         plain = {name: value for name, value in rules.items() if name != "filter"}
         scores, ids_found = model.search(queries, k, allowed, **plain)
         temperature = data.draw(st.sampled_from([1.0, 0.25]), "temperature")

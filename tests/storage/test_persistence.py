@@ -49,7 +49,7 @@ def assert_same(one: FlatIndex, other: FlatIndex) -> None:
     assert one.vectors.tobytes() == other.vectors.tobytes()
     assert {n: v.tolist() for n, v in one.metadata.items()} == {n: v.tolist() for n, v in other.metadata.items()}
     some = ragfast.column("year") < 20
-    how: list[dict[str, Any]] = [{}, {"filter": some}, {"filter": some, "group": "lang", "at_most": 2}]
+    how: list[dict[str, Any]] = [{}, {"filter": some}, {"filter": some, "group_by": "lang", "max_per_group": 2}]
     for arguments in how:
         for queries in (Q, Q[:1]):
             a, b = one.search(queries, 20, **arguments), other.search(queries, 20, **arguments)
@@ -115,7 +115,7 @@ def test_a_save_writes_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     third = files(tmp_path)
     assert {name.split(".")[0] for name in second - third} == {"names"}  # one is longer
     assert_same(opened, FlatIndex.open(tmp_path))
-    monkeypatch.setattr(writing, "SEALED", 3)
+    monkeypatch.setattr(writing, "SEALED_ROWS", 3)
     opened.save(tmp_path)
     grow(opened, 3, "str", 40_000)
     opened.save(tmp_path)
@@ -298,10 +298,10 @@ def test_other_directories(tmp_path: Path) -> None:
 
 def test_every_array_has_a_group() -> None:
     index = made("str", "l2")
-    stamps = {group for group, _, _ in persistence._groups(index.snapshot())}
+    group_keys = {group for group, _, _ in persistence._groups(index.snapshot())}
     for segment in index.snapshot()._segments:
         for name in persistence.segment_arrays(segment):
-            assert persistence._group(f"{segment.room.name}/{name}") in stamps
+            assert persistence._group(f"{segment.buffers.name}/{name}") in group_keys
 
 
 def test_saved_beside_a_writer_then_once_more(tmp_path: Path) -> None:
@@ -338,17 +338,17 @@ def test_an_add_that_failed_between_strings_and_their_numbers(part: str, tmp_pat
     index = FlatIndex(2)
     index.add(ROW, ids=["a"], metadata={"word": ["a"]})
     contents = index.snapshot()._contents
-    strings: Any = contents.names if part == "names" else contents.vocabularies["word"]
+    strings: Any = contents.names._strings if part == "names" else contents.vocabularies["word"]  # type: ignore[union-attr]
 
     class Full(dict[str, int]):
         def update(self, *_: Any, **__: Any) -> None:
             raise MemoryError
 
-    added = strings._added
-    strings._added = Full(added)
+    added = strings._added_positions
+    strings._added_positions = Full(added)
     with pytest.raises(MemoryError):
         index.add(ROW, ids=["b"], metadata={"word": ["b"]})
-    strings._added = added
+    strings._added_positions = added
     index.add(ROW, ids=["b"], metadata={"word": ["b"]})
     index.save(tmp_path / "i")
     opened = FlatIndex.open(tmp_path / "i")

@@ -348,8 +348,7 @@ def integers(x: ArrayLike, name: str, letters: str, shape: tuple[int | None, ...
     a = as_array(x, name)
     if a.ndim == 0 and a.dtype.kind == "O":  # a set, a generator: not what NumPy reads
         raise TypeError(f"{name}: expected integers {letters}, in a list or an array, got {_type_name(x)}")
-    if a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape, strict=True)):
-        raise ValueError(f"{name}: expected shape {letters}, got {a.shape}")
+    _check_shape(a, name, letters, shape)
     if a.dtype.kind not in "iu" and a.size:
         raise TypeError(f"{name}: expected integers below 2**63, got {a.dtype}")
     if a.dtype.kind == "u" and a.size and a.max() >= 2**63:
@@ -362,9 +361,13 @@ def shaped_doubles(
 ) -> tuple[NDArray[np.float64], int]:
     """float32 or float64 as plain float64, likewise; and the number of the type that came."""
     a = floats(x, name)
+    _check_shape(a, name, letters, shape)
+    return wide(a), a.dtype.num
+
+
+def _check_shape(a: NDArray[Any], name: str, letters: str, shape: tuple[int | None, ...]) -> None:
     if a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape, strict=True)):
         raise ValueError(f"{name}: expected shape {letters}, got {a.shape}")
-    return wide(a), a.dtype.num
 
 
 # ---- ids and bitmaps of an index
@@ -378,6 +381,20 @@ def are_strings(x: object) -> bool:
     if hasattr(x, "__array__") and not hasattr(x, "__dlpack_device__"):  # as pandas has them
         x = np.asarray(x)
     return isinstance(x, (Sequence, np.ndarray)) and len(x) > 0 and isinstance(x[0], str)
+
+
+def id_array(x: ArrayLike, name: str, letters: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """Ids of documents as searches give them: int64, or an object array of str and None. None in the shape (called
+    letters in errors) stands for any size."""
+    a = as_array(x, name)
+    if a.ndim == 0 or a.dtype.kind not in "OUT":
+        return integers(x, name, letters, shape)
+    _check_shape(a, name, letters, shape)
+    strings = a.astype(object)
+    for value in strings.ravel().tolist():
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name}: expected integers, or str and None, got {type(value).__name__} {value!r:.80}")
+    return strings
 
 
 def packed_bits(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:

@@ -1,8 +1,8 @@
-# csrc/include/ragfast.h for Cython, in the header's order; the contracts stand there.
+# The headers in csrc/include/ragfast for Cython; the contracts stand there.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
-cdef extern from "ragfast.h" nogil:
+cdef extern from "ragfast/ragfast.h" nogil:
     ctypedef enum ragfast_status:
         RAGFAST_OK
         RAGFAST_ERROR_MEMORY
@@ -55,11 +55,11 @@ cdef extern from "ragfast.h" nogil:
         const uint32_t *allowed
         const int32_t *groups
         const uint32_t *row_sums
-        int far
+        int mapped
 
-    ctypedef struct ragfast_rules:
-        const int32_t *excluded
-        size_t at_most
+    ctypedef struct ragfast_constraints:
+        const int32_t *excluded_groups
+        size_t max_per_group
 
     ctypedef struct ragfast_query_stats:
         uint64_t rescored
@@ -72,7 +72,7 @@ cdef extern from "ragfast.h" nogil:
 
     ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                                   ragfast_place *corrupt, const void *queries, size_t n_queries,
-                                  const ragfast_docs *segments, size_t n_segments, const ragfast_rules *rules,
+                                  const ragfast_docs *segments, size_t n_segments, const ragfast_constraints *constraints,
                                   size_t k, double temperature, int n_threads)
     void ragfast_narrow(float *out, const double *x, size_t n)
     void ragfast_widen(double *out, const float *x, size_t n)
@@ -147,7 +147,7 @@ cdef extern from "ragfast.h" nogil:
 
     ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const double *p, const double *q,
                               size_t n_rows, size_t n, double p_temperature, double q_temperature, int n_threads)
-    ragfast_status ragfast_keyed_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
+    ragfast_status ragfast_segment_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
                                            size_t n_keys, int n_threads)
     ragfast_status ragfast_gather_scores(double *scores, const void *queries, const int64_t *rows, size_t n_queries,
                                          size_t k, const ragfast_docs *docs, int n_threads)
@@ -156,9 +156,11 @@ cdef extern from "ragfast.h" nogil:
     ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in_scores, const int64_t *in_ids,
                                       size_t n_lists, size_t n_queries, size_t n_in, size_t k)
 
-    ctypedef enum ragfast_arithmetic:
-        RAGFAST_FLOAT32
-        RAGFAST_INT8
 
-    ragfast_status ragfast_burn(uint64_t *operations, ragfast_arithmetic arithmetic, size_t rounds)
-    uint64_t ragfast_read(const void *x, size_t n_bytes)
+cdef extern from "bench/peak.h" nogil:
+    ctypedef enum peak_arithmetic:
+        PEAK_FLOAT32
+        PEAK_INT8
+
+    ragfast_status c_peak_operations "peak_operations"(uint64_t *operations, peak_arithmetic arithmetic, size_t rounds)
+    uint64_t c_peak_read "peak_read"(const void *x, size_t n_bytes)

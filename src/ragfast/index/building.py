@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -16,47 +17,47 @@ from numpy.typing import NDArray
 
 from ragfast._core import arrays
 from ragfast.index import persistence, storage, writing
-from ragfast.index import quantizer as codes
 from ragfast.index.names import Names
+from ragfast.index.quantizer import MAX_CODED_DIM, MIN_CODED_DOCS, PANEL, Quantizer
 from ragfast.index.readers import Block
-from ragfast.index.segment import MAX_DOCS, Segment, new_name, new_room
+from ragfast.index.segment import MAX_DOCS, Segment, new_buffers, new_segment_name
 from ragfast.index.snapshot import Snapshot
 
 BATCH_BYTES = 2**25
 """Of vectors that are checked, encoded and written together."""
-SAMPLE = 65_536
+SAMPLE_DOCS = 65_536
 SAMPLE_BYTES = 2**28
-"""The first documents, from which the form of the codes is chosen: so many, or as many as have so many bytes."""
-QUIET = 2.0
+"""The first documents, from which the quantizer of the codes is chosen: so many, or as many as have so many bytes."""
+PROGRESS_DELAY = 2.0
 """Seconds before a progress bar shows."""
 
 
 def build(
     path: str | os.PathLike[str],
     blocks: Any,
-    *,
-    dim: int | None = None,
-    dtype: Any = np.float32,
-    metric: str = "ip",
-    scan: str = "auto",
-    n_docs: int | None = None,
-    progress: bool = True,
+    dim: int | None,
+    dtype: Any,
+    metric: str,
+    scan: str,
+    n_docs: int | None,
+    progress: bool,
 ) -> None:
     """:meth:`ragfast.FlatIndex.build`, but for opening what was built; scan and metric are ones that there are."""
     n_docs = getattr(blocks, "n_docs", None) if n_docs is None else arrays.positive_int(n_docs, "n_docs")
-    incoming = _Incoming(_each(blocks), dim, scan, arrays.storage_type(dtype), metric)
-    segment = new_name()
-    form: codes.Form | None = None
+    reader = _BatchReader(_block_iterable(blocks), dim, scan, arrays.storage_type(dtype), metric)
+    segment = new_segment_name()
+    batch: Segment | None = None
+    quantizer: Quantizer | None = None
     lowest, highest, n = 2**63 - 1, -1, 0
-    with storage.change(path) as transaction, _bar(progress, n_docs) as bar:
+    with storage.change(path) as transaction, _progress_bar(progress, n_docs) as bar:
         with ExitStack() as streams, ThreadPoolExecutor(1) as pool:
             out: dict[str, storage.ArrayWriter] = {}
-            under_way: Future[None] | None = None  # the batch before is written while the next one is made
-            for batch in incoming.batches():
+            pending: Future[None] | None = None  # the batch before is written while the next one is made
+            for batch in reader.batches():
                 if n == 0:
-                    form = _form(batch, scan, metric, n_docs)
-                if form is not None:
-                    batch = batch.encoded(0, form, scan == "int8")
+                    quantizer = _choose_quantizer(batch, scan, metric, n_docs)
+                if quantizer is not None:
+                    batch = batch.with_codes(0, quantizer, scan == "int8")
                 parts = persistence.segment_arrays(batch)
                 if n == 0:
                     for name, part in parts.items():
@@ -65,24 +66,25 @@ def build(
                         )
                         out[name] = streams.enter_context(stream)
                 lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
-                if under_way is not None:
-                    under_way.result()
-                under_way = pool.submit(_append, out, parts)
+                if pending is not None:
+                    pending.result()
+                pending = pool.submit(_append, out, parts)
                 if bar is not None:
                     bar.update(batch.n)
-            if under_way is not None:
-                under_way.result()
-        incoming.refuse_repeated_ids()
-        for name, part in ({} if form is None else persistence.form_arrays(form)).items():
+            if pending is not None:
+                pending.result()
+        reader.refuse_repeated_ids()
+        for name, part in ({} if quantizer is None else persistence.quantizer_arrays(quantizer)).items():
             transaction.put(f"{segment}/{name}", part)
-        for name, part in persistence.strings_arrays(incoming.contents).items():
+        for name, part in persistence.strings_arrays(reader.contents).items():
             transaction.put(name, part)
-        about = [persistence.segment_meta(segment, form, n, lowest=lowest, highest=highest)] if n else []
-        now = incoming.now(version=1)
-        names = incoming.contents.names
-        next_key = None if names is None else names.next_key
+        now = reader.now(version=1)
+        if batch is not None:
+            batch = replace(batch, buffers=replace(batch.buffers, name=segment), n=n, first_id=0)
+            now = now.replaced([replace(batch, lowest=lowest, highest=highest)], now._contents)
+        names = now._contents.names
         commit = persistence.new_commit(persistence.new_writer())
-        transaction.commit(persistence.index_meta(now, incoming.contents, about, commit, next_key))
+        transaction.commit(persistence.index_meta(now, commit, None if names is None else names.next_key))
 
 
 def _append(out: Mapping[str, storage.ArrayWriter], parts: Mapping[str, NDArray[Any]]) -> None:
@@ -90,7 +92,7 @@ def _append(out: Mapping[str, storage.ArrayWriter], parts: Mapping[str, NDArray[
         out[name].append(part)
 
 
-def _each(blocks: Any) -> Iterable[Any]:
+def _block_iterable(blocks: Any) -> Iterable[Any]:
     """The blocks, of which there may be one."""
     if isinstance(blocks, Block) or getattr(blocks, "ndim", None) == 2:
         return [blocks]
@@ -100,7 +102,7 @@ def _each(blocks: Any) -> Iterable[Any]:
     return blocks  # type: ignore[no-any-return]  # the caller's: anything that iterates
 
 
-def _bar(progress: bool, n_docs: int | None) -> AbstractContextManager[Any]:
+def _progress_bar(progress: bool, n_docs: int | None) -> AbstractContextManager[Any]:
     """A progress bar, or None without tqdm."""
     if progress:
         try:
@@ -112,31 +114,31 @@ def _bar(progress: bool, n_docs: int | None) -> AbstractContextManager[Any]:
             desc="Building the index",
             unit=" documents",
             unit_scale=True,
-            delay=QUIET,
+            delay=PROGRESS_DELAY,
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds: a log keeps every line
         )
     return nullcontext()
 
 
-def _form(batch: Segment, scan: str, metric: str, n_docs: int | None) -> codes.Form | None:
-    """The form for n_docs documents of which these are the first; None where codes do not serve."""
+def _choose_quantizer(batch: Segment, scan: str, metric: str, n_docs: int | None) -> Quantizer | None:
+    """The quantizer for n_docs documents of which these are the first; None where codes do not serve."""
     dim = batch.vectors.shape[1]
-    if scan == "float32" or dim > codes.MAX_DIM or (scan == "auto" and batch.n < codes.MIN_CODED):
+    if scan == "float32" or dim > MAX_CODED_DIM or (scan == "auto" and batch.n < MIN_CODED_DOCS):
         return None
-    n, panels = max(batch.n, n_docs or 0), batch.n // codes.PANEL
+    n, panels = max(batch.n, n_docs or 0), batch.n // PANEL
 
     def rows_at(numbers: NDArray[np.intp]) -> NDArray[np.float32]:
         """Of all documents; those that are not there yet are as the first ones, whose panels are spread over all."""
         if n > batch.n and panels:
-            numbers = numbers // codes.PANEL * panels // (-(-n // codes.PANEL)) * codes.PANEL + numbers % codes.PANEL
+            numbers = numbers // PANEL * panels // (-(-n // PANEL)) * PANEL + numbers % PANEL
         return arrays.widen(batch.vectors[numbers], batch.storage)
 
-    return codes.choose(n, dim, rows_at, with_prefix=metric != "l2")
+    return Quantizer.choose(n, dim, rows_at, with_prefix=metric != "l2")
 
 
-class _Incoming:
-    """The documents of blocks, checked as :meth:`FlatIndex.add` checks them and put together anew, in batches."""
+class _BatchReader:
+    """The documents of blocks, checked as :meth:`FlatIndex.add` checks them and put together in batches."""
 
     def __init__(self, blocks: Iterable[Any], dim: int | None, scan: str, dtype: str, metric: str) -> None:
         self._blocks = iter(blocks)
@@ -144,9 +146,9 @@ class _Incoming:
             dim = self._first_dim(dtype)
         elif arrays.positive_int(dim, "dim") > arrays.MAX_DIM:
             raise ValueError(f"dim: expected at most {arrays.MAX_DIM}, got {dim}")
-        if scan == "int8" and dim > codes.MAX_DIM:
-            raise ValueError(f"scan: int8 codes exist for D of at most {codes.MAX_DIM}, got {dim}")
-        self._how = (dim, scan, dtype, metric)
+        if scan == "int8" and dim > MAX_CODED_DIM:
+            raise ValueError(f"scan: int8 codes exist for D of at most {MAX_CODED_DIM}, got {dim}")
+        self._settings = (dim, scan, dtype, metric)
         self._row_bytes = dim * (4 if dtype == "float32" else 2)
         self.contents = writing.NOTHING
         self._ids: list[NDArray[np.int64]] = []
@@ -155,54 +157,50 @@ class _Incoming:
         for block in self._blocks:
             self._blocks = chain([block], self._blocks)
             vectors = block.vectors if isinstance(block, Block) else block
-            with _telling_where(0, 0):
-                return int(arrays.stored_rows(_sized(vectors)[:1], "vectors", None, dtype).shape[1])
+            with _position_in_errors(0, 0):
+                return int(arrays.stored_rows(_with_len(vectors)[:1], "vectors", None, dtype).shape[1])
         raise ValueError("blocks: expected documents, got none; for an index without documents pass dim")
 
     def now(self, version: int) -> Snapshot:
         """What there is so far, but for the segment."""
-        return Snapshot(*self._how, version, (), self.contents)
+        return Snapshot(*self._settings, version, (), self.contents)
 
     def batches(self) -> Iterator[Segment]:
-        """Each has whole panels, but for the last. Their memory is nobody's else: a caller may use that of a block
+        """Each has whole panels, but for the last. Their memory is their own: a caller may use that of a block
         again for the next one."""
-        size = _panels(min(SAMPLE, SAMPLE_BYTES // self._row_bytes))
+        size = _whole_panels(min(SAMPLE_DOCS, SAMPLE_BYTES // self._row_bytes))
         batch: Segment | None = None
         for number, given in enumerate(self._blocks):
             block = given if isinstance(given, Block) else Block(given)
             first = self.contents.next_id
-            with _telling_where(number, first):
-                n = len(_sized(block.vectors))
-                self._vectors(block.vectors[:0])  # says what is wrong before ids are looked at
+            with _position_in_errors(number, first):
+                n = len(_with_len(block.vectors))
+                writing.prepared(block.vectors[:0], self.now(0))  # says what is wrong before ids are read
                 keys, columns = self._read(block, n) if n else (None, {})
             done = 0
             while done < n:
                 if batch is None:
                     batch = self._empty(size, keys is not None)
-                end = min(n, done + len(batch.room) - batch.n)
-                with _telling_where(number, first + done):
-                    documents = writing.prepared(self._vectors(block.vectors[done:end]), "vectors", self.now(0))
-                rows = documents.rows(
-                    None if keys is None else keys[done:end],
-                    {name: values[done:end] for name, values in columns.items()},
+                end = min(n, done + len(batch.buffers) - batch.n)
+                with _position_in_errors(number, first + done):
+                    documents = writing.prepared(block.vectors[done:end], self.now(0))
+                rows = documents._replace(
+                    ids=None if keys is None else keys[done:end],
+                    columns={name: values[done:end] for name, values in columns.items()},
                 )
-                batch = batch.grown(rows, first + done)
+                batch = batch.extended(rows, first + done)
                 done = end
-                if batch.n == len(batch.room):
+                if batch.n == len(batch.buffers):
                     yield batch
-                    batch, size = None, _panels(BATCH_BYTES // self._row_bytes)
+                    batch, size = None, _whole_panels(BATCH_BYTES // self._row_bytes)
         if batch is not None:
             yield batch
 
     def _empty(self, size: int, with_ids: bool) -> Segment:
         assert self.contents.schema is not None
-        dim, _, dtype, metric = self._how
+        dim, _, dtype, metric = self._settings
         columns = self.contents.schema.empty(size)
-        return Segment(new_room(size, dim, dtype, metric, with_ids=with_ids, columns=columns), dtype)
-
-    def _vectors(self, vectors: Any) -> NDArray[Any]:
-        dim, _, dtype, metric = self._how
-        return arrays.stored_rows(vectors, "vectors", dim, "float32" if metric == "cosine" else dtype)
+        return Segment(new_buffers(size, dim, dtype, metric, with_ids=with_ids, columns=columns), dtype)
 
     def _read(self, block: Block, n: int) -> tuple[NDArray[np.int64] | None, Mapping[str, NDArray[Any]]]:
         """The ids, integers or keys, and columns of n documents, which the contents have from now on."""
@@ -210,7 +208,7 @@ class _Incoming:
             raise ValueError("vectors: an index holds fewer than 2**31 documents")
         now = self.now(0)
         numbering, keys, strings = writing.read_ids(now, block.ids, n)
-        contents, values = writing.read_metadata(now, block.metadata, n)
+        contents, values = writing.read_metadata(self.contents, block.metadata, n)
         if strings is not None:
             names = Names() if contents.names is None else contents.names
             keys = names.append(strings)
@@ -222,7 +220,7 @@ class _Incoming:
         return keys, columns
 
     def refuse_repeated_ids(self) -> None:
-        """Integers; strings were looked at as they came, and so was each block by itself."""
+        """Integers; strings were checked as they came, and so was each block by itself."""
         if self._ids:
             ids = np.concatenate(self._ids)
             self._ids.clear()
@@ -232,12 +230,12 @@ class _Incoming:
                 raise ValueError(f"ids: expected distinct ids, got {again[0]} in several blocks")
 
 
-def _panels(n: int) -> int:
+def _whole_panels(n: int) -> int:
     """n as a multiple of what codes lie in, and not none."""
-    return max(codes.PANEL, n // codes.PANEL * codes.PANEL)
+    return max(PANEL, n // PANEL * PANEL)
 
 
-def _sized(vectors: Any) -> Any:
+def _with_len(vectors: Any) -> Any:
     """vectors, or what says why they cannot be cut into parts."""
     try:
         len(vectors)
@@ -247,7 +245,7 @@ def _sized(vectors: Any) -> Any:
 
 
 @contextmanager
-def _telling_where(block: int, first: int) -> Iterator[None]:
+def _position_in_errors(block: int, first: int) -> Iterator[None]:
     """Errors about a part of a block, which begins with document `first`, tell the block, and rows of all documents."""
     try:
         yield

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
-from ragfast.index.strings import Strings, exact, listed, refuse_surrogates
+from ragfast.index.strings import Strings, plain_str, refuse_surrogates, string_list
 
 KINDS = ("int64", "float64", "bool", "str")
 DTYPES: dict[str, Any] = {"int64": np.int64, "float64": np.float64, "bool": np.bool_, "str": np.int32}
 """Of the array that holds a column of each kind."""
 
-NO_WORD = -1
-UNKNOWN = -2
+NULL_CODE = -1
+UNKNOWN_CODE = -2
 """No code of any document."""
 
 EXPECTED = {"int64": "integers", "float64": "floats", "bool": "bool"}
@@ -28,72 +28,32 @@ EXPECTED = {"int64": "integers", "float64": "floats", "bool": "bool"}
 _INT64 = np.iinfo(np.int64)
 
 
-class Vocabulary:
-    """The words of one column of strings and their codes, int32: the ordinals of their addition.
+class Vocabulary(Strings):
+    """The words of one column of strings; the code of a word, int32, is its position."""
 
-    Words are added and never go, so that what an older version of an index has keeps its meaning. One writer may add
-    while others read.
-    """
-
-    def __init__(self, data: NDArray[np.uint8] | None = None, offsets: NDArray[np.int64] | None = None) -> None:
-        """Begins with what :meth:`packed` returned, or with nothing; the arrays may be mapped files, and are read when
-        a word is asked for (:meth:`check` reads all of them). ValueError for arrays of another type or shape."""
-        self._strings = Strings(data, offsets)
-        self._by_word: dict[str, int] | None = None  # of those stored; never changed once it is made
-        self._added: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return self._strings.n_stored + len(self._added)
-
-    @property
-    def nbytes(self) -> int:
-        return self._strings.nbytes
-
-    def check(self) -> None:
-        """Reads all that is stored: ValueError for strings that are none, and for words that repeat."""
-        self._strings.check()
-        self._stored()
-
-    def _stored(self) -> dict[str, int]:
-        if self._by_word is None:  # two readers may both do this, to the same end
-            words = self._strings.stored()
-            by_word = {word: code for code, word in enumerate(words)}
-            if len(by_word) < len(words):
-                twice = next(word for code, word in enumerate(words) if by_word[word] != code)
-                raise ValueError(f"words: expected distinct ones, got {twice!r:.80} twice")
-            self._by_word = by_word
-        return self._by_word
-
-    def words(self) -> list[str]:
-        """All words that there are now, by code."""
-        return self._strings.all()
+    kind = "words"
 
     def find(self, words: Iterable[str]) -> NDArray[np.int32]:
-        """The code of each, or UNKNOWN."""
-        stored, added = self._stored(), self._added
-        return np.array([added.get(word, stored.get(word, UNKNOWN)) for word in words], np.int32)
+        """The code of each word, or UNKNOWN_CODE."""
+        codes = self.positions(words).astype(np.int32)
+        codes[codes < 0] = UNKNOWN_CODE
+        return codes
 
     def add(self, words: Sequence[str]) -> NDArray[np.int32]:
-        """The code of each word, new where it was unknown; distinct words without surrogates."""
+        """The code of each word, new if it was unknown; distinct words without surrogates."""
         codes = self.find(words)
-        new = np.flatnonzero(codes == UNKNOWN)
+        new = np.flatnonzero(codes == UNKNOWN_CODE)
         first = len(self)
         if first + len(new) >= 2**31:
             raise ValueError(f"a column of strings has fewer than 2**31 different ones, got {first + len(new)}")
         codes[new] = np.arange(first, first + len(new))
-        added = [words[i] for i in new.tolist()]
-        self._strings.extend(added, first)  # before any of them can be found
-        self._added.update(zip(added, range(first, first + len(added)), strict=True))
+        self.append([words[i] for i in new.tolist()])
         return codes
 
     def take(self, codes: NDArray[np.int32]) -> NDArray[np.object_]:
         """The words of codes, of any shape, as an object array; None for -1."""
         used, places = np.unique(codes, return_inverse=True)  # documents share words
-        return self._strings.take(used)[places].reshape(codes.shape)
-
-    def packed(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(data, offsets) of the first n words for storage: more may come meanwhile."""
-        return self._strings.packed(n)
+        return super().take(used)[places].reshape(codes.shape)
 
 
 class Words(NamedTuple):
@@ -126,7 +86,7 @@ class Schema:
             _check_name(name)
             if kind not in KINDS:
                 raise ValueError(f"column {name!r}: expected a kind of {', '.join(KINDS)}, got {kind!r}")
-        self._kinds = {exact(name): kind for name, kind in kinds.items()}
+        self._kinds = {plain_str(name): kind for name, kind in kinds.items()}
 
     @classmethod
     def of(cls, metadata: Mapping[str, object]) -> Schema:
@@ -141,18 +101,8 @@ class Schema:
     def kinds(self) -> dict[str, str]:
         return dict(self._kinds)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._kinds
-
     def __len__(self) -> int:
         return len(self._kinds)
-
-    def __eq__(self, other: object) -> bool:
-        """The same names with the same kinds, in whatever order."""
-        return self._kinds == other._kinds if isinstance(other, Schema) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._kinds.items()))
 
     def __repr__(self) -> str:
         return f"Schema({', '.join(f'{name}={kind}' for name, kind in self._kinds.items())})"
@@ -208,7 +158,7 @@ class Schema:
 
 
 def _codes(column: Words, vocabulary: Vocabulary) -> NDArray[np.int32]:
-    codes = np.append(vocabulary.add(column.words), np.int32(NO_WORD))
+    codes = np.append(vocabulary.add(column.words), np.int32(NULL_CODE))
     return codes[column.places]  # the place of None, -1, is that of the last
 
 
@@ -274,10 +224,10 @@ def _kind_of_list(values: Sequence[Any], what: str) -> str:
 def _values(values: Any, name: str, kind: str, n: int) -> Values:
     what = f"column {name!r}"
     if kind == "str":
-        strings = listed(values, what, missing=True)
+        strings = string_list(values, what, missing=True)
         _check_length((len(strings),), n, what)
         found: dict[str, int] = {}
-        places = [NO_WORD if string is None else found.setdefault(string, len(found)) for string in strings]
+        places = [NULL_CODE if string is None else found.setdefault(string, len(found)) for string in strings]
         refuse_surrogates(found, what)
         return Words(list(found), np.array(places, np.int32))
     if _is_sequence(values):

@@ -6,25 +6,27 @@ of documents in one pass.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast.index.columns import DTYPES, NO_WORD, UNKNOWN, Schema, Vocabulary
-from ragfast.index.strings import exact
+from ragfast.index.columns import DTYPES, NULL_CODE, UNKNOWN_CODE, Schema, Vocabulary
+from ragfast.index.strings import plain_str
 
 __all__ = ["Column", "Predicate", "column"]
 
 Scalar = bool | int | float | str
 Columns = Mapping[str, NDArray[Any]]
 Bound = Callable[[Columns], NDArray[np.bool_]]
-"""Of columns (n,) each: which documents it is true of, bool (n,)."""
+"""From columns (n,) each to the documents that it is true of, bool (n,)."""
+OfValues = Callable[[NDArray[Any]], NDArray[np.bool_]]
+"""The same from one column."""
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
@@ -34,8 +36,8 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-MOST_SHOWN = 20
-"""Of the values of isin."""
+MAX_SHOWN_VALUES = 20
+"""Values of isin that its representation shows."""
 
 _INT64 = np.iinfo(np.int64)
 _TAKES = {"int64": (int, float), "float64": (int, float), "bool": (bool,), "str": (str,)}
@@ -75,7 +77,7 @@ class Column:
             raise TypeError(f"column: expected a name, got {type(name).__qualname__}")
         if not name:
             raise ValueError("column: expected a name of one character or more, got ''")
-        self.name = exact(name)
+        self.name = plain_str(name)
 
     def __repr__(self) -> str:
         return f"column({self.name!r})"
@@ -109,10 +111,10 @@ class Column:
         """Equal to one of values: a sequence, a set or a NumPy array (n,)."""
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise TypeError(f"column {self.name!r}: isin expects a sequence of values, got {values!r:.80}")
-        listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        items = values.tolist() if isinstance(values, np.ndarray) else list(values)
         if isinstance(values, np.ndarray) and values.ndim != 1:
             raise ValueError(f"column {self.name!r}: isin expects values (n,), got shape {values.shape}")
-        return Membership(self.name, tuple(_scalar(value, self.name) for value in listed))
+        return Membership(self.name, tuple(_scalar(value, self.name) for value in items))
 
     def is_null(self) -> Predicate:
         """None, of a str column; NaN, of a float64 column; of the others, no document."""
@@ -130,7 +132,7 @@ def _scalar(value: object, name: str) -> Scalar:
     if isinstance(value, (float, np.floating)) and not isinstance(value, np.longdouble):
         return float(value)
     if isinstance(value, str):
-        return exact(value)
+        return plain_str(value)
     hint = "; is_null() is true of None and NaN" if value is None else ""
     raise TypeError(
         f"column {name!r}: expected a bool, int, float or str to compare with, got {type(value).__qualname__}{hint}"
@@ -140,16 +142,31 @@ def _scalar(value: object, name: str) -> Scalar:
 class Predicate(ABC):
     """A condition on metadata columns, made by :func:`column`; ``search(..., filter=predicate)``.
 
-    Predicates are equal if they are written alike, and may be keys of a cache. They have no truth of their own.
+    Predicates are immutable. They are equal if they are written alike, and may be keys of a cache. They have no truth
+    value.
     """
 
     __array_ufunc__ = None  # mask & predicate is an error, not an array of objects
 
+    def __init__(self, *key: object) -> None:
+        self._key = key  # what distinguishes it from others of its class
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if "_key" in self.__dict__:
+            raise AttributeError(f"a predicate cannot be changed; {name!r} is part of the key of a cache")
+        super().__setattr__(name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key == other._key if isinstance(other, Predicate) and type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._key))
+
     def __and__(self, other: object) -> Predicate:
-        return Both.of(self, other) if isinstance(other, Predicate) else NotImplemented
+        return And.of(self, other) if isinstance(other, Predicate) else NotImplemented
 
     def __or__(self, other: object) -> Predicate:
-        return Either.of(self, other) if isinstance(other, Predicate) else NotImplemented
+        return Or.of(self, other) if isinstance(other, Predicate) else NotImplemented
 
     def __invert__(self) -> Predicate:
         return Not(self)
@@ -162,186 +179,150 @@ class Predicate(ABC):
 
     @abstractmethod
     def columns(self) -> frozenset[str]:
-        """The names of the columns that it looks at."""
+        """The names of the columns that it reads."""
 
     @abstractmethod
     def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
-        """The same as a function of the columns' arrays, of any number of documents encoded with these vocabularies
-        before this call. ValueError for a column that the schema does not have, TypeError for a value that is not of
-        its kind."""
+        """Return the condition as a function of the columns' arrays.
 
-    def evaluate(self, columns: Columns, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> NDArray[np.bool_]:
-        """Which documents it is true of, bool (n,); columns (n,) each. See :meth:`bind` for what is raised."""
-        return self.bind(schema, vocabularies)(columns)
+        The arrays may be of any number of documents, encoded with these vocabularies before this call. ValueError for a
+        column that the schema does not have, TypeError for a value that is not of its kind.
+        """
 
 
-@dataclass(frozen=True)
-class Comparison(Predicate):
-    name: str
-    sign: str
-    value: Scalar
-    kind: type = field(init=False)  # 1, 1.0 and True are equal, and different here
+class _OfColumn(Predicate):
+    """A condition on one column."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", type(self.value))
+    def __init__(self, name: str, *key: object) -> None:
+        self.name = name
+        super().__init__(name, *key)
+
+    def columns(self) -> frozenset[str]:
+        return frozenset([self.name])
+
+    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
+        true_of = self._bind(schema.kind(self.name), vocabularies)
+        return lambda columns: true_of(columns[self.name])
+
+    @abstractmethod
+    def _bind(self, kind: str, vocabularies: Mapping[str, Vocabulary]) -> OfValues:
+        """:meth:`bind` for the array of the column, which is of this kind."""
+
+
+class Comparison(_OfColumn):
+    def __init__(self, name: str, sign: str, value: Scalar) -> None:
+        self.sign, self.value = sign, value
+        super().__init__(name, sign, value, type(value))  # 1, 1.0 and True are equal, and different here
 
     def __repr__(self) -> str:
         return f"column({self.name!r}) {self.sign} {self.value!r}"
 
-    def columns(self) -> frozenset[str]:
-        return frozenset([self.name])
-
-    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
-        kind = schema.kind(self.name)
+    def _bind(self, kind: str, vocabularies: Mapping[str, Vocabulary]) -> OfValues:
         _check_kind(self.name, kind, [self.value], self.sign)
         if kind == "str":
-            return self._bind_words(vocabularies[self.name])
-        if kind == "int64":
-            return self._bound(*_among_integers(self.sign, self.value))
-        if kind == "float64":
-            return self._bound(*_among_floats(self.sign, self.value))
-        return self._bound(self.sign, self.value)
+            return self._bind_strings(vocabularies[self.name])
+        sign, bound = _IN_KIND[kind](self.sign, self.value)
+        if bound is None:
+            return lambda values: np.full(len(values), sign != "")
+        return lambda values: COMPARE[sign](values, bound)
 
-    def _bound(self, sign: str, value: Scalar | None) -> Bound:
-        """Of a column of numbers; of value None, sign "" is False of all and any other is True of all."""
-        if value is None:
-            return lambda columns: np.full(len(columns[self.name]), sign != "")
-        return lambda columns: COMPARE[sign](columns[self.name], value)
-
-    def _bind_words(self, vocabulary: Vocabulary) -> Bound:
+    def _bind_strings(self, vocabulary: Vocabulary) -> OfValues:
         if self.sign in ("==", "!="):
             code = vocabulary.find([str(self.value)])[0]
             if self.sign == "==":
-                return lambda columns: columns[self.name] == code
-            return lambda columns: (columns[self.name] != code) & (columns[self.name] != NO_WORD)
-        compare, words = COMPARE[self.sign], vocabulary.words()
+                return lambda codes: codes == code
+            return lambda codes: (codes != code) & (codes != NULL_CODE)
+        compare, words = COMPARE[self.sign], vocabulary.all()
         true = np.zeros(len(words) + 1, np.bool_)  # the last is that of None, whose code is -1
         true[:-1] = [compare(word, self.value) for word in words]
-        return lambda columns: true[columns[self.name]]
+        return lambda codes: true[codes]
 
 
-@dataclass(frozen=True)
-class Membership(Predicate):
-    name: str
-    values: tuple[Scalar, ...]
-    kinds: tuple[type, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kinds", tuple(map(type, self.values)))
+class Membership(_OfColumn):
+    def __init__(self, name: str, values: tuple[Scalar, ...]) -> None:
+        self.values = values
+        super().__init__(name, values, tuple(map(type, values)))
 
     def __repr__(self) -> str:
-        shown = ", ".join(map(repr, self.values[:MOST_SHOWN]))
-        more = f", ... {len(self.values)} values" if len(self.values) > MOST_SHOWN else ""
+        shown = ", ".join(map(repr, self.values[:MAX_SHOWN_VALUES]))
+        more = f", ... {len(self.values)} values" if len(self.values) > MAX_SHOWN_VALUES else ""
         return f"column({self.name!r}).isin([{shown}{more}])"
 
-    def columns(self) -> frozenset[str]:
-        return frozenset([self.name])
-
-    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
-        kind = schema.kind(self.name)
+    def _bind(self, kind: str, vocabularies: Mapping[str, Vocabulary]) -> OfValues:
         _check_kind(self.name, kind, self.values, "isin")
         if kind == "str":
             vocabulary = vocabularies[self.name]
             codes = vocabulary.find(map(str, self.values))
             true = np.zeros(len(vocabulary) + 1, np.bool_)
-            true[codes[codes != UNKNOWN]] = True
-            return lambda columns: true[columns[self.name]]
+            true[codes[codes != UNKNOWN_CODE]] = True
+            return lambda codes: true[codes]
         # A value that a column of this kind cannot hold equals none of its values.
-        exactly = _among_floats if kind == "float64" else _among_integers
-        held = [value for _, value in (exactly("==", value) for value in self.values) if value is not None]
+        held = [value for _, value in (_IN_KIND[kind]("==", value) for value in self.values) if value is not None]
         sought: NDArray[Any] = np.array([value for value in held if value == value], DTYPES[kind])
-        return lambda columns: np.isin(columns[self.name], sought)
+        return lambda values: np.isin(values, sought)
 
 
-@dataclass(frozen=True)
-class Null(Predicate):
-    name: str
-
+class Null(_OfColumn):
     def __repr__(self) -> str:
         return f"column({self.name!r}).is_null()"
 
-    def columns(self) -> frozenset[str]:
-        return frozenset([self.name])
-
-    def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
-        kind = schema.kind(self.name)
+    def _bind(self, kind: str, vocabularies: Mapping[str, Vocabulary]) -> OfValues:
         if kind == "str":
-            return lambda columns: columns[self.name] == NO_WORD
-        if kind == "float64":
-            return lambda columns: np.isnan(columns[self.name])
-        return lambda columns: np.zeros(len(columns[self.name]), np.bool_)
+            return lambda codes: codes == NULL_CODE
+        return np.isnan if kind == "float64" else lambda values: np.zeros(len(values), np.bool_)
 
 
-@dataclass(frozen=True)
 class Not(Predicate):
-    part: Predicate
+    def __init__(self, operand: Predicate) -> None:
+        self.operand = operand
+        super().__init__(operand)
 
     def __invert__(self) -> Predicate:
-        return self.part
+        return self.operand
 
     def __repr__(self) -> str:
-        return f"~{self.part!r}" if isinstance(self.part, (Membership, Null)) else f"~({self.part!r})"
+        return f"~{self.operand!r}" if isinstance(self.operand, (Membership, Null)) else f"~({self.operand!r})"
 
     def columns(self) -> frozenset[str]:
-        return self.part.columns()
+        return self.operand.columns()
 
     def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
-        part = self.part.bind(schema, vocabularies)
-        return lambda columns: ~part(columns)
+        true_of = self.operand.bind(schema, vocabularies)
+        return lambda columns: ~true_of(columns)
 
 
-@dataclass(frozen=True)
-class _Several(Predicate):
-    """Predicates put together, flat, so that a chain of thousands is no recursion."""
+class _Combination(Predicate):
+    """Several predicates, flat, so that a chain of thousands is no recursion."""
 
-    parts: tuple[Predicate, ...]
+    sign: str
+    _join: Callable[[Any, Any], Any]
 
-    sign = ""
+    def __init__(self, operands: tuple[Predicate, ...]) -> None:
+        self.operands = operands
+        super().__init__(operands)
 
     @classmethod
-    def of(cls, first: Predicate, second: Predicate) -> Predicate:
-        parts = [part.parts if isinstance(part, cls) else (part,) for part in (first, second)]
-        return cls(parts[0] + parts[1])
+    def of(cls, *operands: Predicate) -> Predicate:
+        return cls(sum((other.operands if isinstance(other, cls) else (other,) for other in operands), ()))
 
     def __repr__(self) -> str:
-        plain = (Membership, Null, Not)
-        return f" {self.sign} ".join(f"{part!r}" if isinstance(part, plain) else f"({part!r})" for part in self.parts)
+        bare = (Membership, Null, Not)
+        return f" {self.sign} ".join(f"{p!r}" if isinstance(p, bare) else f"({p!r})" for p in self.operands)
 
     def columns(self) -> frozenset[str]:
-        return frozenset().union(*(part.columns() for part in self.parts))
+        return frozenset().union(*(operand.columns() for operand in self.operands))
 
     def bind(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Bound:
-        parts = [part.bind(schema, vocabularies) for part in self.parts]
-
-        def bound(columns: Columns) -> NDArray[np.bool_]:
-            true = parts[0](columns)
-            for part in parts[1:]:
-                true = self._joined(true, part(columns))
-            return true
-
-        return bound
-
-    @staticmethod
-    @abstractmethod
-    def _joined(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]: ...
+        bound = [operand.bind(schema, vocabularies) for operand in self.operands]
+        return lambda columns: functools.reduce(self._join, (true_of(columns) for true_of in bound))
 
 
-@dataclass(frozen=True, repr=False)
-class Both(_Several):
-    sign = "&"
-
-    @staticmethod
-    def _joined(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return a & b
+class And(_Combination):
+    sign, _join = "&", staticmethod(operator.and_)
 
 
-@dataclass(frozen=True, repr=False)
-class Either(_Several):
-    sign = "|"
-
-    @staticmethod
-    def _joined(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return a | b
+class Or(_Combination):
+    sign, _join = "|", staticmethod(operator.or_)
 
 
 def _check_kind(name: str, kind: str, values: Iterable[Scalar], sign: str) -> None:
@@ -356,7 +337,7 @@ def _check_kind(name: str, kind: str, values: Iterable[Scalar], sign: str) -> No
         raise TypeError(f"column {name!r} holds bool, which has no order: expected ==, != or isin, got {sign}")
 
 
-def _among_integers(sign: str, value: Any) -> tuple[str, int | None]:
+def _in_int64(sign: str, value: Any) -> tuple[str, int | None]:
     """A comparison of any int64 with value, as an equal one with an int64; ("", None) is False of all, any other sign
     with None True of all."""
     never, always = ("", None), (sign, None)
@@ -379,8 +360,8 @@ def _among_integers(sign: str, value: Any) -> tuple[str, int | None]:
     return always if (sign in ("<", "<=")) == less else never
 
 
-def _among_floats(sign: str, value: Any) -> tuple[str, float | None]:
-    """A comparison of any float64 with value, as an equal one with a float64; None as of :func:`_among_integers`."""
+def _in_float64(sign: str, value: Any) -> tuple[str, float | None]:
+    """A comparison of any float64 with value, as an equal one with a float64; None as of :func:`_in_int64`."""
     try:
         nearest = float(value)
     except OverflowError:
@@ -392,3 +373,11 @@ def _among_floats(sign: str, value: Any) -> tuple[str, float | None]:
     if sign in ("<", "<="):
         return "<=", nearest if nearest < value else math.nextafter(nearest, -math.inf)
     return ">=", nearest if nearest > value else math.nextafter(nearest, math.inf)
+
+
+_IN_KIND: dict[str, Callable[[str, Any], tuple[str, Any]]] = {
+    "int64": _in_int64,
+    "float64": _in_float64,
+    "bool": lambda sign, value: (sign, value),
+}
+"""Of each kind of numbers a comparison as an equal one with a value of that kind."""

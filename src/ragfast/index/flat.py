@@ -6,16 +6,17 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from ragfast._core import arrays
-from ragfast.index import building, persistence, writing
-from ragfast.index import quantizer as codes
-from ragfast.index.snapshot import METRICS, SCANS, Filter, Hits, SearchStats, Snapshot
-from ragfast.index.writing import Documents
+from ragfast.index import writing
+from ragfast.index.quantizer import MAX_CODED_DIM
+from ragfast.index.snapshot import METRICS, SCANS, Hits, Searchable, SearchStats, Snapshot
+
+if TYPE_CHECKING:
+    from ragfast.index import persistence
 
 __all__ = ["FlatIndex", "Hits", "SearchStats", "Snapshot"]
 
@@ -33,7 +34,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-class FlatIndex:
+class FlatIndex(Searchable):
     """Documents held for exact retrieval.
 
     dim is D, from 1 to 2**20. The index holds vectors of dtype (float32, or float16 or bfloat16 in half the memory),
@@ -62,13 +63,13 @@ class FlatIndex:
             raise ValueError(f"dim: expected at most {arrays.MAX_DIM}, got {dim}")
         if scan not in SCANS:
             raise ValueError(f"scan: expected one of {', '.join(SCANS)}, got {scan!r}")
-        if scan == "int8" and dim > codes.MAX_DIM:
-            raise ValueError(f"scan: int8 codes exist for D of at most {codes.MAX_DIM}, got {dim}")
+        if scan == "int8" and dim > MAX_CODED_DIM:
+            raise ValueError(f"scan: int8 codes exist for D of at most {MAX_CODED_DIM}, got {dim}")
         arrays.one_of(metric, "metric", METRICS)
         self._begin(Snapshot(int(dim), scan, arrays.storage_type(dtype), metric, 0, (), writing.NOTHING))
 
     def _begin(
-        self, snapshot: Snapshot, writer: writing.Writer | None = None, saved: persistence.Saved | None = None
+        self, snapshot: Snapshot, writer: writing.Writer | None = None, saved: persistence.SavedState | None = None
     ) -> None:
         self._lock = threading.Lock()
         self._snapshot = snapshot
@@ -87,12 +88,12 @@ class FlatIndex:
         metadata: Mapping[str, Any] | None = None,
     ) -> FlatIndex:
         """An index over vectors (N,D), which are copied. As ``FlatIndex(D, ...)`` and ``add(vectors, ids, metadata)``,
-        without room for more documents, which the next add makes."""
+        without spare capacity, which the next add makes."""
         storage = arrays.storage_type(dtype)
         rows = arrays.stored_rows(vectors, "vectors", None, "float32" if metric == "cosine" else storage)
         index = cls(rows.shape[1], scan=scan, dtype=storage, metric=metric)
-        documents = writing.prepared(rows, "vectors", index._snapshot)
-        index._change(lambda now: index._writer.added(now, documents, ids, metadata, exact_room=True))
+        documents = writing.prepared_rows(rows, index._snapshot)
+        index._change(lambda now: index._writer.added(now, documents, ids, metadata, exact_capacity=True))
         return index
 
     def _change(self, make: Callable[[Snapshot], Snapshot]) -> tuple[Snapshot, Snapshot]:
@@ -102,11 +103,6 @@ class FlatIndex:
             before = self._snapshot
             after = self._snapshot = make(before)
         return before, after
-
-    def _prepared(self, vectors: arrays.ArrayLike) -> Documents:
-        now = self._snapshot
-        storage = "float32" if now.metric == "cosine" else now.dtype
-        return writing.prepared(arrays.stored_rows(vectors, "vectors", now.dim, storage), "vectors", now)
 
     def add(
         self,
@@ -128,7 +124,7 @@ class FlatIndex:
         for NaN or infinity, for what overflows the index's dtype, for zeros alone where the metric is "cosine", for
         ids that repeat or that the index holds, and for other columns than those of the documents before.
         """
-        documents = self._prepared(vectors)
+        documents = writing.prepared(vectors, self._snapshot)
         self._change(lambda now: self._writer.added(now, documents, ids, metadata))
 
     def upsert(
@@ -148,7 +144,7 @@ class FlatIndex:
         >>> index.search(np.float32([[0, 1]]), k=2).ids.tolist()
         [['rain', 'fog']]
         """
-        documents = self._prepared(vectors)
+        documents = writing.prepared(vectors, self._snapshot)
         self._change(lambda now: self._writer.upserted(now, documents, ids, metadata))
 
     def remove(self, ids: arrays.ArrayLike | Sequence[str], *, missing_ok: bool = False) -> int:
@@ -182,10 +178,12 @@ class FlatIndex:
         this index lies there already is not written again. docs/index-format.md describes the files.
 
         BlockingIOError while another writer is at work there; FileExistsError for a directory of other things, and
-        unless `overwrite` where this index was opened or saved before but somebody else has saved since.
+        unless `overwrite` where this index was opened or saved before but another writer has saved since.
         """
         with self._lock:
             now, saved = self._writer.seal(self._snapshot), self._saved
+        from ragfast.index import persistence  # late: a program that only searches needs no files
+
         self._saved = persistence.save(path, now, saved, overwrite)
 
     @classmethod
@@ -206,9 +204,11 @@ class FlatIndex:
         >>> ragfast.FlatIndex.open(path).search(np.float32([[1, 1]]), k=1).ids.tolist()
         [['rain']]
         """
+        from ragfast.index import persistence
+
         opened = persistence.open(path, mmap, verify)
         index = cls.__new__(cls)
-        index._begin(opened.snapshot, writing.Writer(opened.form, opened.form_docs), opened.saved)
+        index._begin(opened.snapshot, writing.Writer(opened.quantizer, opened.quantizer_docs), opened.saved)
         return index
 
     @classmethod
@@ -233,7 +233,7 @@ class FlatIndex:
         :class:`FlatIndex`, and so is what is refused, the errors telling the block, and rows counted over all blocks.
 
         Memory is needed for some 0.5 GB of documents whatever their number, and for their ids: 16 bytes each where they
-        are integers, some 200 where they are str, nothing where there are none. The codes are of a form that is chosen
+        are integers, some 200 where they are str, nothing where there are none. The quantizer of the codes is chosen
         from the first 65,536 documents, and is the better the more these are like the others: it is what a search takes
         its time from, never its result. n_docs is their number as far as it is known, for that choice and for the
         progress bar (tqdm, if it is installed) that shows after two seconds unless progress is False.
@@ -250,121 +250,22 @@ class FlatIndex:
         """
         arrays.one_of(scan, "scan", SCANS)
         arrays.one_of(metric, "metric", METRICS)
-        building.build(
-            path,
-            blocks,
-            dim=dim,
-            dtype=dtype,
-            metric=metric,
-            scan=scan,
-            n_docs=n_docs,
-            progress=progress,
-        )
+        from ragfast.index import building
+
+        building.build(path, blocks, dim, dtype, metric, scan, n_docs, progress)
         return cls.open(path, mmap="vectors")
 
     def verify(self) -> None:
         """Reads every byte of the files in the directory that the index was opened from or last saved to, and of those
         that it has mapped. :class:`IndexFormatError` where one is not as it was written, ValueError where the index was
         neither opened nor saved."""
+        from ragfast.index import persistence
+
         persistence.verify(self._snapshot, self._saved)
 
     def snapshot(self) -> Snapshot:
         """This version of the index, to be searched and read while the index goes on."""
         return self._snapshot
-
-    def search(
-        self,
-        queries: arrays.ArrayLike,
-        k: int = 10,
-        *,
-        filter: Any = None,
-        group: str | None = None,
-        exclude: Any = None,
-        at_most: int | None = None,
-        n_threads: int | None = None,
-        temperature: float = 1.0,
-        dtype: DTypeLike = np.float32,
-    ) -> Hits:
-        """The exact top-k documents of each query.
-
-        queries (B,D) float32, float16 or bfloat16. The score of a pair is calculated in float64: its inner product;
-        for "cosine" that of the query and the stored document, divided by the query's length; for "l2" -|q - d|^2.
-        Documents come by (score descending, id ascending; strings in the order in which they were first added), the
-        same bits at every instruction-set level, thread count and batch size, and whatever was added and removed
-        before. (Inner products that differ may be the same cosine once divided: of such documents those of the largest
-        products are among the k, and there they too come by their ids.)
-
-        Returns :class:`Hits` of scores (B,K) and logprobs (B,K) in dtype (float32: rounded from float64; or float64)
-        and ids (B,K) int64, or str in an object array; -inf and -1, or None, where fewer than k documents qualify
-        (a score beyond float32 is infinite there too: ids tell which).
-        logprobs are log_softmax(scores / temperature), p(z|x) of Lewis et al. 2020, section 2.2, over these k
-        documents. n_threads: see :func:`ragfast.set_num_threads`.
-
-        filter says which documents may be found: a mask (N,) of bool in the order of :attr:`ids`, ids (n,), of which
-        those that the index does not hold count for nothing, a :class:`Predicate` of metadata, or what
-        :meth:`Snapshot.filter` made of one of these. group is the name of a column of integers or strings that says
-        which documents belong together: exclude (B,) is a group that each query must not find, or None; at_most the
-        number of documents of one group that a query may find, the best of them (documents whose group is None are
-        alone each). The k documents are the best of those that all of this leaves.
-
-        TypeError for another dtype, ValueError for another shape, k or n_threads below 1, a temperature that is not
-        above 0, and for NaN or infinity.
-
-        >>> import numpy as np, ragfast
-        >>> pages = {"book": ["a", "a", "b"], "year": [1999, 2001, 2005]}
-        >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [2, 0], [3, 0]]), metadata=pages)
-        >>> query = np.float32([[1, 1]])
-        >>> index.search(query, k=2, filter=ragfast.column("year") < 2005).ids.tolist()
-        [[1, 0]]
-        >>> index.search(query, k=2, group="book", at_most=1).ids.tolist()
-        [[2, 1]]
-        """
-        return self._snapshot.searched(queries, k, filter, group, exclude, at_most, n_threads, temperature, dtype)
-
-    def gather_scores(
-        self,
-        queries: arrays.ArrayLike,
-        ids: arrays.ArrayLike,
-        *,
-        n_threads: int | None = None,
-        dtype: DTypeLike | None = None,
-    ) -> NDArray[Any]:
-        """The scores (B,K) of documents that are chosen already, the same bits as :meth:`search` gives them.
-
-        queries (B,D) as in :meth:`search`, or float64; ids (B,K) of documents, or -1 (None among strings) for no
-        document, of which the score is -inf. dtype is by default float64 for float64 queries, else float32. Otherwise
-        as :func:`ragfast.gather_scores`; ValueError for an id that the index does not hold. Where ids do not ascend,
-        the first call sorts them, and 12 bytes a document are kept.
-
-        >>> import numpy as np, ragfast
-        >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [0, 2]]), ids=[30, 7])
-        >>> index.gather_scores(np.float32([[1, 2]]), [[7, 30, -1]]).tolist()
-        [[4.0, 1.0, -inf]]
-        """
-        return self._snapshot.gather_scores(queries, ids, n_threads=n_threads, dtype=dtype)
-
-    def gather_scores_grad(
-        self,
-        grad: arrays.ArrayLike,
-        ids: arrays.ArrayLike,
-        *,
-        n_threads: int | None = None,
-        dtype: DTypeLike = np.float32,
-    ) -> NDArray[Any]:
-        """The gradient (B,D) of :meth:`gather_scores` with regard to the queries, from that of the scores, grad (B,K):
-        :func:`ragfast.gather_scores_grad` by ids (B,K). ValueError unless the metric is "ip"."""
-        return self._snapshot.gather_scores_grad(grad, ids, n_threads=n_threads, dtype=dtype)
-
-    def filter(self, filter: Any) -> Filter:
-        """:meth:`Snapshot.filter` of this version."""
-        return self._snapshot.filter(filter)
-
-    def __contains__(self, doc_id: object) -> bool:
-        """Whether there is a document of this id."""
-        return doc_id in self._snapshot
-
-    def __len__(self) -> int:
-        return len(self._snapshot)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold documents of their own."""
@@ -378,56 +279,3 @@ class FlatIndex:
 
     def __repr__(self) -> str:
         return f"FlatIndex({self._snapshot.described()}"
-
-    @property
-    def version(self) -> int:
-        """A number that is greater after every change, to keep under it what depends on the documents."""
-        return self._snapshot.version
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self._snapshot.dim
-
-    @property
-    def scan(self) -> str:
-        """How documents are scanned: "auto", "float32" or "int8", as the index was made."""
-        return self._snapshot.scan
-
-    @property
-    def dtype(self) -> str:
-        """What the vectors are stored as: "float32", "float16" or "bfloat16"."""
-        return self._snapshot.dtype
-
-    @property
-    def metric(self) -> str:
-        """What scores are: "ip", "cosine" or "l2", as the index was made."""
-        return self._snapshot.metric
-
-    @property
-    def vectors(self) -> NDArray[Any]:
-        """The documents (N,D), read-only, in the order of :attr:`ids`: float32 or float16 as stored (of length 1 for
-        "cosine"); bfloat16, which NumPy lacks, as float32. A copy, save where all lie together and none was removed: of
-        an index whose files are mapped these are the files, which :meth:`verify` checks."""
-        return self._snapshot.vectors
-
-    @property
-    def ids(self) -> NDArray[Any]:
-        """Their ids (N,), int64, or an object array of str: a copy."""
-        return self._snapshot.ids
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The kinds of the metadata columns by name: "int64", "float64", "bool" or "str"."""
-        return self._snapshot.columns
-
-    @property
-    def metadata(self) -> dict[str, NDArray[Any]]:
-        """The metadata columns by name, each (N,) in the order of :attr:`ids`: copies."""
-        return self._snapshot.metadata
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the documents in bytes: vectors, norms, ids, codes and metadata, with the room for documents to
-        come; files that are mapped count as well."""
-        return self._snapshot.nbytes

@@ -97,8 +97,6 @@ def scores_plain(
         places = np.where(rows < 0, -1, np.searchsorted(used, rows))
         squares = None if squares is None else squares[used]
     try:
-        if squares is None:
-            return _kernels.gather_scores(asked, docs, places, threads, out_type, storage == "bfloat16")
         return _kernels.gather_scores(asked, docs, places, threads, out_type, storage == "bfloat16", squares)
     except ValueError:
         arrays.refuse_nonfinite(queries, "queries")

@@ -26,7 +26,7 @@ def distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return ordered[first]
 
 
-class Taken:
+class IdSet:
     """A set of ids that one writer asks and adds to. It may hold ids of documents that went."""
 
     def __init__(self, ids: NDArray[np.int64]) -> None:

@@ -57,7 +57,7 @@ def merge_topk(
     if ids is None:
         return _merged_hits(scores, wanted, temperature)
     doubles, type_num = arrays.shaped_doubles(scores, "scores", "(S, B, K)", (None, None, None))
-    given = id_array(ids, "ids", f"{doubles.shape}, that of scores", doubles.shape)
+    given = arrays.id_array(ids, "ids", f"{doubles.shape}, that of scores", doubles.shape)
     (places,), words = _places([given], ["ids"])
     best, best_places = _merged(doubles, places, doubles.shape[2] if wanted is None else wanted)
     return (_kernels.narrowed(best) if type_num == arrays.FLOAT else best), _named(best_places, words)
@@ -74,7 +74,7 @@ def _merged_hits(hits: Any, k: int | None, temperature: float) -> Hits:
         expected = "(K,)" if single else f"({len(hits[0].scores)}, K)"
         shape = (None,) if single else (len(hits[0].scores), None)
         scores, type_num = arrays.shaped_doubles(part.scores, f"scores of list {i}", expected, shape)
-        ids = id_array(part.ids, f"ids of list {i}", f"{scores.shape}, that of its scores", scores.shape)
+        ids = arrays.id_array(part.ids, f"ids of list {i}", f"{scores.shape}, that of its scores", scores.shape)
         parts.append((np.atleast_2d(scores), np.atleast_2d(ids), type_num))
     places, words = _places([ids for _, ids, _ in parts], [f"ids of list {i}" for i in range(len(parts))])
     n_queries, longest = len(parts[0][0]), max(scores.shape[1] for scores, _, _ in parts)
@@ -91,21 +91,6 @@ def _merged_hits(hits: Any, k: int | None, temperature: float) -> Hits:
     else:
         found = Hits(best, best_ids, logprobs)
     return Hits(found.scores[0], found.ids[0], found.logprobs[0]) if single else found
-
-
-def id_array(x: Any, name: str, letters: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-    """Ids of documents as searches give them: int64, or an object array of str and None. None in the shape (called
-    letters in errors) stands for any size."""
-    a = arrays.as_array(x, name)
-    if a.ndim == 0 or a.dtype.kind not in "OUT":
-        return arrays.integers(x, name, letters, shape)
-    if a.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, a.shape, strict=True)):
-        raise ValueError(f"{name}: expected shape {letters}, got {a.shape}")
-    strings = a.astype(object)
-    for value in strings.ravel().tolist():
-        if value is not None and not isinstance(value, str):
-            raise TypeError(f"{name}: expected integers, or str and None, got {type(value).__name__} {value!r:.80}")
-    return strings
 
 
 def _places(several: list[NDArray[Any]], names: list[str]) -> tuple[list[NDArray[np.int64]], list[str] | None]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast.index.strings import Strings, listed, pack, refuse_surrogates
+from ragfast.index.strings import Strings, pack, refuse_surrogates, repeated, string_list
 
-NO_DOCUMENT = -1
+UNKNOWN_KEY = -1
 
 
 class Names:
     """User ids that are strings <-> keys, the ordinals of their addition, int64.
 
     A name keeps its key as long as these Names live, whatever becomes of its document: versions of an index share them.
-    :meth:`kept` makes others without the names that are no longer wanted. One writer may append while others read.
+    :meth:`subset` makes others without the names that are no longer wanted. One writer may append while others read.
 
     >>> names = Names()
-    >>> names.append(["a", "b"]).tolist(), names.find(["b", "c"]).tolist(), names.of(np.array([1, -1])).tolist()
+    >>> names.append(["a", "b"]).tolist(), names.find(["b", "c"]).tolist(), names.take(np.array([1, -1])).tolist()
     ([0, 1], [1, -1], ['b', None])
     """
 
@@ -36,49 +34,36 @@ class Names:
 
         ValueError for arrays of another type or size.
         """
-        self._strings = Strings(data, offsets)
+        self._strings = _NameStrings(data, offsets)
         n = self._strings.n_stored
         if keys is not None and (keys.dtype != np.int64 or keys.shape != (n,)):
             raise ValueError(f"keys of names: expected int64 ({n},), got {keys.dtype} {keys.shape}")
         after = n if keys is None else int(keys[-1]) + 1 if n else 0
-        self._stored_keys = keys
+        self._stored_keys = keys  # None: the position of a name is its key
         self._first_added = after if next_key is None else next_key
         if self._first_added < after:
             raise ValueError(f"names: expected the next key to be {after} or more, got {next_key}")
-        self._by_name: dict[str, int] | None = None  # of those stored; never changed once it is made
-        self._added: dict[str, int] = {}
+        if keys is None and self._first_added > n:
+            self._stored_keys = np.arange(n)
 
     def __len__(self) -> int:
-        return self._strings.n_stored + len(self._added)
+        return len(self._strings)
 
     @property
     def next_key(self) -> int:
-        return self._first_added + len(self._added)
+        return self._first_added + len(self._strings) - self._strings.n_stored
 
     @property
     def nbytes(self) -> int:
-        """Of memory or of mapped files; what Python objects take is an estimate."""
-        keys = 0 if self._stored_keys is None else self._stored_keys.nbytes
-        return self._strings.nbytes + keys
+        """Bytes of memory or of mapped files; what Python objects take is an estimate."""
+        return self._strings.nbytes + (0 if self._stored_keys is None else self._stored_keys.nbytes)
 
     def check(self) -> None:
-        """Reads all that is stored: ValueError for strings that are none, keys that do not ascend, names
-        given twice."""
-        self._strings.check()
+        """Read all that is stored: ValueError for strings that are none, keys that do not ascend, names given twice."""
         keys = self._stored_keys
         if keys is not None and keys.size and (keys[0] < 0 or (keys[1:] <= keys[:-1]).any()):
             raise ValueError("keys of names: expected them to ascend from 0 or more")
-        self._stored()
-
-    def _stored(self) -> dict[str, int]:
-        if self._by_name is None:  # two readers may both do this, to the same end
-            strings = self._strings.stored()
-            keys = range(len(strings)) if self._stored_keys is None else self._stored_keys.tolist()
-            by_name = dict(zip(strings, keys, strict=True))
-            if len(by_name) < len(strings):
-                raise ValueError(f"names: expected distinct names, got {_repeated(strings)!r:.80} twice")
-            self._by_name = by_name
-        return self._by_name
+        self._strings.check()
 
     def read(self, x: object, name: str = "ids") -> list[str]:
         """Ids (N,) given by a user, distinct, for :meth:`append`; what errors call them is `name`.
@@ -86,9 +71,9 @@ class Names:
         TypeError for what is not a sequence of str, ValueError for an empty id, for one that is given twice and for
         one with half of a surrogate pair.
         """
-        strings: list[str] = listed(x, name)
+        strings: list[str] = string_list(x, name)
         if len(set(strings)) < len(strings):
-            raise ValueError(f"{name}: expected distinct ids, got {_repeated(strings)!r:.80} twice")
+            raise ValueError(f"{name}: expected distinct ids, got {repeated(strings)!r:.80} twice")
         if "" in strings:
             raise ValueError(f"{name}: expected strings of one character or more, got '' in row {strings.index('')}")
         refuse_surrogates(strings, name)
@@ -97,64 +82,60 @@ class Names:
     def append(self, x: object) -> NDArray[np.int64]:
         """New keys (N,), ascending, of ids as in :meth:`read`; ValueError for a name that is known."""
         strings = self.read(x)
-        known = np.flatnonzero(self._found(strings) >= 0)
+        known = np.flatnonzero(self._strings.positions(strings) >= 0)
         if known.size:
             raise ValueError(f"ids: expected ids that the index does not hold, got {strings[known[0]]!r:.80}")
         return self.append_read(strings)
 
     def append_read(self, strings: list[str]) -> NDArray[np.int64]:
-        """:meth:`append` of what :meth:`read` returned and :meth:`find` does not know, which is not looked at again."""
+        """:meth:`append` of what :meth:`read` returned and :meth:`find` does not know, without checking it again."""
         first = self.next_key
-        self._strings.extend(strings, len(self))  # before any key can be found
-        self._added.update(zip(strings, range(first, first + len(strings)), strict=True))
+        self._strings.append(strings)
         return np.arange(first, first + len(strings), dtype=np.int64)
 
-    def of(self, keys: NDArray[np.int64]) -> NDArray[np.object_]:
+    def take(self, keys: NDArray[np.int64]) -> NDArray[np.object_]:
         """The names of keys, of any shape, as an object array; None for -1.
 
-        ValueError for a key that was never given, or that :meth:`kept` left out.
+        ValueError for a key that was never given, or that :meth:`subset` left out.
         """
-        keys, n = np.asarray(keys, np.int64), self._strings.n_stored
+        keys, stored, n = np.asarray(keys, np.int64), self._stored_keys, self._strings.n_stored
         if keys.size and keys.max() >= self.next_key:
             raise ValueError(f"names: no document has the key {keys.max()}")
-        if self._stored_keys is None and self._first_added == n:
+        if stored is None:
             return self._strings.take(keys)
-        stored = np.arange(n) if self._stored_keys is None else self._stored_keys
         places = np.searchsorted(stored, keys)
         wrong = (keys >= 0) & (keys < self._first_added)
         wrong &= stored[np.minimum(places, n - 1)] != keys if n else True
         if wrong.any():
             raise ValueError(f"names: no document has the key {keys[wrong][0]}")
-        return self._strings.take(
-            np.where(keys < 0, NO_DOCUMENT, np.where(keys < self._first_added, places, keys - self._first_added + n))
-        )
-
-    def _found(self, strings: Sequence[str]) -> NDArray[np.int64]:
-        stored, added = self._stored(), self._added
-        if not stored:
-            return np.array([added.get(string, NO_DOCUMENT) for string in strings], np.int64)
-        return np.array([added.get(string, stored.get(string, NO_DOCUMENT)) for string in strings], np.int64)
+        positions = np.where(keys < self._first_added, places, keys - self._first_added + n)
+        return self._strings.take(np.where(keys < 0, UNKNOWN_KEY, positions))
 
     def find(self, x: object) -> NDArray[np.int64]:
         """The keys (n,) of strings, which may repeat; -1 for what is not known."""
-        return self._found(listed(x, "ids"))
+        positions = self._strings.positions(string_list(x, "ids"))
+        stored, n = self._stored_keys, self._strings.n_stored
+        if stored is None:
+            return positions
+        keys = positions - n + self._first_added
+        was_stored = positions < n
+        keys[was_stored] = stored[positions[was_stored]] if n else UNKNOWN_KEY
+        keys[positions < 0] = UNKNOWN_KEY
+        return keys
 
-    def kept(self, keys: NDArray[np.int64]) -> Names:
+    def subset(self, keys: NDArray[np.int64]) -> Names:
         """Other Names with only these keys, distinct; later ones go on where these do."""
         ascending = np.sort(np.asarray(keys, np.int64))
-        return Names(*pack(self.of(ascending).tolist()), ascending, self.next_key)
+        return Names(*pack(self.take(ascending).tolist()), ascending, self.next_key)
 
     def packed(self, next_key: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64] | None]:
         """(data, offsets, keys) for storage, as they were when :attr:`next_key` was that, which is to be stored beside
-        them: more may come meanwhile. keys None: 0, 1, 2, ..."""
-        n = self._strings.n_stored
-        text = self._strings.packed(n + next_key - self._first_added)
-        if self._stored_keys is None and self._first_added == n:
+        them: a writer may append meanwhile. keys None: 0, 1, 2, ..."""
+        text = self._strings.packed(self._strings.n_stored + next_key - self._first_added)
+        if self._stored_keys is None:
             return (*text, None)
-        stored = np.arange(n, dtype=np.int64) if self._stored_keys is None else self._stored_keys
-        return (*text, np.concatenate([stored, np.arange(self._first_added, next_key, dtype=np.int64)]))
+        return (*text, np.concatenate([self._stored_keys, np.arange(self._first_added, next_key)]))
 
 
-def _repeated(strings: Sequence[str]) -> str:
-    seen: set[str] = set()
-    return next(string for string in strings if string in seen or seen.add(string))  # type: ignore[func-returns-value]  # set.add returns None, which is false
+class _NameStrings(Strings):
+    kind = "names"

@@ -1,15 +1,14 @@
 """An index as a directory of arrays, and back: which array is called what, and what must hold between them.
 
-Below are storage's named arrays and meta. Of each segment, ``segment-<name>/``: vectors (N,D), norms (N,), row_sums
-(N,), and where there are any ids (N,), squares (N,), metadata column-0, column-1, ..., the planes of codes high, low,
-bounds with their form center, weight, rotation, and alive (N / 32 rounded up,), the bits of the rows that were not
-removed. Of strings text and offsets: names/, and words-0/, ... of the columns. docs/index-format.md has the details.
+The arrays of each segment are named ``segment-<name>/``: vectors (N,D), norms (N,), row_sums (N,), and if there are any
+ids (N,), squares (N,), metadata column-0, column-1, ..., the planes of codes high, low, bounds with their quantizer's
+center, weight, rotation, and alive (N / 32 rounded up,), the bits of the rows that are not removed. Strings are stored
+as text and offsets: names/, and words-0/, ... of the columns. docs/index-format.md has the details.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
-from ragfast.index import quantizer as codes
 from ragfast.index import storage
 from ragfast.index.columns import DTYPES, Schema, Vocabulary
 from ragfast.index.names import Names
-from ragfast.index.segment import MAX_DOCS, Room, Segment, Source, aligned, rows_on_lines, writable
-from ragfast.index.selection import Contents, new_numbers
+from ragfast.index.quantizer import MAX_CODED_DIM, PANEL, Quantizer
+from ragfast.index.segment import MAX_DOCS, Buffers, Segment, aligned, rows_on_lines, writable
+from ragfast.index.selection import Contents, new_group_numbers
 from ragfast.index.snapshot import METRICS, SCANS, Snapshot
 
 LAYOUT = 1
 """Of the arrays; storage has a number for that of the files."""
 PLANES = ("high", "low", "bounds")
-FORM = ("center", "weight", "rotation")
+QUANTIZER_ARRAYS = ("center", "weight", "rotation")
 
 MAX_ID = 2**63 - 1
 
@@ -38,37 +37,37 @@ Arrays = dict[str, NDArray[Any]]
 
 def segment_arrays(segment: Segment) -> Arrays:
     """The arrays of a segment, all rows of it, removed or not. Those of several segments, of whole panels all but the
-    last, may be written one behind the other. The form of the codes is not among them, nor which rows are alive."""
+    last, may be written one behind the other. The quantizer is not among them, nor which rows are alive."""
     return _rows(segment) | _ids(segment) | _codes(segment)
 
 
 def _rows(segment: Segment) -> Arrays:
-    room, n = segment.room, segment.n
+    buffers, n = segment.buffers, segment.n
     segment.check_vectors()  # what is wrong would get a checksum that is right
     segment.check("norms", "row_sums", "squares")
-    sums = _kernels.row_sums(segment.vectors) if room.row_sums is None else room.row_sums[:n]
-    found = {"vectors": segment.vectors, "norms": room.norms[:n], "row_sums": sums}
-    if room.half_squares is not None:
-        found["squares"] = room.half_squares[:n]
-    return found | {f"column-{i}": segment.column(name) for i, name in enumerate(room.columns)}
+    sums = _kernels.row_sums(segment.vectors) if buffers.row_sums is None else buffers.row_sums[:n]
+    found = {"vectors": segment.vectors, "norms": buffers.norms[:n], "row_sums": sums}
+    if buffers.half_squares is not None:
+        found["squares"] = buffers.half_squares[:n]
+    return found | {f"column-{i}": segment.column(name) for i, name in enumerate(buffers.columns)}
 
 
 def _ids(segment: Segment) -> Arrays:
-    return {} if segment.room.ids is None else {"ids": segment.all_ids}
+    return {} if segment.buffers.ids is None else {"ids": segment.all_ids}
 
 
 def _codes(segment: Segment) -> Arrays:
-    if segment.room.codes is None:
+    if segment.buffers.codes is None:
         return {}
     segment.check(*PLANES)
-    planes: tuple[NDArray[Any], ...] = segment.room.codes.planes
-    panels, room = -(-segment.n // codes.PANEL), max(1, len(planes[2]))
-    return {name: plane[: panels * (len(plane) // room)] for name, plane in zip(PLANES, planes, strict=True)}
+    planes: tuple[NDArray[Any], ...] = segment.buffers.codes.planes
+    panels, capacity = -(-segment.n // PANEL), max(1, len(planes[2]))
+    return {name: plane[: panels * (len(plane) // capacity)] for name, plane in zip(PLANES, planes, strict=True)}
 
 
-def form_arrays(form: codes.Form) -> Arrays:
-    """The arrays of the form of the codes of a segment, which stand beside its others."""
-    parts = {"center": form.center, "weight": form.weight, "rotation": form.rotation}
+def quantizer_arrays(quantizer: Quantizer) -> Arrays:
+    """The arrays of the quantizer of the codes of a segment, which stand beside its others."""
+    parts = {"center": quantizer.center, "weight": quantizer.weight, "rotation": quantizer.rotation}
     return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -93,33 +92,25 @@ def _packed(
     return found if keys is None else found | {f"{prefix}keys": keys}
 
 
-def segment_meta(
-    name: str,
-    form: codes.Form | None,
-    n: int,
-    *,
-    n_removed: int = 0,
-    first_id: int = 0,
-    lowest: int = 2**63 - 1,
-    highest: int = -1,
-) -> dict[str, Any]:
-    """What is said of a segment; lowest and highest are of the ids of its rows."""
+def segment_meta(segment: Segment) -> dict[str, Any]:
+    """What the manifest says of a segment."""
+    quantizer = None if segment.buffers.codes is None else segment.buffers.quantizer
+    codes = None if quantizer is None else {"prefix": quantizer.prefix, "rotation_error": quantizer.rotation_error}
     return {
-        "name": name,
-        "n": n,
-        "removed": n_removed,
-        "first_id": first_id,
-        "lowest": lowest,
-        "highest": highest,
-        "codes": None if form is None else {"prefix": form.prefix, "rotation_error": form.rotation_error},
+        "name": segment.buffers.name,
+        "n": segment.n,
+        "removed": segment.n_removed,
+        "first_id": segment.first_id,
+        "lowest": segment.lowest,
+        "highest": segment.highest,
+        "codes": codes,
     }
 
 
-def index_meta(
-    now: Snapshot, contents: Contents, segments: list[dict[str, Any]], commit: str, next_key: int | None
-) -> dict[str, Any]:
-    """What is said of an index; commit is another for each version that is written anywhere, next_key that of the names
-    that are written."""
+def index_meta(now: Snapshot, commit: str, next_key: int | None) -> dict[str, Any]:
+    """What the manifest says of an index; commit is another for each version that is written anywhere, next_key that of
+    the names that are written."""
+    contents = now._contents
     return {
         "layout": LAYOUT,
         "commit": commit,
@@ -132,39 +123,39 @@ def index_meta(
         "next_id": contents.next_id,
         "next_key": next_key,
         "columns": None if contents.schema is None else [list(item) for item in contents.schema.kinds.items()],
-        "segments": segments,
+        "segments": [segment_meta(segment) for segment in now._segments],
     }
 
 
 def new_commit(writer: str) -> str:
-    return f"{writer}-{secrets.token_hex(8)}"
+    return f"{writer}-{os.urandom(8).hex()}"
 
 
 def new_writer() -> str:
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 # ---- writing
 
 
-class Stamp(NamedTuple):
+class GroupKey(NamedTuple):
     """What a group of arrays was made of: made of the same again they would be the same."""
 
     source: object
     n: int
 
-    def same(self, other: Stamp | None) -> bool:
+    def same(self, other: GroupKey | None) -> bool:
         return other is not None and self.source is other.source and self.n == other.n
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedState:
     """What an index knows of the arrays in a directory, by groups: true as long as the directory is at this commit.
     A commit of the same writer that is not this one is of a save that failed at its very end."""
 
     path: str
     commit: str
-    stamps: Mapping[str, Stamp]
+    group_keys: Mapping[str, GroupKey]
     writer: str = field(default_factory=new_writer)
 
 
@@ -173,44 +164,44 @@ def _group(name: str) -> str:
     prefix, _, part = name.partition("/")
     if part in ("ids", "alive"):
         return name
-    return f"{prefix}/codes" if part in PLANES + FORM else prefix
+    return f"{prefix}/codes" if part in PLANES + QUANTIZER_ARRAYS else prefix
 
 
-def _groups(now: Snapshot) -> Iterator[tuple[str, Stamp, Callable[[], Arrays]]]:
+def _groups(now: Snapshot) -> Iterator[tuple[str, GroupKey, Callable[[], Arrays]]]:
     for segment in now._segments:
         yield from _segment_groups(segment)
     for i, words in _vocabularies(now._contents):
         n = len(words)  # once: a writer may go on
-        yield f"words-{i}", Stamp(words, n), lambda i=i, n=n, words=words: _packed(f"words-{i}/", *words.packed(n))  # type: ignore[misc]  # of the defaults of a lambda
+        yield f"words-{i}", GroupKey(words, n), lambda i=i, n=n, words=words: _packed(f"words-{i}/", *words.packed(n))  # type: ignore[misc]  # of the defaults of a lambda
     names = now._contents.names
     if names is not None:
         next_key = names.next_key  # likewise
-        yield "names", Stamp(names, next_key), lambda: _packed("names/", *names.packed(next_key))
+        yield "names", GroupKey(names, next_key), lambda: _packed("names/", *names.packed(next_key))
 
 
-def _segment_groups(segment: Segment) -> Iterator[tuple[str, Stamp, Callable[[], Arrays]]]:
-    room, n, prefix = segment.room, segment.n, segment.room.name
+def _segment_groups(segment: Segment) -> Iterator[tuple[str, GroupKey, Callable[[], Arrays]]]:
+    buffers, n, prefix = segment.buffers, segment.n, segment.buffers.name
 
     def under(found: Arrays) -> Arrays:
         return {f"{prefix}/{name}": values for name, values in found.items()}
 
-    yield prefix, Stamp(room.lookup, n), lambda: under(_rows(segment))
-    yield f"{prefix}/ids", Stamp(room.lookup, n), lambda: under(_ids(segment))
-    if room.codes is not None:
-        assert room.form is not None
-        form = form_arrays(room.form)
-        yield f"{prefix}/codes", Stamp(room.codes, n), lambda: under(_codes(segment) | form)
+    yield prefix, GroupKey(buffers.lookup, n), lambda: under(_rows(segment))
+    yield f"{prefix}/ids", GroupKey(buffers.lookup, n), lambda: under(_ids(segment))
+    if buffers.codes is not None:
+        assert buffers.quantizer is not None
+        quantizer = quantizer_arrays(buffers.quantizer)
+        yield f"{prefix}/codes", GroupKey(buffers.codes, n), lambda: under(_codes(segment) | quantizer)
     alive = segment.alive
     if alive is not None:
-        yield f"{prefix}/alive", Stamp(alive, n), lambda: under({"alive": alive[: (n + 31) // 32]})
+        yield f"{prefix}/alive", GroupKey(alive, n), lambda: under({"alive": alive[: (n + 31) // 32]})
 
 
-def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None, overwrite: bool) -> Saved:
+def save(path: str | os.PathLike[str], now: Snapshot, saved: SavedState | None, overwrite: bool) -> SavedState:
     """Writes a version; what lies there unchanged since `saved` is not written again. Not over what another writer put
     where `saved` was, unless overwrite."""
     where = os.path.abspath(path)
     writer = new_writer() if saved is None else saved.writer
-    commit, stamps = new_commit(writer), {}
+    commit, group_keys = new_commit(writer), {}
     with storage.change(path) as transaction:
         before = transaction.before
         there = before.meta.get("commit")
@@ -221,9 +212,9 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None, overw
                     f"{os.fspath(path)}: another writer saved an index there since this one was opened or saved; "
                     "open it and make the changes again, save elsewhere, or pass overwrite=True"
                 )
-        known = saved.stamps if saved is not None and there == saved.commit else {}
+        known = saved.group_keys if saved is not None and there == saved.commit else {}
         for group, stamp, make in _groups(now):
-            stamps[group] = stamp  # from before it is written: names and words may grow meanwhile
+            group_keys[group] = stamp  # from before it is written: names and words may grow meanwhile
             kept = [name for name in before.arrays if _group(name) == group] if stamp.same(known.get(group)) else []
             if kept and all(transaction.has(name) for name in kept):
                 for name in kept:
@@ -231,14 +222,9 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None, overw
             else:
                 for name, values in make().items():
                     transaction.put(name, values, rows_checked=name.endswith("/vectors"))
-        segments = []
-        for s in now._segments:
-            about = {"n_removed": s.n_removed, "first_id": s.first_id, "lowest": s.lowest, "highest": s.highest}
-            form = None if s.room.codes is None else s.room.form
-            segments.append(segment_meta(s.room.name, form, s.n, **about))
-        next_key = stamps["names"].n if "names" in stamps else None
-        transaction.commit(index_meta(now, now._contents, segments, commit, next_key))
-    return Saved(where, commit, stamps, writer)
+        next_key = group_keys["names"].n if "names" in group_keys else None
+        transaction.commit(index_meta(now, commit, next_key))
+    return SavedState(where, commit, group_keys, writer)
 
 
 # ---- reading
@@ -246,9 +232,9 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: Saved | None, overw
 
 class Opened(NamedTuple):
     snapshot: Snapshot
-    saved: Saved
-    form: codes.Form | None  # of the largest segment, for those to come
-    form_docs: int
+    saved: SavedState
+    quantizer: Quantizer | None  # of the largest segment, for those to come
+    quantizer_docs: int
 
 
 def open(path: str | os.PathLike[str], mmap: object = True, verify: bool = True) -> Opened:
@@ -267,72 +253,77 @@ class _Reader:
         self._unused = set(stored.names)
         self._where = os.path.join(stored.path, "manifest.json")
 
-    def _wrong(self, expected: str, found: object) -> storage.IndexFormatError:
+    def _error(self, expected: str, found: object) -> storage.IndexFormatError:
         return storage.IndexFormatError(f"{self._where}: expected {expected}, found {found!r:.200}")
 
-    def _of(self, about: Any, key: str, kinds: type | tuple[type, ...]) -> Any:
+    def _field(self, about: Any, key: str, kinds: type | tuple[type, ...]) -> Any:
         if not isinstance(about, dict):
-            raise self._wrong(f"a description with {key!r}", about)
+            raise self._error(f"a description with {key!r}", about)
         value = about.get(key)
         if key not in about or not isinstance(value, kinds) or (isinstance(value, bool) and kinds is int):
-            raise self._wrong(f"{key!r} in the description of the index", value)
+            raise self._error(f"{key!r} in the description of the index", value)
         return value
 
-    def _whole(self, about: Any, key: str, least: int, most: int) -> int:
-        value: int = self._of(about, key, int)
+    def _integer(self, about: Any, key: str, least: int, most: int) -> int:
+        value: int = self._field(about, key, int)
         if not least <= value <= most:
-            raise self._wrong(f"{key} from {least} to {most}", value)
+            raise self._error(f"{key} from {least} to {most}", value)
         return value
 
-    def _word(self, about: Any, key: str, words: tuple[str, ...]) -> str:
-        value: str = self._of(about, key, str)
+    def _choice(self, about: Any, key: str, words: tuple[str, ...]) -> str:
+        value: str = self._field(about, key, str)
         if value not in words:
-            raise self._wrong(f"{key} of {', '.join(map(repr, words))}", value)
+            raise self._error(f"{key} of {', '.join(map(repr, words))}", value)
         return value
 
     def index(self) -> Opened:
         meta = self._stored.meta
-        if self._whole(meta, "layout", 1, MAX_ID) != LAYOUT:
-            raise self._wrong(f"layout {LAYOUT}, which this version of ragfast reads", meta["layout"])
-        dim = self._whole(meta, "dim", 1, arrays.MAX_DIM)
-        scan, dtype = self._word(meta, "scan", SCANS), self._word(meta, "dtype", arrays.STORAGE)
-        how = dim, scan, dtype, self._word(meta, "metric", METRICS), self._whole(meta, "version", 0, MAX_ID)
+        if self._integer(meta, "layout", 1, MAX_ID) != LAYOUT:
+            raise self._error(f"layout {LAYOUT}, which this version of ragfast reads", meta["layout"])
+        dim = self._integer(meta, "dim", 1, arrays.MAX_DIM)
+        scan, dtype = self._choice(meta, "scan", SCANS), self._choice(meta, "dtype", arrays.STORAGE)
+        metric, version = self._choice(meta, "metric", METRICS), self._integer(meta, "version", 0, MAX_ID)
         contents = self._contents(meta)
-        empty = Snapshot(*how, (), contents)
-        segments = [self._segment(empty, about) for about in self._of(meta, "segments", list)]
-        if len({segment.room.name for segment in segments}) < len(segments) or sum(s.n for s in segments) >= MAX_DOCS:
-            raise self._wrong("different segments of fewer than 2**31 rows", [s.room.name for s in segments])
+        empty = Snapshot(dim, scan, dtype, metric, version, (), contents)
+        segments = [self._segment(empty, about) for about in self._field(meta, "segments", list)]
+        if (
+            len({segment.buffers.name for segment in segments}) < len(segments)
+            or sum(s.n for s in segments) >= MAX_DOCS
+        ):
+            raise self._error("different segments of fewer than 2**31 rows", [s.buffers.name for s in segments])
         if contents.schema is None and segments:
-            raise self._wrong("columns where there are documents", None)
+            raise self._error("columns where there are documents", None)
         if self._unused:
-            raise self._wrong("arrays that the description speaks of", min(self._unused))
-        snapshot = Snapshot(*how, tuple(segments), contents)
-        coded = max((s for s in segments if s.room.form is not None), key=lambda s: s.n, default=None)
-        stamps = {group: stamp for group, stamp, _ in _groups(snapshot)}
-        saved = Saved(os.path.abspath(self._stored.path), self._of(meta, "commit", str), stamps)
-        return Opened(snapshot, saved, None if coded is None else coded.room.form, 0 if coded is None else coded.n)
+            raise self._error("arrays that the description speaks of", min(self._unused))
+        snapshot = empty.replaced(segments, contents)
+        coded = max((s for s in segments if s.buffers.quantizer is not None), key=lambda s: s.n, default=None)
+        group_keys = {group: stamp for group, stamp, _ in _groups(snapshot)}
+        saved = SavedState(os.path.abspath(self._stored.path), self._field(meta, "commit", str), group_keys)
+        return Opened(
+            snapshot, saved, None if coded is None else coded.buffers.quantizer, 0 if coded is None else coded.n
+        )
 
-    def _array(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    def _mapped_array(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
         """The mapped array, None in the shape standing for any size."""
         a = self._stored.array(name)
         self._unused.discard(name)
         fits = a.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, a.shape, strict=True))
         if a.dtype != np.dtype(dtype) or not fits:
-            raise self._wrong(f"{name} to be {np.dtype(dtype)} {shape}", f"{a.dtype} {a.shape}")
+            raise self._error(f"{name} to be {np.dtype(dtype)} {shape}", f"{a.dtype} {a.shape}")
         return a
 
-    def _small(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    def _read_array(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
         """In memory, verified."""
-        a = self._array(name, dtype, shape)
+        a = self._mapped_array(name, dtype, shape)
         if self._verify:
             self._stored.verify(name)
         return np.array(a)
 
-    def _strings(self, prefix: str, make: Callable[..., Any], *more: Any) -> Any:
+    def _read_strings(self, prefix: str, make: Callable[..., Any], *more: Any) -> Any:
         """What make makes of text and offsets, which are read."""
         text, offsets = (
-            self._small(f"{prefix}/text", np.uint8, (None,)),
-            self._small(f"{prefix}/offsets", np.int64, (None,)),
+            self._read_array(f"{prefix}/text", np.uint8, (None,)),
+            self._read_array(f"{prefix}/offsets", np.int64, (None,)),
         )
         try:
             made = make(text, offsets, *more)
@@ -342,12 +333,12 @@ class _Reader:
         return made
 
     def _contents(self, meta: Any) -> Contents:
-        numbering = self._word(meta, "numbering", ("", "numbered", "int", "str"))
+        numbering = self._choice(meta, "numbering", ("", "numbered", "int", "str"))
         names = None
         if numbering == "str":
-            keys = self._small("names/keys", np.int64, (None,)) if "names/keys" in self._names else None
-            names = self._strings("names", Names, keys, self._whole(meta, "next_key", 0, MAX_ID))
-        contents = Contents(numbering, self._whole(meta, "next_id", 0, MAX_ID), names)
+            keys = self._read_array("names/keys", np.int64, (None,)) if "names/keys" in self._names else None
+            names = self._read_strings("names", Names, keys, self._integer(meta, "next_key", 0, MAX_ID))
+        contents = Contents(numbering, self._integer(meta, "next_id", 0, MAX_ID), names)
         columns = meta.get("columns")
         if columns is None:
             return contents
@@ -355,31 +346,31 @@ class _Reader:
             pairs = [(name, kind) for name, kind in columns]
             schema = Schema(dict(pairs))
         except (TypeError, ValueError) as error:
-            raise self._wrong("columns, a list of names and kinds", f"{columns!r:.100} ({error})") from None
+            raise self._error("columns, a list of names and kinds", f"{columns!r:.100} ({error})") from None
         if len(schema) < len(pairs):
-            raise self._wrong("columns of different names", pairs)
+            raise self._error("columns of different names", pairs)
         kinds = schema.kinds
-        words = {n: self._strings(f"words-{i}", Vocabulary) for i, n in enumerate(kinds) if kinds[n] == "str"}
-        return contents._replace(schema=schema, vocabularies=words, numbers=new_numbers(schema))
+        words = {n: self._read_strings(f"words-{i}", Vocabulary) for i, n in enumerate(kinds) if kinds[n] == "str"}
+        return contents._replace(schema=schema, vocabularies=words, group_numbers=new_group_numbers(schema))
 
     def _segment(self, now: Snapshot, about: Any) -> Segment:
-        name, n = self._of(about, "name", str), self._whole(about, "n", 1, MAX_DOCS)
-        first_id = self._whole(about, "first_id", 0, MAX_ID - n + 1)
+        name, n = self._field(about, "name", str), self._integer(about, "n", 1, MAX_DOCS)
+        first_id = self._integer(about, "first_id", 0, MAX_ID - n + 1)
         with_ids = f"{name}/ids" in self._names
-        room = self._room(now, about, name, n, with_ids)
-        alive, removed = None, self._whole(about, "removed", 0, n)
+        buffers = self._buffers(now, about, name, n, with_ids)
+        alive, removed = None, self._integer(about, "removed", 0, n)
         if f"{name}/alive" in self._names:
-            alive = self._small(f"{name}/alive", np.uint32, ((n + 31) // 32,))
+            alive = self._read_array(f"{name}/alive", np.uint32, ((n + 31) // 32,))
             if n - int(arrays.unpacked_bits(alive, n).sum()) != removed:
-                raise self._wrong(f"{name} to have as many rows removed as its bits say", removed)
+                raise self._error(f"{name} to have as many rows removed as its bits say", removed)
         elif removed:
-            raise self._wrong(f"{name}/alive, as {removed} rows are removed", "none")
+            raise self._error(f"{name}/alive, as {removed} rows are removed", "none")
         lowest, highest = first_id, first_id + n - 1
         if with_ids:
-            lowest, highest = self._whole(about, "lowest", 0, MAX_ID), self._whole(about, "highest", 0, MAX_ID)
-        return Segment(room, now.dtype, n, first_id, alive, removed, lowest, highest)
+            lowest, highest = self._integer(about, "lowest", 0, MAX_ID), self._integer(about, "highest", 0, MAX_ID)
+        return Segment(buffers, now.dtype, n, first_id, alive, removed, lowest, highest)
 
-    def _room(self, now: Snapshot, about: Any, name: str, n: int, with_ids: bool) -> Room:
+    def _buffers(self, now: Snapshot, about: Any, name: str, n: int, with_ids: bool) -> Buffers:
         parts: dict[str, tuple[Any, tuple[int, ...]]] = {
             "vectors": (np.float32 if now.dtype == "float32" else np.uint16, (n, now.dim)),
             "norms": (np.float32, (n,)),
@@ -392,42 +383,45 @@ class _Reader:
         kinds = {} if now._contents.schema is None else now._contents.schema.kinds
         for i, kind in enumerate(kinds.values()):
             parts[f"column-{i}"] = DTYPES[kind], (n,)
-        coded = self._of(about, "codes", (dict, type(None)))
+        coded = self._field(about, "codes", (dict, type(None)))
         if coded is not None:
-            if now.dim > codes.MAX_DIM:
-                raise self._wrong(f"no codes of {now.dim} elements", coded)
-            of_panel: tuple[NDArray[Any], ...] = _kernels.Codes(
-                codes.PANEL, now.dim, None, None, None, 0.0, 0, False
-            ).planes
-            panels = -(-n // codes.PANEL)
+            if now.dim > MAX_CODED_DIM:
+                raise self._error(f"no codes of {now.dim} elements", coded)
+            of_panel: tuple[NDArray[Any], ...] = _kernels.Codes(PANEL, now.dim, None, None, None, 0.0, 0, False).planes
+            panels = -(-n // PANEL)
             for plane, one in zip(PLANES, of_panel, strict=True):
                 parts[plane] = one.dtype, (panels * len(one), *one.shape[1:])
-        mapped = {part: self._array(f"{name}/{part}", *what) for part, what in parts.items()}
-        held = mapped if self._mmap is True else {part: self._in_memory(f"{name}/{part}") for part in parts}
-        source = None
-        if self._mmap is not False:
-            checked = {"vectors"} if self._mmap is True else set(parts)
-            unchecked = {f"{name}/{part}" for part in set(parts) - checked} if self._verify else set()
-            source = Source(self._stored, unchecked)
-        form = None if coded is None else self._form(now, coded, name)
+        mapped = {part: self._mapped_array(f"{name}/{part}", *what) for part, what in parts.items()}
+        held = mapped if self._mmap is True else {part: self._copied_array(f"{name}/{part}") for part in parts}
+        files = None if self._mmap is False else self._stored
+        unchecked = set(parts) - {"vectors"} if self._mmap is True and self._verify else set()
+        quantizer = None if coded is None else self._quantizer(now, coded, name)
         planes = None
-        if form is not None:
-            at = form.center, form.weight, form.rotation, form.rotation_error, form.prefix, now.scan == "int8"
+        if quantizer is not None:
+            at = (
+                quantizer.center,
+                quantizer.weight,
+                quantizer.rotation,
+                quantizer.rotation_error,
+                quantizer.prefix,
+                now.scan == "int8",
+            )
             planes = _kernels.Codes.over(held["high"], held["low"], held["bounds"], *at, now.metric == "l2")
-        return Room(
+        return Buffers(
             held["vectors"],
             held["norms"],
             held.get("ids"),
             held.get("squares"),
             {column: held[f"column-{i}"] for i, column in enumerate(kinds)},
             planes,
-            form,
-            held["row_sums"] if self._verify and source is not None else None,
-            source,
+            quantizer,
+            held["row_sums"] if self._verify and files is not None else None,
+            files,
+            unchecked,
             name=name,
         )
 
-    def _in_memory(self, name: str) -> NDArray[Any]:
+    def _copied_array(self, name: str) -> NDArray[Any]:
         """A copy, verified; of vectors only where they are not to be mapped."""
         a = self._stored.array(name)
         of_vectors = name.endswith("/vectors")
@@ -441,30 +435,30 @@ class _Reader:
         writable(rows, 0, len(a))[:] = a
         return rows
 
-    def _form(self, now: Snapshot, coded: Any, name: str) -> codes.Form:
+    def _quantizer(self, now: Snapshot, coded: Any, name: str) -> Quantizer:
         found: dict[str, NDArray[Any] | None] = {}
-        for part in FORM:
+        for part in QUANTIZER_ARRAYS:
             shape = (now.dim, now.dim) if part == "rotation" else (now.dim,)
-            values = self._small(f"{name}/{part}", np.float32, shape) if f"{name}/{part}" in self._names else None
+            values = self._read_array(f"{name}/{part}", np.float32, shape) if f"{name}/{part}" in self._names else None
             found[part] = values
             if values is not None and not np.isfinite(values).all():
-                raise self._wrong(f"finite values in {name}/{part}", "NaN or infinity")
-        prefix = self._whole(coded, "prefix", 0, now.dim - 1)
-        error = self._of(coded, "rotation_error", (int, float))
+                raise self._error(f"finite values in {name}/{part}", "NaN or infinity")
+        prefix = self._integer(coded, "prefix", 0, now.dim - 1)
+        error = self._field(coded, "rotation_error", (int, float))
         weight = found["weight"]
         if prefix % 16 or (prefix and now.metric == "l2"):
-            raise self._wrong("a prefix that is a multiple of 16, and 0 for l2", prefix)
+            raise self._error("a prefix that is a multiple of 16, and 0 for l2", prefix)
         if not 0 <= error < 0.01:
-            raise self._wrong("rotation_error from 0 to below 0.01", error)
+            raise self._error("rotation_error from 0 to below 0.01", error)
         if weight is not None and not ((np.frexp(weight)[0] == 0.5) & (weight >= 2.0**-30) & (weight <= 2.0**30)).all():
-            raise self._wrong(f"powers of two from 2^-30 to 2^30 in {name}/weight", "others")
-        return codes.Form(found["center"], weight, found["rotation"], float(error), prefix)
+            raise self._error(f"powers of two from 2^-30 to 2^30 in {name}/weight", "others")
+        return Quantizer(found["center"], weight, found["rotation"], float(error), prefix)
 
 
-def verify(now: Snapshot, saved: Saved | None) -> None:
+def verify(now: Snapshot, saved: SavedState | None) -> None:
     """Reads every byte of the files that a version looks at, and of the directory that the index was opened from or
     saved to; IndexFormatError where one is not as it was written, ValueError where there are none."""
-    mapped = {id(s.room.source): s.room.source.stored for s in now._segments if s.room.source}
+    mapped = {id(s.buffers.files): s.buffers.files for s in now._segments if s.buffers.files}
     if saved is None and not mapped:
         raise ValueError("verify: expected an index that was opened or saved; this one has no files")
     for stored in mapped.values():

@@ -1,19 +1,21 @@
-"""Documents that lie together: arrays with room to grow, and immutable views of the rows that a search sees."""
+"""Documents that lie together: arrays with spare capacity, and immutable views of the rows that a search sees."""
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
-from ragfast.index.quantizer import Form
-from ragfast.index.storage import IndexFormatError, Stored
+from ragfast.index.quantizer import Quantizer
+
+if TYPE_CHECKING:
+    from ragfast.index.storage import IndexFormatError, Stored
 
 MAX_DOCS = 2**31
 BLOCK_BYTES = 2**24
@@ -21,13 +23,18 @@ BLOCK_BYTES = 2**24
 
 
 class Rows(NamedTuple):
-    """Documents on their way into a segment, in the form in which it keeps them."""
+    """Documents on their way into a segment, as the segment keeps them."""
 
     vectors: NDArray[Any]
     norms: NDArray[np.float32]
-    ids: NDArray[np.int64] | None
     half_squares: NDArray[np.float64] | None
-    columns: Mapping[str, NDArray[Any]]
+    ids: NDArray[np.int64] | None = None
+    columns: Mapping[str, NDArray[Any]] = {}
+
+    def part(self, first: int, end: int) -> Rows:
+        part = slice(first, end)
+        rows: Any = [None if a is None else a[part] for a in self[:-1]]
+        return Rows(*rows)._replace(columns={name: column[part] for name, column in self.columns.items()})
 
 
 class _Run(NamedTuple):
@@ -83,46 +90,29 @@ def _merged(one: _Run, other: _Run, ids: NDArray[np.int64]) -> _Run:
     return _Run(one.first, both[order], np.concatenate(rows)[order])
 
 
-class Source:
-    """Where arrays of a room are mapped from. Each of those in `unchecked` is read as a whole before its first use;
-    vectors are not, whose rows have sums."""
-
-    def __init__(self, stored: Stored, unchecked: set[str]) -> None:
-        self.stored = stored
-        self._unchecked = unchecked  # threads may take the same from it twice
-
-    def check(self, *names: str) -> None:
-        """:class:`IndexFormatError` where one of these is not as it was written."""
-        for name in self._unchecked.intersection(names):
-            self.stored.verify(name)
-            self._unchecked.discard(name)
-
-    def file(self, name: str) -> str:
-        return self.stored.file(name)
-
-
-def new_name() -> str:
-    """One that no other room ever has; its arrays are stored under it."""
-    return f"segment-{secrets.token_hex(8)}"
+def new_segment_name() -> str:
+    """A unique name, under which the arrays of a segment are stored."""
+    return f"segment-{os.urandom(8).hex()}"
 
 
 @dataclass(frozen=True, eq=False)
-class Room:
-    """The arrays of a segment. Those in memory may have room for documents to come, which the index that owns the room
-    writes beyond the rows that any search looks at."""
+class Buffers:
+    """The arrays of a segment. Those in memory may have spare capacity: the index that owns the buffers writes new
+    documents beyond the rows that any search reads."""
 
-    vectors: NDArray[Any]  # (room,D) float32, or the bits of 16-bit floats
+    vectors: NDArray[Any]  # (capacity,D) float32, or the bits of 16-bit floats
     norms: NDArray[np.float32]
     ids: NDArray[np.int64] | None
     half_squares: NDArray[np.float64] | None
     columns: Mapping[str, NDArray[Any]]
     codes: _kernels.Codes | None = None
-    form: Form | None = None
+    quantizer: Quantizer | None = None
     row_sums: NDArray[np.uint32] | None = None
-    source: Source | None = None
+    files: Stored | None = None  # what the arrays are mapped from
+    unchecked: set[str] = field(default_factory=set)  # mapped arrays to verify as a whole before their first use
     lookup: Lookup = field(default_factory=Lookup)
-    name: str = field(default_factory=new_name)
-    numbers: dict[str, tuple[int, NDArray[np.int32]]] = field(default_factory=dict)  # Segment.numbered: rows done
+    name: str = field(default_factory=new_segment_name)
+    group_numbers: dict[str, tuple[int, NDArray[np.int32]]] = field(default_factory=dict)  # and the rows done
 
     def __len__(self) -> int:
         return len(self.norms)
@@ -133,20 +123,24 @@ def _address(a: NDArray[Any]) -> int:
     return address
 
 
+def _memory_on_line(n_bytes: int) -> NDArray[np.uint8]:
+    """Uninitialised memory that begins on a cache line; its base owns it."""
+    memory = np.empty(n_bytes + 64, np.uint8)
+    first = -_address(memory) % 64
+    return memory[first : first + n_bytes]
+
+
 def rows_on_lines(n: int, dim: int, dtype: Any) -> NDArray[Any]:
     """An uninitialised read-only (n, dim) array that begins on a cache line; where it does not, as NumPy has it, loads
     of 64 bytes straddle two lines. Its base owns the memory."""
-    size = n * dim * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)
-    first = -_address(memory) % 64
-    rows: NDArray[Any] = memory[first : first + size].view(dtype).reshape(n, dim)
-    memory.flags.writeable = rows.flags.writeable = False
-    return rows
+    rows: Any = _memory_on_line(n * dim * np.dtype(dtype).itemsize).view(dtype).reshape(n, dim)
+    rows.base.flags.writeable = rows.flags.writeable = False
+    return rows  # type: ignore[no-any-return]  # its base is Any
 
 
 def writable(rows: NDArray[Any], first: int, end: int) -> NDArray[Any]:
-    """What :func:`rows_on_lines` made, to be written to from one row to another. The rows themselves are read-only all
-    the while, and so is what is cut out of them: nobody else changes a row behind its norm."""
+    """A writable view of some rows that :func:`rows_on_lines` made. The rows themselves stay read-only, as do views of
+    them: no caller changes a row without its norm."""
     memory: Any = rows.base
     begin, row = _address(rows) - _address(memory), rows.shape[1] * rows.itemsize
     memory.flags.writeable = True
@@ -157,19 +151,16 @@ def writable(rows: NDArray[Any], first: int, end: int) -> NDArray[Any]:
 
 def aligned(a: NDArray[Any]) -> NDArray[Any]:
     """A copy that begins on a cache line."""
-    memory = np.empty(a.nbytes + 64, np.uint8)
-    first = -_address(memory) % 64
-    copied = memory[first : first + a.nbytes].view(a.dtype).reshape(a.shape)
+    copied = _memory_on_line(a.nbytes).view(a.dtype).reshape(a.shape)
     copied[...] = a
     return copied
 
 
-def new_room(
+def new_buffers(
     n: int, dim: int, storage: str, metric: str, *, with_ids: bool, columns: Mapping[str, NDArray[Any]]
-) -> Room:
-    """Room for n documents, with empty columns (n,). Memory that is not used yet is not touched: the system gives it
-    when it is."""
-    return Room(
+) -> Buffers:
+    """Return buffers for n documents, with empty columns (n,). Memory that is not used yet is not touched."""
+    return Buffers(
         rows_on_lines(n, dim, np.float32 if storage == "float32" else np.uint16),
         np.empty(n, np.float32),
         np.empty(n, np.int64) if with_ids else None,
@@ -180,13 +171,13 @@ def new_room(
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """The first n rows of a room, less those that were removed: never changed, only replaced."""
+    """The first n rows of its buffers, minus those that were removed: never changed, only replaced."""
 
-    room: Room
+    buffers: Buffers
     storage: str
     n: int = 0
-    first_id: int = 0  # where the room has no ids: that of row 0
-    alive: NDArray[np.uint32] | None = None  # a bit for each row of the room, 1 beyond n; None: all are there
+    first_id: int = 0  # if the buffers have no ids: that of row 0
+    alive: NDArray[np.uint32] | None = None  # a bit for each row of the buffers, 1 beyond n; None: all are there
     n_removed: int = 0
     lowest: int = 2**63 - 1  # bounds of all ids of the rows, removed or not
     highest: int = -1
@@ -198,60 +189,64 @@ class Segment:
     @cached_property
     def docs(self) -> _kernels.Docs:
         """For C. Reads what a search of one query looks at, where that is mapped; one of several checks "low"."""
-        room, n = self.room, self.n
+        buffers, n = self.buffers, self.n
         self.check("high", "bounds", "norms", "ids", "squares", "row_sums")
         return _kernels.Docs(
-            room.vectors[:n],
-            room.norms[:n],
-            None if room.ids is None else self.all_ids,
-            room.codes,
+            buffers.vectors[:n],
+            buffers.norms[:n],
+            None if buffers.ids is None else self.all_ids,
+            buffers.codes,
             bfloat16=self.storage == "bfloat16",
             first_id=self.first_id,
             allowed=None if self.alive is None else self.alive[: (n + 31) // 32],
-            half_squares=None if room.half_squares is None else room.half_squares[:n],
-            row_sums=room.row_sums,
-            far=room.source is not None,
+            half_squares=None if buffers.half_squares is None else buffers.half_squares[:n],
+            row_sums=buffers.row_sums,
+            mapped=buffers.files is not None,
         )
 
     def check(self, *parts: str) -> None:
         """That these arrays are as they were written, where they are mapped files."""
-        if self.room.source is not None:
-            self.room.source.check(*(f"{self.room.name}/{part}" for part in parts))
+        for part in self.buffers.unchecked.intersection(parts):
+            assert self.buffers.files is not None
+            self.buffers.files.verify(f"{self.buffers.name}/{part}")
+            self.buffers.unchecked.discard(part)  # two threads may both do this
 
     def check_vectors(self) -> None:
-        """Likewise of all vectors, which are read."""
-        if self.room.source is not None and self.room.row_sums is not None:
-            self.room.source.stored.verify(f"{self.room.name}/vectors")
+        """The same for all vectors, which are read."""
+        if self.buffers.files is not None and self.buffers.row_sums is not None:
+            self.buffers.files.verify(f"{self.buffers.name}/vectors")
 
     def check_rows(self, rows: NDArray[np.integer[Any]]) -> None:
-        """Likewise of the vectors of these rows."""
-        room = self.room
-        if room.source is not None and room.row_sums is not None and len(rows):
+        """The same for the vectors of these rows."""
+        buffers = self.buffers
+        if buffers.files is not None and buffers.row_sums is not None and len(rows):
             self.check("row_sums")
             if not (rows[1:] > rows[:-1]).all():
                 rows = np.unique(rows)
-            wrong = np.flatnonzero(_kernels.row_sums(room.vectors[rows]) != room.row_sums[rows])
+            wrong = np.flatnonzero(_kernels.row_sums(buffers.vectors[rows]) != buffers.row_sums[rows])
             if wrong.size:
-                raise self.corrupt(int(rows[wrong[0]]))
+                raise self.corrupt_row(int(rows[wrong[0]]))
 
-    def corrupt(self, row: int) -> IndexFormatError:
+    def corrupt_row(self, row: int) -> IndexFormatError:
         """The error for a row of the vectors, which are mapped."""
-        assert self.room.source is not None
-        where = self.room.source.file(f"{self.room.name}/vectors")
+        from ragfast.index.storage import IndexFormatError
+
+        assert self.buffers.files is not None
+        where = self.buffers.files.file(f"{self.buffers.name}/vectors")
         return IndexFormatError(f"{where}: expected row {row} as it was written, found other bytes")
 
     @property
     def vectors(self) -> NDArray[Any]:
         """All rows, those that were removed included."""
-        rows: NDArray[Any] = self.room.vectors[: self.n]
+        rows: NDArray[Any] = self.buffers.vectors[: self.n]
         return rows
 
     @property
     def all_ids(self) -> NDArray[np.int64]:
-        """Of all rows likewise; not to be written to."""
-        if self.room.ids is not None:
+        """The ids of all rows, removed ones included; not to be written to."""
+        if self.buffers.ids is not None:
             self.check("ids")
-            return self.room.ids[: self.n]
+            return self.buffers.ids[: self.n]
         return self.first_id + np.arange(self.n)  # so that the last may be 2**63 - 1
 
     @property
@@ -265,14 +260,14 @@ class Segment:
         return np.arange(self.n) if self.alive is None else np.flatnonzero(arrays.unpacked_bits(self.alive, self.n))
 
     def column(self, name: str) -> NDArray[Any]:
-        """Metadata of all rows likewise."""
-        if self.room.source is not None:
-            self.check(f"column-{list(self.room.columns).index(name)}")
-        values: NDArray[Any] = self.room.columns[name][: self.n]
+        """A metadata column of all rows, removed ones included."""
+        if self.buffers.files is not None:
+            self.check(f"column-{list(self.buffers.columns).index(name)}")
+        values: NDArray[Any] = self.buffers.columns[name][: self.n]
         return values
 
     def holds(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Which of these rows of the room are documents of this version."""
+        """Which of these rows of the buffers are documents of this version."""
         there = (rows >= 0) & (rows < self.n)
         if self.alive is not None:
             places = np.where(there, rows, 0)
@@ -284,10 +279,10 @@ class Segment:
         found = np.full(len(ids), -1, np.int64)
         if len(ids) == 0 or ids.min() > self.highest or ids.max() < self.lowest:
             return found
-        if self.room.ids is None:
+        if self.buffers.ids is None:
             rows = ids - self.first_id
             return np.where(self.holds(rows), rows, -1)
-        for run in reversed(self.room.lookup.runs(self.all_ids)):
+        for run in reversed(self.buffers.lookup.runs(self.all_ids)):
             wanted = np.flatnonzero(found < 0)
             places = np.searchsorted(run.ids, ids[wanted], side="right") - 1
             while wanted.size:  # an id that was removed and came again has several rows, the last of them last
@@ -303,101 +298,92 @@ class Segment:
         """Without these rows, distinct ones that it holds."""
         if len(rows) == 0:
             return self
-        words = (len(self.room) + 31) // 32
-        alive = np.full(words, 2**32 - 1, np.uint32) if self.alive is None else self.alive.copy()
+        alive = (
+            np.full((len(self.buffers) + 31) // 32, 2**32 - 1, np.uint32) if self.alive is None else self.alive.copy()
+        )
         np.bitwise_and.at(alive, rows >> 5, ~(np.uint32(1) << (rows & 31).astype(np.uint32)))
         return replace(self, alive=alive, n_removed=self.n_removed + len(rows))
 
-    def taking(self, ids: NDArray[np.int64] | None, first_id: int) -> Segment:
-        """One whose room can take documents of these ids: with an array of ids where they do not follow those that it
-        has."""
-        if self.room.ids is not None or (ids is None and first_id == self.first_id + self.n):
+    def accepting(self, ids: NDArray[np.int64] | None, first_id: int) -> Segment:
+        """A segment whose buffers can hold these ids: with an array of ids if they do not follow its own."""
+        if self.buffers.ids is not None or (ids is None and first_id == self.first_id + self.n):
             return self
-        ids = np.empty(len(self.room), np.int64)
+        ids = np.empty(len(self.buffers), np.int64)
         ids[: self.n] = self.all_ids
-        return replace(self, room=replace(self.room, ids=ids), first_id=0)
+        return replace(self, buffers=replace(self.buffers, ids=ids), first_id=0)
 
-    def grown(self, new: Rows, first_id: int = 0) -> Segment:
-        """With these documents behind the others: written into the room, where nobody looks yet. Codes are made by
-        :meth:`encoded`. first_id is the id of the first of them where they have no ids of their own."""
-        room, n = self.room, self.n
+    def extended(self, new: Rows, first_id: int = 0) -> Segment:
+        """With these documents behind the others, written into the buffers where no search reads yet. Codes are made by
+        :meth:`with_codes`. first_id is the id of the first of them where they have no ids of their own."""
+        buffers, n = self.buffers, self.n
         total = n + len(new.norms)
-        writable(room.vectors, n, total)[:] = new.vectors
-        room.norms[n:total] = new.norms
-        if room.half_squares is not None:
-            room.half_squares[n:total] = new.half_squares
-        if room.ids is not None:
+        writable(buffers.vectors, n, total)[:] = new.vectors
+        buffers.norms[n:total] = new.norms
+        if buffers.half_squares is not None:
+            buffers.half_squares[n:total] = new.half_squares
+        if buffers.ids is not None:
             ids = first_id + np.arange(total - n) if new.ids is None else new.ids
-            room.ids[n:total] = ids
+            buffers.ids[n:total] = ids
             lowest, highest = int(ids.min()), int(ids.max())
         else:
             lowest, highest = first_id, first_id + total - n - 1
         for name, values in new.columns.items():
-            room.columns[name][n:total] = values
+            buffers.columns[name][n:total] = values
         return replace(
             self,
             n=total,
-            first_id=self.first_id if n or room.ids is not None else first_id,
+            first_id=self.first_id if n or buffers.ids is not None else first_id,
             lowest=min(self.lowest, lowest),
             highest=max(self.highest, highest),
         )
 
-    def encoded(self, first: int, form: Form, always: bool) -> Segment:
-        """With codes of rows from `first` on; of all rows, in this form, where there were none."""
-        room = self.room
-        if room.codes is None:
-            room = replace(room, codes=form.room(len(room), room.vectors.shape[1], always), form=form)
+    def with_codes(self, first: int, quantizer: Quantizer, always: bool) -> Segment:
+        """With codes of rows from `first` on; of all rows, by this quantizer, where there were none."""
+        buffers = self.buffers
+        if buffers.codes is None:
+            buffers = replace(
+                buffers, codes=quantizer.new_codes(len(buffers), buffers.vectors.shape[1], always), quantizer=quantizer
+            )
             first = 0
-        assert room.codes is not None
-        squares = None if room.half_squares is None else room.half_squares[: self.n]
-        if squares is None:
-            room.codes.encode(self.vectors, first, self.storage == "bfloat16", 0)
-        else:
-            room.codes.encode(self.vectors, first, self.storage == "bfloat16", 0, squares)
-        return self if room is self.room else replace(self, room=room)
+        assert buffers.codes is not None
+        squares = None if buffers.half_squares is None else buffers.half_squares[: self.n]
+        buffers.codes.encode(self.vectors, first, self.storage == "bfloat16", 0, squares)
+        return self if buffers is self.buffers else replace(self, buffers=buffers)
 
-    def numbered(self, name: str, number: Callable[[NDArray[np.int64]], NDArray[np.int32]]) -> NDArray[np.int32]:
+    def group_numbers(self, name: str, number: Callable[[NDArray[np.int64]], NDArray[np.int32]]) -> NDArray[np.int32]:
         """number(the column of this name), (n,): kept, so that only rows that are new are asked about."""
-        done, known = self.room.numbers.get(name, (0, None))
+        done, known = self.buffers.group_numbers.get(name, (0, None))
         if known is None:
-            known = np.empty(len(self.room), np.int32)
+            known = np.empty(len(self.buffers), np.int32)
         if done < self.n:
             known[done : self.n] = number(self.column(name)[done:])
-            self.room.numbers[name] = self.n, known
+            self.buffers.group_numbers[name] = self.n, known
         return known[: self.n]
 
     def blocks(self) -> Iterator[Rows]:
         """The documents that are there, as copies of some at a time."""
-        room, rows = self.room, self.rows
-        step = max(1, BLOCK_BYTES // (room.vectors.shape[1] * room.vectors.itemsize))
+        buffers, rows = self.buffers, self.rows
+        step = max(1, BLOCK_BYTES // (buffers.vectors.shape[1] * buffers.vectors.itemsize))
         for first in range(0, len(rows), step):
             yield self.take(rows[first : first + step])
 
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Copies of these rows."""
-        room = self.room
+        buffers = self.buffers
         self.check_rows(rows)
         self.check("norms", "squares")
         return Rows(
-            room.vectors[rows],
-            room.norms[rows],
-            self.first_id + rows if room.ids is None else self.all_ids[rows],
-            None if room.half_squares is None else room.half_squares[rows],
-            {name: self.column(name)[rows] for name in room.columns},
+            buffers.vectors[rows],
+            buffers.norms[rows],
+            None if buffers.half_squares is None else buffers.half_squares[rows],
+            self.first_id + rows if buffers.ids is None else self.all_ids[rows],
+            {name: self.column(name)[rows] for name in buffers.columns},
         )
 
     @property
     def nbytes(self) -> int:
-        """Memory of its arrays, the room for documents to come included; mapped files count as well."""
-        room = self.room
-        held = [
-            room.vectors,
-            room.norms,
-            room.ids,
-            room.half_squares,
-            room.row_sums,
-            self.alive,
-            *room.columns.values(),
-        ]
-        n = sum(a.nbytes for a in held if a is not None) + room.lookup.nbytes
-        return n + (0 if room.codes is None else room.codes.nbytes)
+        """Memory of its arrays, spare capacity included; mapped files count as well."""
+        buffers = self.buffers
+        held: list[Any] = [buffers.vectors, buffers.norms, buffers.ids, buffers.half_squares, buffers.row_sums]
+        held += [buffers.codes, buffers.lookup, self.alive, *buffers.columns.values()]
+        return sum(a.nbytes for a in held if a is not None)

@@ -16,22 +16,23 @@ from ragfast.index.filters import Predicate
 from ragfast.index.id_set import distinct
 from ragfast.index.names import Names
 from ragfast.index.segment import Segment
-from ragfast.index.strings import listed
+from ragfast.index.strings import string_list
 
 Segments = tuple[Segment, ...]
 Masks = Iterator[NDArray[np.bool_]]
 """Of each segment which rows, removed ones or not, bool (n,)."""
 
 
-class Numbers:
-    """Numbers for the values of a column of groups, int32, in the order in which they are met. They are shared by all
-    versions of an index, and searches may ask for new ones at the same time."""
+class GroupNumbers:
+    """Numbers the values of a column of groups, int32, in the order in which they are met.
+
+    All versions of an index share the numbers, and searches may ask for new ones at the same time."""
 
     def __init__(self) -> None:
         self._of: dict[int, int] = {}
         self._next = itertools.count()
 
-    def numbers(self, values: NDArray[np.int64]) -> NDArray[np.int32]:
+    def assign(self, values: NDArray[np.int64]) -> NDArray[np.int32]:
         different, places = np.unique(values, return_inverse=True)
         of = self._of
         found = [of[v] if v in of else of.setdefault(v, next(self._next)) for v in different.tolist()]
@@ -41,9 +42,9 @@ class Numbers:
         return self._of.get(value, -1)
 
 
-def new_numbers(schema: Schema) -> dict[str, Numbers]:
+def new_group_numbers(schema: Schema) -> dict[str, GroupNumbers]:
     """For each column that has numbers of groups."""
-    return {name: Numbers() for name, kind in schema.kinds.items() if kind == "int64"}
+    return {name: GroupNumbers() for name, kind in schema.kinds.items() if kind == "int64"}
 
 
 class Contents(NamedTuple):
@@ -55,7 +56,7 @@ class Contents(NamedTuple):
     names: Names | None = None
     schema: Schema | None = None  # None: no document came yet
     vocabularies: Mapping[str, Vocabulary] = {}
-    numbers: Mapping[str, Numbers] = {}
+    group_numbers: Mapping[str, GroupNumbers] = {}
 
     @property
     def columns(self) -> Schema:
@@ -67,7 +68,7 @@ class Contents(NamedTuple):
 class Filter:
     """Which documents a search may find, made ready by :meth:`Snapshot.filter` for the searches of that version.
 
-    In a search of another version what it was made from is looked at anew; a mask cannot be, and is refused.
+    In a search of another version what it was made from is evaluated again; a mask cannot be, and is refused.
     len(filter) is the number of documents that it lets through. It never changes: other searches share it.
     """
 
@@ -77,7 +78,7 @@ class Filter:
     allowed: tuple[NDArray[np.uint32] | None, ...]  # bits of each segment, read-only; None: no document of it
 
     def __and__(self, other: object) -> Filter:
-        """The documents that both let through, for this version alone, as a mask is; ValueError for one of another."""
+        """The documents that both let through, for this version only, as a mask is; ValueError for one of another."""
         if not isinstance(other, Filter):
             return NotImplemented
         if other.segments is not self.segments:
@@ -119,7 +120,7 @@ def _read_only(bits: NDArray[np.uint32]) -> NDArray[np.uint32] | None:
     return bits if bits.any() else None
 
 
-def kept(filter: Any, expected: str) -> Any:
+def frozen_filter(filter: Any, expected: str) -> Any:
     """A filter as it may be kept: a Predicate or a Filter itself, str ids in a tuple, integers and a mask as a copy
     (n,), read-only. TypeError, which says what was expected, for anything else."""
     if isinstance(filter, (Predicate, Filter)):
@@ -127,7 +128,7 @@ def kept(filter: Any, expected: str) -> Any:
     if isinstance(filter, (str, bytes, bytearray, memoryview)):
         raise TypeError(f"filter: expected {expected}, got {type(filter).__name__}")
     if arrays.are_strings(filter):
-        return tuple(listed(filter, "filter"))
+        return tuple(string_list(filter, "filter"))
     a = arrays.as_array(filter, "filter")
     if a.ndim == 0 and a.dtype.kind == "O":  # a set, a generator: not what NumPy reads
         raise TypeError(f"filter: expected {expected}, got {type(filter).__name__}")
@@ -138,7 +139,7 @@ def kept(filter: Any, expected: str) -> Any:
     return copied
 
 
-def true_of(segments: Segments, predicate: Predicate, contents: Contents) -> Masks:
+def predicate_masks(segments: Segments, predicate: Predicate, contents: Contents) -> Masks:
     if contents.schema is None:  # no document came yet, so any column may come
         return iter(())
     bound = predicate.bind(contents.columns, contents.vocabularies)
@@ -146,7 +147,7 @@ def true_of(segments: Segments, predicate: Predicate, contents: Contents) -> Mas
     return (bound({name: segment.column(name) for name in names}) for segment in segments)
 
 
-def split(segments: Segments, mask: NDArray[np.bool_]) -> Masks:
+def split_mask(segments: Segments, mask: NDArray[np.bool_]) -> Masks:
     """A mask of all documents that are there."""
     first = 0
     for segment in segments:
@@ -160,7 +161,7 @@ def split(segments: Segments, mask: NDArray[np.bool_]) -> Masks:
             yield rows
 
 
-def found(segments: Segments, keys: NDArray[np.int64]) -> Masks:
+def key_masks(segments: Segments, keys: NDArray[np.int64]) -> Masks:
     """The documents of these keys."""
     ascending = distinct(keys)
     for segment in segments:
@@ -176,46 +177,56 @@ def found(segments: Segments, keys: NDArray[np.int64]) -> Masks:
 def group_codes(segments: Segments, name: str, contents: Contents) -> list[NDArray[np.int32]]:
     """Of each segment the groups (n,) of its rows; negative: of none."""
     if not isinstance(name, str):
-        raise TypeError(f"group: expected the name of a metadata column, got {type(name).__name__}")
+        raise TypeError(f"group_by: expected the name of a metadata column, got {type(name).__name__}")
     if contents.schema is None:
         return []
     kind = contents.columns.kind(name)
     if kind == "str":
         return [segment.column(name) for segment in segments]
     if kind != "int64":
-        raise TypeError(f"group: expected a column of int64 or str, {name!r} holds {kind}")
-    numbers = contents.numbers[name]
-    return [segment.numbered(name, numbers.numbers) for segment in segments]
+        raise TypeError(f"group_by: expected a column of int64 or str, {name!r} holds {kind}")
+    numbers = contents.group_numbers[name]
+    return [segment.group_numbers(name, numbers.assign) for segment in segments]
 
 
-def excluded(name: str, exclude: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
+def excluded_groups(name: str, exclude_groups: Any, n_queries: int, contents: Contents) -> NDArray[np.int32]:
     """The group (B,) of a column that each query must not find, -1: none, or one that no document has."""
-    readable = isinstance(exclude, Sequence) or hasattr(exclude, "__array__") or hasattr(exclude, "__dlpack_device__")
-    if not readable and not np.isscalar(exclude):
+    readable = (
+        isinstance(exclude_groups, Sequence)
+        or hasattr(exclude_groups, "__array__")
+        or hasattr(exclude_groups, "__dlpack_device__")
+    )
+    if not readable and not np.isscalar(exclude_groups):
         raise TypeError(
-            f"exclude: expected ({n_queries},) groups, a list or an array of one for each query, "
-            f"got {type(exclude).__name__}"
+            f"exclude_groups: expected ({n_queries},) groups, a list or an array of one for each query, "
+            f"got {type(exclude_groups).__name__}"
         )
     if contents.schema is None:
         return np.full(n_queries, -1, np.int32)
     if contents.columns.kind(name) == "str":
-        if isinstance(exclude, (str, bytes)) or np.ndim(exclude) != 1 or len(exclude) != n_queries:
-            got = f"{exclude!r:.80}" if isinstance(exclude, (str, bytes)) else f"shape {np.shape(exclude)}"
-            raise ValueError(f"exclude: expected ({n_queries},) strings or None, one for each query, got {got}")
-        words = list(exclude)
+        if isinstance(exclude_groups, (str, bytes)) or np.ndim(exclude_groups) != 1 or len(exclude_groups) != n_queries:
+            got = (
+                f"{exclude_groups!r:.80}"
+                if isinstance(exclude_groups, (str, bytes))
+                else f"shape {np.shape(exclude_groups)}"
+            )
+            raise ValueError(f"exclude_groups: expected ({n_queries},) strings or None, one for each query, got {got}")
+        words = list(exclude_groups)
         if not all(word is None or isinstance(word, str) for word in words):
-            raise TypeError(f"exclude: expected str or None, as column {name!r} holds")
+            raise TypeError(f"exclude_groups: expected str or None, as column {name!r} holds")
         there = np.array([word is not None for word in words], np.bool_)
         found = contents.vocabularies[name].find(["" if word is None else word for word in words])
         return np.where(there, np.maximum(found, -1), -1).astype(np.int32)
     there = np.ones(n_queries, np.bool_)
-    of_objects = isinstance(exclude, Sequence) or getattr(exclude, "dtype", np.dtype(int)).kind == "O"
-    if of_objects and not isinstance(exclude, (str, bytes)) and len(exclude) == n_queries:  # None may be among them
-        there = np.array([value is not None for value in exclude], np.bool_)
-        if any(isinstance(value, (bool, np.bool_)) for value in exclude):
-            raise TypeError(f"exclude: expected integers or None, as column {name!r} holds, got bool")
-        exclude = [0 if value is None else value for value in exclude]
-    values = arrays.integers(exclude, "exclude", f"({n_queries},)", (n_queries,))
-    known = contents.numbers[name].known
+    of_objects = isinstance(exclude_groups, Sequence) or getattr(exclude_groups, "dtype", np.dtype(int)).kind == "O"
+    if (
+        of_objects and not isinstance(exclude_groups, (str, bytes)) and len(exclude_groups) == n_queries
+    ):  # None may be among them
+        there = np.array([value is not None for value in exclude_groups], np.bool_)
+        if any(isinstance(value, (bool, np.bool_)) for value in exclude_groups):
+            raise TypeError(f"exclude_groups: expected integers or None, as column {name!r} holds, got bool")
+        exclude_groups = [0 if value is None else value for value in exclude_groups]
+    values = arrays.integers(exclude_groups, "exclude_groups", f"({n_queries},)", (n_queries,))
+    known = contents.group_numbers[name].known
     codes = [known(value) if use else -1 for value, use in zip(values.tolist(), there.tolist(), strict=True)]
     return np.array(codes, np.int32)

@@ -1,8 +1,8 @@
-"""One version of an index, to be read: it never changes, whatever becomes of the index."""
+"""Searching and reading one version of an index, which never changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,17 @@ from numpy.typing import DTypeLike, NDArray
 from ragfast._core import _kernels, arrays
 from ragfast._core._kernels import Hits, SearchStats
 from ragfast.index import gather, merge, selection
-from ragfast.index.columns import Schema
 from ragfast.index.filters import Predicate
 from ragfast.index.segment import Segment
 from ragfast.index.selection import Contents, Filter
 
-__all__ = ["METRICS", "SCANS", "Contents", "Filter", "Hits", "SearchStats", "Snapshot", "search_docs"]
+__all__ = ["METRICS", "SCANS", "Contents", "Filter", "Hits", "SearchStats", "Searchable", "Snapshot", "search_docs"]
 
 SCANS = ("auto", "float32", "int8")
 METRICS = ("ip", "cosine", "l2")
 
-_KEPT_FILTERS = 8
-"""Filters that a snapshot remembers, so that a predicate that comes again is not evaluated again."""
+_CACHED_FILTERS = 8
+"""Filters that a snapshot remembers, so that a repeated predicate is not evaluated again."""
 
 
 def search_docs(
@@ -34,14 +33,14 @@ def search_docs(
     out_type: int,
     name: str = "queries",
     excluded: NDArray[np.int32] | None = None,
-    at_most: int = 0,
+    max_per_group: int = 0,
 ) -> Hits:
     """The search behind all others, of plain queries; name is what errors call them."""
     k = arrays.positive_int(k, "k")
     temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
     threads = arrays.thread_count(n_threads)
     try:
-        return _kernels.search(queries, docs, k, temperature, threads, out_type, excluded, at_most)
+        return _kernels.search(queries, docs, k, temperature, threads, out_type, excluded, max_per_group)
     except _kernels.CorruptDocument:
         raise
     except ValueError:
@@ -60,13 +59,261 @@ def _ascending_in_ties(scores: NDArray[np.float64], keys: NDArray[np.int64]) -> 
     return ordered
 
 
-class Snapshot:
-    """The documents of an index at one moment, to be searched and read: what :meth:`FlatIndex.snapshot` returns.
+class Searchable:
+    """Everything that reads documents: the methods that :class:`FlatIndex` and :class:`Snapshot` have in common.
 
-    It has all that reads of :class:`FlatIndex` and never changes. version tells it from other versions of its index;
-    what is cached about documents can be kept under it. It costs nothing to take; memory of documents that the index
-    has since removed stays while a snapshot holds them.
+    A subclass has ``_snapshot``, the version to read. Each method takes it once, so that one call sees one version.
+    """
 
+    _snapshot: Snapshot
+
+    def search(
+        self,
+        queries: arrays.ArrayLike,
+        k: int = 10,
+        *,
+        filter: Any = None,
+        group_by: str | None = None,
+        exclude_groups: Any = None,
+        max_per_group: int | None = None,
+        n_threads: int | None = None,
+        temperature: float = 1.0,
+        dtype: DTypeLike = np.float32,
+    ) -> Hits:
+        """Return the exact top-k documents of each query.
+
+        Parameters
+        ----------
+        queries : array_like of shape (B, D)
+            float32, float16 or bfloat16.
+        k : int
+            Number of documents to return for each query. The top k are taken after all constraints are applied.
+        filter : array_like, Predicate or Filter, optional
+            Which documents may be found: a mask (N,) of bool in the order of :attr:`ids`; ids (n,), of which those that
+            the index does not hold are ignored; a :class:`Predicate` of metadata; or what :meth:`filter` made of one of
+            these.
+        group_by : str, optional
+            The metadata column, of integers or strings, that says which documents belong together. It needs
+            `exclude_groups` or `max_per_group`.
+        exclude_groups : array_like of shape (B,), optional
+            For each query the group that it must not find, or None.
+        max_per_group : int, optional
+            The number of documents of one group that a query may find, the best of them. A document whose group is None
+            is alone in its group.
+        n_threads : int, optional
+            See :func:`ragfast.set_num_threads`.
+        temperature : float
+            Divides the scores in `logprobs`; above 0.
+        dtype : dtype
+            Of scores and log probabilities: float32 (rounded from float64) or float64.
+
+        Returns
+        -------
+        Hits
+            ``scores`` (B, K) and ``logprobs`` (B, K) in `dtype`, and ``ids`` (B, K), int64 or an object array of str.
+            Where fewer than k documents qualify the rest is -inf and -1, or None. (A score beyond float32 is infinite
+            too: the ids tell which.) ``logprobs`` are log_softmax(scores / temperature), the p(z|x) of Lewis et al.
+            2020, section 2.2, over these k documents.
+
+        Raises
+        ------
+        TypeError
+            For another dtype.
+        ValueError
+            For another shape, `k` or `n_threads` below 1, a temperature that is not above 0, and NaN or infinity.
+
+        Notes
+        -----
+        Scores are computed in float64: the inner product; for "cosine" that of the query and the stored document,
+        divided by the query's length; for "l2" -|q - d|^2. Documents are sorted by (score descending, id ascending;
+        strings in the order in which they were first added). The result has the same bits at every instruction-set
+        level, thread count and batch size, and whatever was added and removed before. (Inner products that differ may
+        be the same cosine once divided: of such documents those of the largest products are among the k, and they are
+        sorted by their ids too.)
+
+        Examples
+        --------
+        >>> import numpy as np, ragfast
+        >>> pages = {"book": ["a", "a", "b"], "year": [1999, 2001, 2005]}
+        >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [2, 0], [3, 0]]), metadata=pages)
+        >>> query = np.float32([[1, 1]])
+        >>> index.search(query, k=2, filter=ragfast.column("year") < 2005).ids.tolist()
+        [[1, 0]]
+        >>> index.search(query, k=2, group_by="book", max_per_group=1).ids.tolist()
+        [[2, 1]]
+        """
+        snapshot = self._snapshot
+        rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=snapshot._dim)
+        out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
+        if filter is group_by is exclude_groups is max_per_group is None:
+            if snapshot._direct and snapshot._docs is not None:  # as search_rows, without the time of its call
+                return search_docs(rows, snapshot._docs, k, n_threads, temperature, out_type)
+            return snapshot.search_rows(rows, k, n_threads, temperature, out_type)
+        constraints = snapshot._constraints(len(rows), filter, group_by, exclude_groups, max_per_group)
+        return snapshot._search_segments(rows, k, n_threads, temperature, out_type, "queries", *constraints)
+
+    def gather_scores(
+        self,
+        queries: arrays.ArrayLike,
+        ids: arrays.ArrayLike,
+        *,
+        n_threads: int | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> NDArray[Any]:
+        """Return the scores (B, K) of chosen documents, with the same bits as :meth:`search` gives them.
+
+        Parameters
+        ----------
+        queries : array_like of shape (B, D)
+            As in :meth:`search`, or float64.
+        ids : array_like of shape (B, K)
+            Documents of the index, or -1 (None among strings) for no document, whose score is -inf.
+        n_threads : int, optional
+            See :func:`ragfast.set_num_threads`.
+        dtype : dtype, optional
+            float64 for float64 queries, else float32, by default.
+
+        Raises
+        ------
+        ValueError
+            For an id that the index does not hold; otherwise as :func:`ragfast.gather_scores`.
+
+        Notes
+        -----
+        If the ids of the index do not ascend, the first call sorts them and keeps 12 bytes a document.
+
+        Examples
+        --------
+        >>> import numpy as np, ragfast
+        >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [0, 2]]), ids=[30, 7])
+        >>> index.gather_scores(np.float32([[1, 2]]), [[7, 30, -1]]).tolist()
+        [[4.0, 1.0, -inf]]
+        """
+        snapshot, both = self._snapshot, (arrays.FLOAT, arrays.DOUBLE)
+        asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=snapshot._dim, dtypes=both)
+        out_type = asked.dtype.num if dtype is None else arrays.float_dtype(dtype)
+        return snapshot._gather_scores(asked, ids, n_threads, out_type)
+
+    def gather_scores_grad(
+        self,
+        grad: arrays.ArrayLike,
+        ids: arrays.ArrayLike,
+        *,
+        n_threads: int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> NDArray[Any]:
+        """Return the gradient (B, D) of :meth:`gather_scores` with regard to the queries.
+
+        `grad` (B, K) is the gradient with regard to the scores of documents `ids` (B, K); see
+        :func:`ragfast.gather_scores_grad`. ValueError unless the metric is "ip".
+        """
+        return self._snapshot._gather_scores_grad(grad, ids, n_threads, dtype)
+
+    def filter(self, filter: Any) -> Filter:
+        """Prepare a filter for searches of this version, to be passed as ``filter=`` to :meth:`search`.
+
+        Parameters
+        ----------
+        filter : array_like, Predicate or Filter
+            A mask (N,) of bool in the order of :attr:`ids`, ids (n,) of documents that may be found, a
+            :class:`Predicate` of metadata (``ragfast.column("year") >= 2000``), or a Filter of this or another version.
+            Ids that the index does not hold are ignored.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For anything else, and for columns that do not exist.
+        """
+        return self._snapshot._prepared_filter(filter)
+
+    def __contains__(self, doc_id: object) -> bool:
+        """Whether there is a document of this id."""
+        return self._snapshot._holds(doc_id)
+
+    def __len__(self) -> int:
+        return self._snapshot._n
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change of the index: use it as the key of caches about its documents."""
+        return self._snapshot._version
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self._snapshot._dim
+
+    @property
+    def scan(self) -> str:
+        """How documents are scanned: "auto", "float32" or "int8", as the index was made."""
+        return self._snapshot._scan
+
+    @property
+    def dtype(self) -> str:
+        """What the vectors are stored as: "float32", "float16" or "bfloat16"."""
+        return self._snapshot._storage
+
+    @property
+    def metric(self) -> str:
+        """What scores are: "ip", "cosine" or "l2", as the index was made."""
+        return self._snapshot._metric
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """The documents (N, D), read-only, in the order of :attr:`ids`.
+
+        float32 or float16 as stored (of length 1 for "cosine"); bfloat16, which NumPy lacks, as float32. They are a
+        copy unless all lie together and none was removed. For an index with mapped files they are the files, which
+        :meth:`FlatIndex.verify` checks.
+        """
+        snapshot = self._snapshot
+        storage, stored = snapshot._storage, snapshot.stored_vectors
+        if storage != "bfloat16":
+            return stored if storage == "float32" else stored.view(np.float16)
+        widened = arrays.widen(stored, storage)
+        widened.flags.writeable = False
+        return widened
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """The ids (N,) of the documents, int64, or an object array of str: a copy."""
+        snapshot = self._snapshot
+        names = snapshot._contents.names
+        return snapshot.keys if names is None else names.take(snapshot.keys)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The kinds of the metadata columns by name: "int64", "float64", "bool" or "str"."""
+        return self._snapshot._contents.columns.kinds
+
+    @property
+    def metadata(self) -> dict[str, NDArray[Any]]:
+        """The metadata columns by name, each (N,) in the order of :attr:`ids`: copies."""
+        snapshot = self._snapshot
+        contents = snapshot._contents
+        return contents.columns.decode(snapshot.stored_columns(), contents.vocabularies)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the documents in bytes: vectors, norms, ids, codes and metadata, with spare capacity.
+
+        Mapped files count as well.
+        """
+        snapshot = self._snapshot
+        contents = snapshot._contents
+        words = sum(vocabulary.nbytes for vocabulary in contents.vocabularies.values())
+        names = 0 if contents.names is None else contents.names.nbytes
+        return sum(segment.nbytes for segment in snapshot._segments) + words + names
+
+
+class Snapshot(Searchable):
+    """The documents of an index at one moment: what :meth:`FlatIndex.snapshot` returns.
+
+    It has everything that reads of :class:`FlatIndex` and never changes. Taking one costs nothing. Memory of documents
+    that the index has since removed is in use until no snapshot holds them.
+
+    Examples
+    --------
     >>> import numpy as np, ragfast
     >>> index = ragfast.FlatIndex.from_vectors(np.float32([[1, 0], [0, 2]]), ids=["sun", "rain"])
     >>> before = index.snapshot()
@@ -92,46 +339,40 @@ class Snapshot:
         self._contents = contents
         self._n = sum(map(len, segments))
         self._filters: dict[Predicate, Filter] = {}
-        self._mapped = any(segment.room.source is not None for segment in segments)
-        self._plain = metric != "cosine" and contents.names is None and not self._mapped
+        self._mapped = any(segment.buffers.files is not None for segment in segments)
+        self._direct = metric != "cosine" and contents.names is None and not self._mapped  # C's hits are the result
         self._docs: tuple[_kernels.Docs, ...] | None = None
 
-    def search(
-        self,
-        queries: arrays.ArrayLike,
-        k: int = 10,
-        *,
-        filter: Any = None,
-        group: str | None = None,
-        exclude: Any = None,
-        at_most: int | None = None,
-        n_threads: int | None = None,
-        temperature: float = 1.0,
-        dtype: DTypeLike = np.float32,
-    ) -> Hits:
-        """As :meth:`FlatIndex.search`."""
-        return self.searched(queries, k, filter, group, exclude, at_most, n_threads, temperature, dtype)
+    def replaced(self, segments: Iterable[Segment], contents: Contents, version: int | None = None) -> Snapshot:
+        """A snapshot of the same settings with other documents."""
+        version = self._version if version is None else version
+        return Snapshot(self._dim, self._scan, self._storage, self._metric, version, tuple(segments), contents)
 
-    def searched(
-        self,
-        queries: arrays.ArrayLike,
-        k: int,
-        filter: Any,
-        group: str | None,
-        exclude: Any,
-        at_most: int | None,
-        n_threads: int | None,
-        temperature: float,
-        dtype: DTypeLike,
-    ) -> Hits:
-        """:meth:`search`, without the time that keywords take to be handed on."""
-        rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim)
-        out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
-        if filter is group is exclude is at_most is None:
-            if self._plain and self._docs is not None:
-                return search_docs(rows, self._docs, k, n_threads, temperature, out_type)
-            return self.search_rows(rows, k, n_threads, temperature, out_type)
-        return self._search_some(rows, k, n_threads, temperature, out_type, filter, group, exclude, at_most)
+    @property
+    def _snapshot(self) -> Snapshot:  # type: ignore[override]  # an attribute would be a cycle that keeps memory
+        return self
+
+    def __copy__(self) -> Snapshot:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Snapshot:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a snapshot cannot be pickled; pickle its index, or save it")
+
+    def __repr__(self) -> str:
+        return f"Snapshot({self.described()}, version {self._version}"
+
+    def described(self) -> str:
+        """What the representation of an index says after the bracket."""
+        removed = sum(segment.n_removed for segment in self._segments)
+        metric = "" if self._metric == "ip" else f", metric={self._metric!r}"
+        left = f" ({removed} removed ones still take memory)" if removed else ""
+        settings = f"dim={self._dim}, scan={self._scan!r}, dtype={self._storage!r}{metric}"
+        return f"{settings}) of {self._n} documents{left}"
+
+    # ---- searches
 
     def search_rows(
         self,
@@ -142,45 +383,48 @@ class Snapshot:
         out_type: int,
         name: str = "queries",
     ) -> Hits:
-        """Of plain float32 queries (B,D); see :func:`search_docs`."""
+        """Search for plain float32 queries (B, D); see :func:`search_docs`."""
         docs = self._docs
         if docs is None:
             docs = self._docs = tuple(segment.docs for segment in self._segments) or (self._no_docs,)
-        if self._plain:
+        if self._direct:
             return search_docs(queries, docs, k, n_threads, temperature, out_type, name)
-        return self._named(queries, docs, self._segments, k, n_threads, temperature, out_type, name)
+        return self._search_segments(queries, k, n_threads, temperature, out_type, name, docs, self._segments)
 
     @property
     def _no_docs(self) -> _kernels.Docs:
-        rows = np.empty((0, self._dim), np.float32 if self._storage == "float32" else np.uint16)
         squares = np.empty(0) if self._metric == "l2" else None
         bfloat16 = self._storage == "bfloat16"
-        return _kernels.Docs(rows, np.empty(0, np.float32), bfloat16=bfloat16, half_squares=squares)
+        return _kernels.Docs(self._no_vectors, np.empty(0, np.float32), bfloat16=bfloat16, half_squares=squares)
 
-    def _named(
+    @property
+    def _no_vectors(self) -> NDArray[Any]:
+        return np.empty((0, self._dim), np.float32 if self._storage == "float32" else np.uint16)
+
+    def _search_segments(
         self,
         queries: NDArray[Any],
-        docs: tuple[_kernels.Docs, ...],
-        segments: Sequence[Segment],
         k: object,
         n_threads: object,
         temperature: object,
         out_type: int,
-        name: str = "queries",
+        name: str,
+        docs: tuple[_kernels.Docs, ...],
+        segments: tuple[Segment, ...],
         excluded: NDArray[np.int32] | None = None,
-        at_most: int = 0,
+        max_per_group: int = 0,
     ) -> Hits:
-        """Hits as this index has them, of docs of these segments: of cosines, by names, from files."""
+        """Search docs of these segments, with cosines, names and mapped files: C knows inner products and keys only."""
         cosine = self._metric == "cosine"
         tau = arrays.finite_float(temperature, "temperature", above_zero=True)
         if self._mapped and len(queries) > 1:
             for segment in segments:
                 segment.check("low")
-        how = (1.0, arrays.DOUBLE) if cosine else (tau, out_type)
+        scoring = (1.0, arrays.DOUBLE) if cosine else (tau, out_type)
         try:
-            hits = search_docs(queries, docs, k, n_threads, *how, name, excluded, at_most)
+            hits = search_docs(queries, docs, k, n_threads, *scoring, name, excluded, max_per_group)
         except _kernels.CorruptDocument as error:
-            raise segments[error.segment].corrupt(error.row) from None
+            raise segments[error.segment].corrupt_row(error.row) from None
         scores, keys, logprobs = hits.scores, hits.ids, hits.logprobs
         if cosine:
             scores = hits.scores / self._lengths(queries, name)[:, None]
@@ -189,74 +433,56 @@ class Snapshot:
             if out_type == arrays.FLOAT:
                 scores, logprobs = _kernels.narrowed(scores), _kernels.narrowed(logprobs)
         names = self._contents.names
-        return Hits(scores, keys if names is None else names.of(keys), logprobs, hits.stats)
+        return Hits(scores, keys if names is None else names.take(keys), logprobs, hits.stats)
 
     def _lengths(self, queries: NDArray[Any], name: str) -> NDArray[np.float64]:
-        """Of queries (B,D), by which an inner product becomes a cosine."""
+        """The lengths of queries (B, D), by which an inner product becomes a cosine."""
         lengths = arrays.lengths(queries)
         if not lengths.all():
             row = int(np.flatnonzero(lengths == 0)[0])
             raise ValueError(f"{name}: row {row} holds zeros alone, which has no direction; cosine needs one")
         return lengths
 
-    def _search_some(
-        self,
-        queries: NDArray[Any],
-        k: object,
-        n_threads: object,
-        temperature: object,
-        out_type: int,
-        filter: Any,
-        group: str | None,
-        exclude: Any,
-        at_most: int | None,
-    ) -> Hits:
-        """Under a filter, or rules of groups."""
+    def _constraints(
+        self, n_queries: int, filter: Any, group_by: str | None, exclude_groups: Any, max_per_group: int | None
+    ) -> tuple[tuple[_kernels.Docs, ...], tuple[Segment, ...], NDArray[np.int32] | None, int]:
+        """The last arguments of :meth:`_search_segments`, under a filter or limits of groups."""
         excluded, most = None, 0
-        if group is None and (exclude is not None or at_most is not None):
-            given = "exclude" if exclude is not None else "at_most"
-            raise ValueError(
-                f"{given}: expected together with group, the metadata column that says who belongs together"
-            )
-        if group is not None:
-            if exclude is None and at_most is None:
-                raise ValueError("group: expected exclude or at_most with it; alone it says nothing")
-            of_group = selection.group_codes(self._segments, group, self._contents)
-            most = 0 if at_most is None else arrays.positive_int(at_most, "at_most")
-            if exclude is not None:
-                excluded = selection.excluded(group, exclude, len(queries), self._contents)
-        bits = () if filter is None else self.filter(filter).allowed
-        docs, looked_at = [], []
+        if group_by is None:
+            if exclude_groups is not None or max_per_group is not None:
+                given = "exclude_groups" if exclude_groups is not None else "max_per_group"
+                raise ValueError(f"{given}: expected together with group_by, the metadata column of the groups")
+        else:
+            if exclude_groups is None and max_per_group is None:
+                raise ValueError("group_by: expected exclude_groups or max_per_group with it; alone it says nothing")
+            groups = selection.group_codes(self._segments, group_by, self._contents)
+            most = 0 if max_per_group is None else arrays.positive_int(max_per_group, "max_per_group")
+            if exclude_groups is not None:
+                excluded = selection.excluded_groups(group_by, exclude_groups, n_queries, self._contents)
+        bits = () if filter is None else self._prepared_filter(filter).allowed
+        docs, segments = [], []
         for i, segment in enumerate(self._segments):
             if filter is None or bits[i] is not None:
                 changes: dict[str, Any] = {} if filter is None else {"allowed": bits[i]}
-                if group is not None:
-                    changes["groups"] = of_group[i]
+                if group_by is not None:
+                    changes["groups"] = groups[i]
                 docs.append(segment.docs.changed(**changes))
-                looked_at.append(segment)
-        some = tuple(docs) or (self._no_docs,)
-        return self._named(queries, some, looked_at, k, n_threads, temperature, out_type, "queries", excluded, most)
+                segments.append(segment)
+        return tuple(docs) or (self._no_docs,), tuple(segments), excluded, most
 
     # ---- filters
 
-    def filter(self, filter: Any) -> Filter:
-        """A filter made ready for searches of this version: filter= of :meth:`search` may be what this returns.
-
-        filter is a mask (N,) bool in the order of :attr:`ids`, ids (n,) of documents that may be found, a
-        :class:`Predicate` of metadata (``ragfast.column("year") >= 2000``), or a Filter of this or another version.
-
-        TypeError and ValueError for anything else, and for columns that there are not; ids that are not held are no
-        error.
-        """
+    def _prepared_filter(self, filter: Any) -> Filter:
+        """:meth:`filter` of this version."""
         if isinstance(filter, Filter):
             if filter.segments is self._segments:
                 return filter
             if filter.source is None:
                 raise ValueError(
                     f"filter: a mask of version {filter.version} of an index, made for its rows alone; this is version "
-                    f"{self._version} of that index, of another or of a copy: make it anew, or search that snapshot"
+                    f"{self._version} of that index, of another or of a copy: make it again, or search that snapshot"
                 )
-            return self.filter(filter.source)
+            return self._prepared_filter(filter.source)
         if isinstance(filter, Predicate):
             try:
                 return self._filter_by(filter)
@@ -264,18 +490,20 @@ class Snapshot:
                 raise ValueError(
                     "filter: the predicate is nested too deep; isin(...) is one comparison with many values"
                 ) from None
-        kept = selection.kept(filter, f"a mask ({self._n},) of bool, a list or an array of ids, or a Predicate")
+        kept = selection.frozen_filter(
+            filter, f"a mask ({self._n},) of bool, a list or an array of ids, or a Predicate"
+        )
         if isinstance(kept, np.ndarray) and kept.dtype.kind == "b":
             if kept.shape != (self._n,):
                 raise ValueError(f"filter: expected a mask ({self._n},), a value for each document, got {kept.shape}")
-            return self._filter_of(None, selection.split(self._segments, kept))
-        return self._filter_of(kept, selection.found(self._segments, self.keys_of(kept, "filter")))
+            return self._filter_of(None, selection.split_mask(self._segments, kept))
+        return self._filter_of(kept, selection.key_masks(self._segments, self.keys_of(kept, "filter")))
 
     def _filter_by(self, predicate: Predicate) -> Filter:
         made = self._filters.get(predicate)
         if made is None:
-            made = self._filter_of(predicate, selection.true_of(self._segments, predicate, self._contents))
-            if len(self._filters) >= _KEPT_FILTERS:
+            made = self._filter_of(predicate, selection.predicate_masks(self._segments, predicate, self._contents))
+            if len(self._filters) >= _CACHED_FILTERS:
                 self._filters = {}
             self._filters[predicate] = made
         return made
@@ -299,25 +527,16 @@ class Snapshot:
             raise TypeError(f"{name}: expected integers, as the documents' ids are, got str")
         return arrays.integers(ids, name, "(n,)", (None,))
 
-    def gather_scores(
-        self,
-        queries: arrays.ArrayLike,
-        ids: arrays.ArrayLike,
-        *,
-        n_threads: int | None = None,
-        dtype: DTypeLike | None = None,
+    def _gather_scores(
+        self, asked: NDArray[Any], ids: arrays.ArrayLike, n_threads: object, out_type: int
     ) -> NDArray[Any]:
-        """As :meth:`FlatIndex.gather_scores`."""
-        both = (arrays.FLOAT, arrays.DOUBLE)
-        asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=self._dim, dtypes=both)
-        out_type = asked.dtype.num if dtype is None else arrays.float_dtype(dtype)
         keys, parts = self._rows_of(ids, len(asked))
         wide = out_type if self._metric != "cosine" else arrays.DOUBLE
         scores: NDArray[Any] | None = None
         for segment, rows in parts:
             segment.check_rows(rows[rows >= 0])
             segment.check("squares")
-            squares = segment.room.half_squares
+            squares = segment.buffers.half_squares
             squares = None if squares is None else squares[: segment.n]
             of_segment = gather.scores_plain(asked, segment.vectors, self._storage, rows, n_threads, wide, squares)
             scores = of_segment if scores is None else np.where(rows < 0, scores, of_segment)
@@ -331,15 +550,9 @@ class Snapshot:
                 scores = _kernels.narrowed(scores)
         return scores
 
-    def gather_scores_grad(
-        self,
-        grad: arrays.ArrayLike,
-        ids: arrays.ArrayLike,
-        *,
-        n_threads: int | None = None,
-        dtype: DTypeLike = np.float32,
+    def _gather_scores_grad(
+        self, grad: arrays.ArrayLike, ids: arrays.ArrayLike, n_threads: object, dtype: DTypeLike
     ) -> NDArray[Any]:
-        """As :meth:`FlatIndex.gather_scores_grad`."""
         if self._metric != "ip":
             raise ValueError(
                 f"gather_scores_grad: expected an index of inner products (metric 'ip'), got {self._metric!r}"
@@ -352,7 +565,7 @@ class Snapshot:
             vectors = segment.vectors
         else:  # the documents that are wanted, side by side: sums are over all segments in the order of k
             rows = np.full(keys.shape, -1, np.int64)
-            chosen, n = [np.empty((0, self._dim), np.float32 if self._storage == "float32" else np.uint16)], 0
+            chosen, n = [self._no_vectors], 0
             for segment, of_segment in parts:
                 used = np.unique(of_segment[of_segment >= 0])
                 chosen.append(segment.vectors[used])
@@ -392,8 +605,7 @@ class Snapshot:
             )
         return keys, parts
 
-    def __contains__(self, doc_id: object) -> bool:
-        """Whether there is a document of this id."""
+    def _holds(self, doc_id: object) -> bool:
         names = self._contents.names
         if names is not None:
             if not isinstance(doc_id, str):
@@ -405,129 +617,37 @@ class Snapshot:
             return False
         return any((segment.find(keys) >= 0).any() for segment in self._segments)
 
-    # ---- what it holds
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __copy__(self) -> Snapshot:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Snapshot:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a snapshot cannot be pickled; pickle its index, or save it")
-
-    def __repr__(self) -> str:
-        return f"Snapshot({self.described()}, version {self._version}"
-
-    def described(self) -> str:
-        """What the representation of an index says after the bracket."""
-        removed = sum(segment.n_removed for segment in self._segments)
-        parts = [f"dim={self._dim}, scan={self._scan!r}, dtype={self._storage!r}"]
-        parts += [] if self._metric == "ip" else [f"metric={self._metric!r}"]
-        left = f" ({removed} removed ones still take memory)" if removed else ""
-        return f"{', '.join(parts)}) of {self._n} documents{left}"
-
-    @property
-    def version(self) -> int:
-        """Which version of its index this is: later ones have greater numbers."""
-        return self._version
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self._dim
-
-    @property
-    def scan(self) -> str:
-        """How documents are scanned: "auto", "float32" or "int8", as the index was made."""
-        return self._scan
-
-    @property
-    def dtype(self) -> str:
-        """What the vectors are stored as: "float32", "float16" or "bfloat16"."""
-        return self._storage
-
-    @property
-    def metric(self) -> str:
-        """What scores are: "ip", "cosine" or "l2"."""
-        return self._metric
+    # ---- documents as they are kept
 
     @property
     def ids_are_strings(self) -> bool:
         """Whether documents were added with ids that are strings."""
         return self._contents.names is not None
 
-    @property
-    def _schema(self) -> Schema:
-        return self._contents.columns
-
-    def _joined(self, part: Callable[[Segment], NDArray[Any]], nothing: NDArray[Any]) -> NDArray[Any]:
-        """An array of all documents, copied."""
-        return np.concatenate([part(segment) for segment in self._segments]) if self._segments else nothing
+    def _joined(self, part: Callable[[Segment], NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+        """An array of all documents, copied; `empty` if there are none."""
+        return np.concatenate([part(segment) for segment in self._segments]) if self._segments else empty
 
     @property
     def keys(self) -> NDArray[np.int64]:
-        """What the documents (N,) are known by inside of the index, in the order of their ids: a copy."""
+        """The integers (N,) that stand for the documents inside the index, in the order of their ids: a copy."""
         return self._joined(lambda segment: segment.ids, np.empty(0, np.int64))
 
     @property
-    def ids(self) -> NDArray[Any]:
-        """Their ids (N,), int64, or an object array of str: a copy."""
-        names = self._contents.names
-        return self.keys if names is None else names.of(self.keys)
-
-    @property
     def stored_vectors(self) -> NDArray[Any]:
-        """The documents (N,D) as they are kept, read-only: the bits of those of 16 bits."""
-        one = self._segments[0] if len(self._segments) == 1 else None
-        if one is not None and one.alive is None:
-            return one.vectors
+        """The documents (N, D) as they are kept, read-only: 16-bit vectors as bits."""
+        if len(self._segments) == 1 and self._segments[0].alive is None:
+            return self._segments[0].vectors
         for segment in self._segments:
             segment.check_vectors()
-        nothing = np.empty((0, self._dim), np.float32 if self._storage == "float32" else np.uint16)
-        copied = self._joined(lambda s: s.vectors if s.alive is None else s.vectors[s.rows], nothing)
+        copied = self._joined(lambda s: s.vectors if s.alive is None else s.vectors[s.rows], self._no_vectors)
         copied.flags.writeable = False
         return copied
 
-    @property
-    def vectors(self) -> NDArray[Any]:
-        """The documents (N,D), read-only, in the order of :attr:`ids`: float32 or float16 as stored (of length 1 for
-        "cosine"); bfloat16, which NumPy lacks, as float32. A copy, save where all lie together and none was removed: of
-        an index whose files are mapped these are the files, which :meth:`FlatIndex.verify` checks."""
-        stored = self.stored_vectors
-        if self._storage != "bfloat16":
-            return stored if self._storage == "float32" else stored.view(np.float16)
-        widened = arrays.widen(stored, self._storage)
-        widened.flags.writeable = False
-        return widened
-
     def stored_columns(self) -> dict[str, NDArray[Any]]:
         """The metadata (N,) as it is kept, copied: strings as codes of their vocabulary."""
-        schema = self._schema
-        empty = schema.empty(0)
-        return {
-            name: self._joined(lambda s, name=name: s.column(name)[s.rows], empty[name])  # type: ignore[misc]  # of the default of a lambda
-            for name in schema.kinds
-        }
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """The kinds of the metadata columns by name: "int64", "float64", "bool" or "str"."""
-        return dict(self._schema.kinds)
+        def column(name: str, empty: NDArray[Any]) -> NDArray[Any]:
+            return self._joined(lambda segment: segment.column(name)[segment.rows], empty)
 
-    @property
-    def metadata(self) -> dict[str, NDArray[Any]]:
-        """The metadata columns by name, each (N,) in the order of :attr:`ids`: copies."""
-        return self._schema.decode(self.stored_columns(), self._contents.vocabularies)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the documents in bytes: vectors, norms, ids, codes and metadata, with the room for documents to
-        come; files that are mapped count as well."""
-        contents = self._contents
-        words = sum(vocabulary.nbytes for vocabulary in contents.vocabularies.values())
-        names = 0 if contents.names is None else contents.names.nbytes
-        return sum(segment.nbytes for segment in self._segments) + words + names
+        return {name: column(name, empty) for name, empty in self._contents.columns.empty(0).items()}

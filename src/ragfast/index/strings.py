@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ragfast._core import arrays
 
 
-def exact(x: str) -> str:
+def plain_str(x: str) -> str:
     """x without whatever a subclass of str adds to it (np.str_, an enumeration), so that it is what it compares as."""
     return x if type(x) is str else str.__str__(x)
 
@@ -33,7 +33,7 @@ def refuse_surrogates(strings: Iterable[str], name: str) -> None:
                 ) from None
 
 
-def listed(x: object, name: str, *, missing: bool = False) -> list[Any]:
+def string_list(x: object, name: str, *, missing: bool = False) -> list[Any]:
     """The strings of a sequence, or of a NumPy array of any type of strings, 1-D; None among them where `missing`.
 
     TypeError for anything else, one string included: it is a sequence of strings too.
@@ -58,7 +58,7 @@ def listed(x: object, name: str, *, missing: bool = False) -> list[Any]:
         if not isinstance(value, str) and not (missing and value is None):
             expected = "str or None" if missing else "str"
             raise TypeError(f"{name}: expected {expected}, got {type(value).__qualname__} {value!r:.80} in row {i}")
-    return [value if value is None else exact(value) for value in values]
+    return [value if value is None else plain_str(value) for value in values]
 
 
 def pack(strings: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -100,55 +100,79 @@ def check(data: NDArray[Any], offsets: NDArray[Any]) -> None:
 
 
 class Strings:
-    """Strings by their position: those it begins with may lie in mapped arrays, and are read when asked for.
+    """Strings by position, and positions by string. The first ones may lie in mapped arrays, and are read when needed.
 
-    One writer may append while others read what was there before.
+    Strings are added and never removed, so that older versions of an index can share them. One writer may append while
+    others read.
     """
 
+    kind = "strings"
+    """What errors call them."""
+
     def __init__(self, data: NDArray[np.uint8] | None = None, offsets: NDArray[np.int64] | None = None) -> None:
-        """Begins with what :func:`pack` returned, or with nothing. See :func:`check` for arrays from elsewhere."""
+        """Begin with what :func:`pack` returned, or with nothing. See :func:`check` for arrays from elsewhere."""
         self._data = np.empty(0, np.uint8) if data is None else data
         self._offsets = np.zeros(1, np.int64) if offsets is None else offsets
         check_shapes(self._data, self._offsets)
         self.n_stored = len(self._offsets) - 1
-        self._read: list[str] | None = None  # all that are stored, once somebody wanted all
+        self._stored: list[str] | None = None  # read when all are wanted
+        self._stored_positions: dict[str, int] | None = None  # never changed once it is made
         self._added: list[str] = []
+        self._added_positions: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return self.n_stored + len(self._added)
+        return self.n_stored + len(self._added_positions)
 
     @property
     def nbytes(self) -> int:
-        """Of the arrays it began with, and an estimate of what each string added to it takes."""
+        """Bytes of the arrays it began with, and an estimate of what each string added to it takes."""
         return self._data.nbytes + self._offsets.nbytes + 80 * len(self._added)
 
     def check(self) -> None:
-        """Reads all that is stored: ValueError if these are not strings."""
+        """Read all that is stored: ValueError if these are not strings, or not distinct."""
         check(self._data, self._offsets)
+        self._stored_by_position()
 
     def stored(self) -> list[str]:
-        """The strings it began with; never to be changed."""
-        if self._read is None:  # two readers may both do this, to the same end
-            self.check()
+        """The strings it began with; not to be changed."""
+        if self._stored is None:  # two readers may both do this, to the same end
+            check(self._data, self._offsets)
             text, ends = self._data.tobytes(), self._offsets.tolist()
-            self._read = [text[first:end].decode() for first, end in pairwise(ends)]
-        return self._read
+            self._stored = [text[first:end].decode() for first, end in pairwise(ends)]
+        return self._stored
 
     def all(self) -> list[str]:
         return self.stored() + self._added[:]
 
-    def extend(self, strings: Sequence[str], n: int) -> None:
-        """Appends strings that :func:`refuse_surrogates` has seen to the first n; what is beyond was left by an append
-        that did not come to its end."""
-        del self._added[n - self.n_stored :]
-        self._added.extend(strings)
+    def _stored_by_position(self) -> dict[str, int]:
+        if self._stored_positions is None:  # two readers may both do this too
+            strings = self.stored()
+            positions = {string: i for i, string in enumerate(strings)}
+            if len(positions) < len(strings):
+                raise ValueError(f"{self.kind}: expected distinct {self.kind}, got {repeated(strings)!r:.80} twice")
+            self._stored_positions = positions
+        return self._stored_positions
+
+    def positions(self, strings: Iterable[str]) -> NDArray[np.int64]:
+        """The position of each string, -1 if it is unknown."""
+        stored, added = self._stored_by_position(), self._added_positions
+        if not stored:
+            return np.array([added.get(string, -1) for string in strings], np.int64)
+        return np.array([added.get(string, stored.get(string, -1)) for string in strings], np.int64)
+
+    def append(self, strings: Sequence[str]) -> None:
+        """Append distinct unknown strings that :func:`refuse_surrogates` has seen."""
+        first = len(self)
+        del self._added[first - self.n_stored :]  # left by an append that was interrupted
+        self._added.extend(strings)  # before any of them can be found
+        self._added_positions.update(zip(strings, range(first, first + len(strings)), strict=True))
 
     def take(self, positions: NDArray[Any]) -> NDArray[np.object_]:
         """The strings at positions, of any shape, each below len(self); None at positions below 0."""
         flat = positions.ravel()
-        if flat.size and flat.max() >= len(self):
-            raise ValueError(f"there are {len(self)} strings, and no position {flat.max()}")
-        if self._read is None and flat.size > self.n_stored // 8:
+        if flat.size and flat.max() >= self.n_stored + len(self._added):
+            raise ValueError(f"there are {len(self)} {self.kind}, and no position {flat.max()}")
+        if self._stored is None and flat.size > self.n_stored // 8:
             self.stored()
         out = np.empty(flat.size, object)
         out[:] = [None if i < 0 else self._at(i) for i in flat.tolist()]
@@ -157,8 +181,8 @@ class Strings:
     def _at(self, i: int) -> str:
         if i >= self.n_stored:
             return self._added[i - self.n_stored]
-        if self._read is not None:
-            return self._read[i]
+        if self._stored is not None:
+            return self._stored[i]
         first, end = int(self._offsets[i]), int(self._offsets[i + 1])
         if not 0 <= first <= end <= len(self._data):
             raise ValueError(f"offsets of strings: string {i} goes from {first} to {end} of {len(self._data)} bytes")
@@ -168,9 +192,15 @@ class Strings:
             raise ValueError(f"the text of string {i}: expected UTF-8; {error.reason}") from None
 
     def packed(self, n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(data, offsets) of the first n, no fewer than it began with, for storage: more may come meanwhile."""
+        """(data, offsets) of the first n, no fewer than it began with, for storage: a writer may append meanwhile."""
         added = self._added[: n - self.n_stored]
         if not added:
             return self._data, self._offsets
         data, offsets = pack(added)
         return np.concatenate([self._data, data]), np.concatenate([self._offsets, offsets[1:] + self._offsets[-1]])
+
+
+def repeated(strings: Sequence[str]) -> str:
+    """The first string that is there twice."""
+    seen: set[str] = set()
+    return next(string for string in strings if string in seen or seen.add(string))  # type: ignore[func-returns-value]  # set.add returns None, which is false

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ragfast._core import arrays
 from ragfast.index import Hits
-from ragfast.index.merge import id_array
 from ragfast.marginal.lse import log_softmax, marginalize_sequence, marginalize_token
 from ragfast.rag import decoding, protocols
 from ragfast.rag.decoding import Decoding, Generation, Retrieved, Step
@@ -509,7 +508,7 @@ def _retrieved(hits: Hits, documents: Any, name: str) -> Retrieved:
 
 def _found(hits: Hits) -> Hits:
     """Without the padding with which a search fills up what it did not find."""
-    ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,))
+    ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,))
     there = protocols.was_found(ids)
     return Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
 

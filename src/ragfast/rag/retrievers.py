@@ -243,7 +243,11 @@ class SimpleRetriever(_DenseSearch):
 
 def _own_filter(filter: Any) -> Any:
     """A retriever's own filter as it may be kept: none that could mean other documents in another version."""
-    own = None if filter is None else selection.kept(filter, "a list or an array of ids, a Predicate or a Filter")
+    own = (
+        None
+        if filter is None
+        else selection.frozen_filter(filter, "a list or an array of ids, a Predicate or a Filter")
+    )
     if isinstance(own, np.ndarray) and own.dtype.kind == "b":
         raise TypeError(
             "filter: a mask says nothing of the rows of another version of an index; expected snapshot.filter(mask), "

@@ -17,7 +17,6 @@ import numpy as np
 from ragfast._core import arrays
 from ragfast.index import FlatIndex, Snapshot
 from ragfast.index.filters import COMPARE, Predicate, column
-from ragfast.index.merge import id_array
 from ragfast.rag.models import no_entry, tokens_of
 from ragfast.rag.protocols import FilteringRetriever, Retriever, checked_retriever, was_found
 from ragfast.rag.retrievers import allowed_by, shows
@@ -155,7 +154,7 @@ class SearchTool:
         embedding = self.retriever.encode_query(query)
         with _not_for_models():
             hits = self.retriever.search(embedding, index, k=wanted, **constraints)
-            ids = id_array(hits.ids, "retriever's ids", "(K,)", (None,))
+            ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,))
         found = np.flatnonzero(was_found(ids)).tolist()
         return {
             "results": [self._result(hits, z, doc_id) for z, doc_id in zip(found, ids[found].tolist(), strict=True)]

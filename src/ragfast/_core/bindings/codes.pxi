@@ -115,7 +115,7 @@ cdef class Codes:
 
     @property
     def planes(self):
-        """The high and the low plane, uint8, and the bounds, float32 (panels,5,32), as codes.h has them."""
+        """The high and the low plane, uint8, and the bounds, float32 (panels,5,32), as i8_layout.h has them."""
         high, low, bounds = self.arrays[:3]
         return high, low, bounds.view(np.float32).reshape(-1, 5, 32)
 

@@ -67,6 +67,6 @@ def segment_logsumexp(np.ndarray x not None, np.ndarray keys not None, Py_ssize_
     cdef const int64_t *keys_data = <const int64_t *>np.PyArray_DATA(keys)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_keyed_logsumexp(out_data, x_data, keys_data, n_rows, n, n_keys, n_threads)
+        status = ragfast_segment_logsumexp(out_data, x_data, keys_data, n_rows, n, n_keys, n_threads)
     check(status)
     return out

@@ -25,7 +25,7 @@ cdef class Docs:
     cdef object held, given
 
     def __init__(self, np.ndarray vectors not None, norms=None, ids=None, Codes codes=None, *, bint bfloat16=False,
-                 int64_t first_id=0, allowed=None, groups=None, half_squares=None, row_sums=None, bint far=False):
+                 int64_t first_id=0, allowed=None, groups=None, half_squares=None, row_sums=None, bint mapped=False):
         if self.vectors is not None:
             raise TypeError("docs: these never change")
         cdef int type_num = np.PyArray_TYPE(vectors)
@@ -51,7 +51,7 @@ cdef class Docs:
         self.c.dim = dim
         self.c.dtype = rows_dtype(vectors, bfloat16)
         self.c.first_id = first_id
-        self.c.far = far
+        self.c.mapped = mapped
         cdef np.ndarray a = plain_of(norms, "norms", np.NPY_FLOAT, "float32", n)
         self.c.norms = NULL if a is None else <const float *>np.PyArray_DATA(a)
         a = plain_of(ids, "ids", np.NPY_INT64, "int64", n)

@@ -26,24 +26,24 @@ def set_num_threads(int n):
     ragfast_set_num_threads(n)
 
 
-def burn(str arithmetic, Py_ssize_t rounds):
+def peak_operations(str arithmetic, Py_ssize_t rounds):
     """Does nothing but "float32" multiply-adds or "int8" products, at the level in use on the calling thread, for time
     proportional to rounds. Returns how many multiplications and additions that were."""
     if arithmetic not in ("float32", "int8"):
         raise ValueError(f"arithmetic: expected 'float32' or 'int8', got {arithmetic!r}")
     if rounds < 0:
         raise ValueError(f"rounds: expected 0 or more, got {rounds}")
-    cdef ragfast_arithmetic which = RAGFAST_FLOAT32 if arithmetic == "float32" else RAGFAST_INT8
+    cdef peak_arithmetic which = PEAK_FLOAT32 if arithmetic == "float32" else PEAK_INT8
     cdef uint64_t operations
     cdef size_t n_rounds = rounds
     cdef ragfast_status status
     with nogil:
-        status = ragfast_burn(&operations, which, n_rounds)
+        status = c_peak_operations(&operations, which, n_rounds)
     check(status)
     return operations
 
 
-def read(np.ndarray x not None):
+def peak_read(np.ndarray x not None):
     """Reads the bytes of a contiguous array once. Returns the sum modulo 2**64 of its 8-byte words."""
     if not np.PyArray_IS_C_CONTIGUOUS(x):
         raise ValueError("x: expected a contiguous array")
@@ -51,5 +51,5 @@ def read(np.ndarray x not None):
     cdef size_t n_bytes = np.PyArray_NBYTES(x)
     cdef uint64_t checksum
     with nogil:
-        checksum = ragfast_read(data, n_bytes)
+        checksum = c_peak_read(data, n_bytes)
     return checksum

@@ -85,7 +85,7 @@ class CorruptDocument(ValueError):
         return f"row {self.row} of segment {self.segment} holds other bytes than its checksum was made of"
 
 
-cdef check_search(np.ndarray queries, tuple docs, np.ndarray excluded):
+cdef check_search(np.ndarray queries, tuple docs, np.ndarray excluded_groups):
     """That C reads nothing beyond an array."""
     if not docs:
         raise ValueError("docs: expected one segment or more")
@@ -100,17 +100,17 @@ cdef check_search(np.ndarray queries, tuple docs, np.ndarray excluded):
     if not is_plain(queries, type_num, 2) or <size_t>np.PyArray_DIM(queries, 1) != first.c.dim:
         raise ValueError(f"queries: expected a plain array (B,{first.c.dim}) of "
                          f"{'float64' if type_num == np.NPY_DOUBLE else 'float32'}, got {queries.dtype} {np.shape(queries)}")
-    if excluded is not None:
-        plain_of(excluded, "excluded", np.NPY_INT32, "int32", np.PyArray_DIM(queries, 0))
+    if excluded_groups is not None:
+        plain_of(excluded_groups, "excluded_groups", np.NPY_INT32, "int32", np.PyArray_DIM(queries, 0))
 
 
 def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, double temperature, int n_threads,
-           int out_type, np.ndarray excluded=None, Py_ssize_t at_most=0):
-    """(B,D) plain, float32, or float64 where the documents are; docs, segments (Docs,) of one D and dtype; excluded (B,)
-    int32 groups, negative for none, or None; at_most documents of a group, 0 for any number."""
-    check_search(queries, docs, excluded)
-    if k < 1 or at_most < 0:
-        raise ValueError(f"expected k of 1 or more and at_most of 0 or more, got {k} and {at_most}")
+           int out_type, np.ndarray excluded_groups=None, Py_ssize_t max_per_group=0):
+    """(B,D) plain, float32, or float64 where the documents are; docs, segments (Docs,) of one D and dtype; excluded_groups (B,)
+    int32 groups, negative for none, or None; max_per_group documents of a group, 0 for any number."""
+    check_search(queries, docs, excluded_groups)
+    if k < 1 or max_per_group < 0:
+        raise ValueError(f"expected k of 1 or more and max_per_group of 0 or more, got {k} and {max_per_group}")
     cdef np.npy_intp shape[2]
     cdef np.npy_intp stats_shape[2]
     stats_shape[0] = shape[0] = np.PyArray_DIM(queries, 0)
@@ -120,8 +120,8 @@ def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, doubl
     cdef np.ndarray logprobs = np.PyArray_EMPTY(2, shape, np.NPY_DOUBLE, 0)
     cdef np.ndarray doc_ids = np.PyArray_EMPTY(2, shape, np.NPY_INT64, 0)
     cdef np.ndarray counts = np.PyArray_EMPTY(2, stats_shape, np.NPY_INT64, 0)
-    cdef ragfast_docs few[8]
-    cdef ragfast_docs *segments = few
+    cdef ragfast_docs on_stack[8]
+    cdef ragfast_docs *segments = on_stack
     cdef size_t n_segments = len(docs), i, n_docs = 0, prefix = 0
     cdef Docs one
     if n_segments > 8:
@@ -134,9 +134,9 @@ def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, doubl
         n_docs += one.c.n_docs
         if one.c.codes != NULL and one.c.codes.prefix > prefix:
             prefix = one.c.codes.prefix
-    cdef ragfast_rules rules
-    rules.excluded = NULL if excluded is None else <const int32_t *>np.PyArray_DATA(excluded)
-    rules.at_most = at_most
+    cdef ragfast_constraints constraints
+    constraints.excluded_groups = NULL if excluded_groups is None else <const int32_t *>np.PyArray_DATA(excluded_groups)
+    constraints.max_per_group = max_per_group
     cdef ragfast_place corrupt
     cdef size_t n_queries = shape[0]
     cdef const void *queries_data = np.PyArray_DATA(queries)
@@ -147,8 +147,8 @@ def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, doubl
     cdef ragfast_status status
     with nogil:
         status = ragfast_search(scores_data, ids_data, logprobs_data, counts_data, &corrupt, queries_data, n_queries,
-                                segments, n_segments, &rules, k, temperature, n_threads)
-        if segments != few:
+                                segments, n_segments, &constraints, k, temperature, n_threads)
+        if segments != on_stack:
             PyMem_RawFree(segments)
     if status == RAGFAST_ERROR_CORRUPT_DOC:
         raise CorruptDocument(corrupt.segment, corrupt.row)

@@ -1,10 +1,11 @@
-"""Sources whose rows lie one behind the other in a file: .npy and safetensors. Both are read by parts rather than
-mapped, so that memory stays bounded and a file that somebody cuts short is an error and not a crash."""
+"""Sources of ``.npy`` files, and what all sources share whose rows lie in files one after the other.
+
+Blocks of ``.npy`` files are read rather than mapped, so that a file that is cut short is an error and not a crash.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +16,17 @@ from numpy.typing import NDArray
 from ragfast._core import arrays
 from ragfast.index.readers.block import ROWS, Block, Paths, Source, path_list, refuse_type, rounded_floats, same_dim
 
-__all__ = ["npy", "safetensors"]
-
-_SAFETENSORS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
-_MOST_HEADER = 100_000_000  # bytes, as the format's own reader has it
+__all__ = ["npy"]
 
 
-class _Rows(NamedTuple):
+class RowFile(NamedTuple):
+    """A file of n rows."""
+
     path: Path
-    offset: int  # bytes before the first row
-    dtype: np.dtype[Any]
     n: int
     dim: int
+    read: Callable[[int], Iterator[NDArray[Any]]]
+    """Returns the rows in order, in arrays of so many or fewer: floats of NumPy, or uint16 bits of bfloat16."""
 
 
 def npy(
@@ -57,76 +57,36 @@ def npy(
     ...     print(source.n_docs, [(block.vectors.shape, block.ids) for block in source])
     5 [((2, 3), [7, 5]), ((2, 3), [3, 2]), ((1, 3), [1])]
     """
-    return _source([_npy_rows(path, bfloat16, rounded) for path in path_list(paths)], ids, metadata, rows, bfloat16)
+    return source_of([_npy_file(path, bfloat16, rounded) for path in path_list(paths)], ids, metadata, rows)
 
 
-def safetensors(
-    paths: Paths,
-    name: str | None = None,
-    *,
-    ids: Any = None,
-    metadata: Mapping[str, Any] | None = None,
-    rows: int = ROWS,
-    rounded: bool = False,
-) -> Source:
-    """The tensor `name` (N,D) of a safetensors file, or of several one after the other: float32, float16, bfloat16.
-
-    The name may be left out where a file has one tensor. The format is read here, without the package of that name.
-    Everything else is as in :func:`npy`.
-
-    >>> import json, pathlib, tempfile
-    >>> import numpy as np
-    >>> from ragfast.index import readers
-    >>> header = json.dumps({"docs": {"dtype": "F16", "shape": [3, 2], "data_offsets": [0, 12]}}).encode()
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = pathlib.Path(folder, "docs.safetensors")
-    ...     data = np.ones((3, 2), np.float16).tobytes()
-    ...     _ = file.write_bytes(len(header).to_bytes(8, "little") + header + data)
-    ...     print([block.vectors.tolist() for block in readers.safetensors(file, "docs", rows=2)])
-    [[[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0]]]
-    """
-    found = [_tensor_rows(path, name, rounded) for path in path_list(paths)]
-    is_bfloat16 = found[0][1]
-    if any(other != is_bfloat16 for _, other in found):
-        raise TypeError(f"{found[0][0].path}: bfloat16 and other types in one source")
-    return _source([part for part, _ in found], ids, metadata, rows, is_bfloat16)
-
-
-def _source(parts: list[_Rows], ids: Any, metadata: Mapping[str, Any] | None, rows: int, is_bfloat16: bool) -> Source:
+def source_of(files: list[RowFile], ids: Any, metadata: Mapping[str, Any] | None, rows: int) -> Source:
+    """The rows of all files, with ids and metadata for all of them together."""
     rows = arrays.positive_int(rows, "rows")
     dim: int | None = None
-    for part in parts:
-        dim = same_dim(dim, part.dim, str(part.path))
-    n_docs = sum(part.n for part in parts)
+    for file in files:
+        dim = same_dim(dim, file.dim, str(file.path))
+    n_docs = sum(file.n for file in files)
     columns = dict(metadata or {})
     for name, column in [("ids", ids), *((f"metadata {name!r}", column) for name, column in columns.items())]:
         if column is not None and len(column) != n_docs:
             raise ValueError(f"{name}: expected {n_docs} values, one for each row of the files, got {len(column)}")
-    return Source(partial(_blocks, parts, ids, columns, rows, is_bfloat16), n_docs, dim)
+    return Source(partial(_blocks, files, ids, columns, rows), n_docs, dim)
 
 
-def _blocks(parts: list[_Rows], ids: Any, columns: dict[str, Any], rows: int, is_bfloat16: bool) -> Iterator[Block]:
-    done = 0
-    for part in parts:
-        with open(part.path, "rb", buffering=0) as file:
-            file.seek(part.offset)
-            for first in range(0, part.n, rows):
-                n = min(rows, part.n - first)
-                values = np.fromfile(file, part.dtype, n * part.dim)
-                if values.size < n * part.dim:
-                    raise ValueError(f"{part.path}: the file became shorter while it was read")
-                vectors: NDArray[Any] = values.reshape(n, part.dim)
-                if is_bfloat16:
-                    vectors = arrays.widen(vectors.astype(np.uint16, copy=False), "bfloat16")
-                else:
-                    vectors = rounded_floats(vectors, str(part.path), True)
-                here = slice(done, done + n)
-                some = {name: column[here] for name, column in columns.items()} or None
-                yield Block(vectors, None if ids is None else ids[here], some)
-                done += n
+def _blocks(files: list[RowFile], ids: Any, columns: dict[str, Any], rows: int) -> Iterator[Block]:
+    first = 0
+    for file in files:
+        for vectors in file.read(rows):
+            if vectors.dtype.kind != "f":
+                vectors = arrays.widen(vectors.astype(np.uint16, copy=False), "bfloat16")
+            here = slice(first, first + len(vectors))
+            metadata = {name: column[here] for name, column in columns.items()} or None
+            yield Block(rounded_floats(vectors, str(file.path), True), None if ids is None else ids[here], metadata)
+            first += len(vectors)
 
 
-def _npy_rows(path: Path, bfloat16: bool, rounded: bool) -> _Rows:
+def _npy_file(path: Path, bfloat16: bool, rounded: bool) -> RowFile:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -147,41 +107,15 @@ def _npy_rows(path: Path, bfloat16: bool, rounded: bool) -> _Rows:
         if dtype.kind in "uV" and dtype.itemsize == 2:
             raise TypeError(f"{path}: got {dtype}; bfloat16=True takes it for the bits of bfloat16")
         refuse_type(str(dtype), dtype.num == arrays.DOUBLE, str(path), rounded)
-    return _Rows(path, array.offset, dtype, *array.shape)
+    (n, dim), offset = array.shape, array.offset
 
+    def read(rows: int) -> Iterator[NDArray[Any]]:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            for first in range(0, n, rows):
+                values = np.fromfile(file, dtype, min(rows, n - first) * dim)
+                if values.size < min(rows, n - first) * dim:
+                    raise ValueError(f"{path}: the file became shorter while it was read")
+                yield values.reshape(-1, dim)
 
-def _tensor_rows(path: Path, name: str | None, rounded: bool) -> tuple[_Rows, bool]:
-    """Of the tensor of that name, and whether it is of bfloat16."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _MOST_HEADER):
-            raise ValueError(f"{path}: not a safetensors file: its header would end beyond the file")
-        header = file.read(length)
-    try:
-        tensors = json.loads(header)
-        tensors = {key: value for key, value in tensors.items() if key != "__metadata__"}
-        described = {
-            key: (str(value["dtype"]), tuple(map(int, value["shape"])), tuple(map(int, value["data_offsets"])))
-            for key, value in tensors.items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a safetensors file: no header that can be read ({error!r})") from error
-    if name is None and len(described) == 1:
-        name = next(iter(described))
-    if name not in described:
-        asked = "which tensor is meant? Pass its name" if name is None else f"no tensor {name!r}"
-        raise ValueError(f"{path}: {asked}; there are {', '.join(map(repr, sorted(described))) or 'none'}")
-    kind, shape, ends = described[name]
-    where = f"{path}: {name}"
-    if kind not in _SAFETENSORS or kind == "F64":
-        refuse_type(kind, kind == "F64", where, rounded)
-    if len(shape) != 2:
-        raise ValueError(f"{where}: expected shape (N, D), got {shape}")
-    dtype = np.dtype(_SAFETENSORS[kind])
-    start, stop = ends if len(ends) == 2 else (0, -1)
-    if min(shape) < 0 or not 0 <= start <= stop or stop - start != shape[0] * shape[1] * dtype.itemsize:
-        raise ValueError(f"{where}: {shape} of {kind} does not lie at bytes {list(ends)}")
-    if 8 + length + stop > size:
-        raise ValueError(f"{where}: truncated, {size} bytes where {8 + length + stop} were expected")
-    return _Rows(path, 8 + length + start, dtype, *shape), kind == "BF16"
+    return RowFile(path, n, dim, read)

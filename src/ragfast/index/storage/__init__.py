@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from ragfast.index.storage.transaction import ArrayWriter, Transaction, change
 __all__ = ["ArrayWriter", "IndexFormatError", "Stored", "Transaction", "change", "open"]
 
 VERIFIED = 1 << 26
-"""Bytes that are summed between two signs of progress."""
+"""Bytes that are summed together: an interrupt waits for no more."""
 
 
 def open(path: str | os.PathLike[str]) -> Stored:
@@ -89,11 +88,6 @@ class Stored:
         """Of the arrays."""
         return tuple(self._mapped)
 
-    @property
-    def nbytes(self) -> int:
-        """Of all arrays."""
-        return sum(array.nbytes for array in self._mapped.values())
-
     def array(self, name: str) -> NDArray[Any]:
         """The mapped array, read-only, its data on a cache line. IndexFormatError where this version has none."""
         self._entry(name)
@@ -110,35 +104,20 @@ class Stored:
         return entry
 
     def verify(self, name: str) -> None:
-        """Reads the array and compares its checksum, the first time; from then on the verdict is known.
-        IndexFormatError where it differs. Threads may call this together: one reads."""
-        self._verify(name, lambda n: None)
-
-    def verify_all(self, progress: Callable[[int, int], object] | None = None) -> None:
-        """Verifies every array. progress is called now and then with the bytes checked so far and those of all."""
-        total, done = self.nbytes, 0
-
-        def more(n: int) -> None:
-            nonlocal done
-            done += n
-            if progress is not None:
-                progress(done, total)
-
-        for name in self.names:
-            self._verify(name, more)
-
-    def _verify(self, name: str, more: Callable[[int], None]) -> None:
+        """Read the array and compare its checksum, the first time; from then on the verdict is known.
+        IndexFormatError if it differs. Threads may call this together: one reads."""
         entry = self._entry(name)
         # A process of its own has locks of its own: one that a thread held as the process forked is never released.
         with self._locks.setdefault((os.getpid(), name), threading.Lock()):
-            if name in self._verdicts:
-                more(entry.nbytes)
-            else:
+            if name not in self._verdicts:
                 data, sums = self._mapped[name].reshape(-1).view(np.uint8), _kernels.Checksum()
                 for first in range(0, entry.nbytes, VERIFIED):
-                    block = data[first : first + VERIFIED]
-                    sums.update(block.data)
-                    more(len(block))
+                    sums.update(data[first : first + VERIFIED].data)
                 self._verdicts[name] = f"{sums.value:016x}"
         if self._verdicts[name] != entry.xxh64:
             raise manifest.wrong(self.file(name), f"data of which the XXH64 is {entry.xxh64}", self._verdicts[name])
+
+    def verify_all(self) -> None:
+        """Verify every array."""
+        for name in self.names:
+            self.verify(name)

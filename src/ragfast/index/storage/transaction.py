@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -55,7 +54,7 @@ class Transaction:
     def __init__(self, directory: str, current: Manifest | None) -> None:
         self._directory = directory
         self.before = Manifest(0, {}, {}) if current is None else current
-        self._suffix = f"v{self.version}-{secrets.token_hex(4)}"
+        self._suffix = f"v{self.version}-{os.urandom(4).hex()}"
         self._arrays: dict[str, Entry] = {}
         self._streams: dict[str, ArrayWriter] = {}
         self._process = os.getpid()

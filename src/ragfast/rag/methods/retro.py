@@ -34,7 +34,7 @@ def retro_neighbours(
     documents, and a duplicate may come before the chunk. Here neither can happen.
 
     For more than one call keep the index: ``FlatIndex.from_vectors(chunks, metric="l2", metadata={"document":
-    documents})`` and ``search(queries, k, group="document", exclude=query_documents)``, of which errors are.
+    documents})`` and ``search(queries, k, group_by="document", exclude_groups=query_documents)``, of which errors are.
 
     >>> import numpy as np, ragfast.rag.methods
     >>> chunks = np.float32([[0, 0], [0, 1], [0, 1], [3, 3]])
@@ -57,4 +57,4 @@ def retro_neighbours(
             expected = f"({len(asked)},), one for each query"
             excluded = arrays.integers(query_documents, "query_documents", expected, (len(asked),))
     group = None if excluded is None else "document"
-    return index.search(asked, k, group=group, exclude=excluded, dtype=np.float64, n_threads=n_threads)
+    return index.search(asked, k, group_by=group, exclude_groups=excluded, dtype=np.float64, n_threads=n_threads)

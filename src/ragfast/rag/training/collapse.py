@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
-from ragfast.index.merge import id_array
 from ragfast.rag.protocols import was_found
 
 __all__ = ["CollapseMonitor", "CollapseStatistics", "CollapseWarning"]
@@ -183,7 +182,7 @@ def _entropy(shares: NDArray[np.float64]) -> float:
 
 def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
     """The documents of each question, without the -1 or None, and their shares of it."""
-    rows = [id_array(ids, f"doc_ids[{b}]", "(K,)", (None,)) for b, ids in enumerate(doc_ids)]
+    rows = [arrays.id_array(ids, f"doc_ids[{b}]", "(K,)", (None,)) for b, ids in enumerate(doc_ids)]
     if doc_logprobs is None:
         doc_logprobs = [np.zeros(len(ids)) for ids in rows]
     if len(doc_logprobs) != len(rows):

@@ -1,0 +1,25 @@
+/* Rows of vectors: widening to float32, norms, the layout that packed tiles take. */
+#ifndef RAGFAST_ROWS_H
+#define RAGFAST_ROWS_H
+
+#include "core/kernels.h"
+
+#include <math.h>
+
+/* Document `row` as float32: where it lies, or widened to out (D). */
+const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,
+                             size_t row, size_t dim);
+
+/* Rows (n,D) as tile_packed_f32 has queries: (n / TILE_QUERIES rounded up, D, TILE_QUERIES), absent ones zero. */
+void ragfast_interleave_f32(float *out, const float *rows, size_t n, size_t dim);
+
+/* An upper bound in float32 of a norm, from its square in float64. */
+float ragfast_norm_rounded_up(double squared);
+
+static inline int ragfast_all_finite(const double *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
+}
+
+#endif

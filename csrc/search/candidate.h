@@ -1,0 +1,45 @@
+/* What a search remembers of a document, and the order of results. The tie rule lives here and nowhere else. */
+#ifndef RAGFAST_CANDIDATE_H
+#define RAGFAST_CANDIDATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct ragfast_candidate {
+    double lower, upper; /* the float64 score lies between them; both are the score once `exact` */
+    int64_t id;
+    uint32_t row;
+    uint32_t segment : 31, exact : 1;
+} ragfast_candidate;
+
+/* (score descending, id ascending). Among inexact candidates it orders lower bounds, where ties mean nothing. Ids are
+ * distinct, so no two candidates are equal: selection cannot degenerate on constant scores. */
+static inline int ragfast_before(const ragfast_candidate *a, const ragfast_candidate *b) {
+    return a->lower > b->lower || (a->lower == b->lower && a->id < b->id);
+}
+
+static inline void ragfast_swap(ragfast_candidate *a, ragfast_candidate *b) {
+    ragfast_candidate t = *a;
+    *a = *b;
+    *b = t;
+}
+
+typedef int ragfast_order(const void *context, const ragfast_candidate *a, const ragfast_candidate *b);
+
+/* A heap sort by `before`: in place, no recursion, no bad input. Inlined by force, so that `before` is. */
+static inline __attribute__((always_inline)) void ragfast_heap_sort(ragfast_candidate *items, size_t n,
+                                                                    ragfast_order *before, const void *context) {
+    for (size_t end = n, start = n / 2; end > 1;) {
+        if (start > 0)
+            start--;
+        else
+            ragfast_swap(&items[--end], &items[0]);
+        for (size_t parent = start, child; (child = 2 * parent + 1) < end; parent = child) {
+            if (child + 1 < end && before(context, &items[child], &items[child + 1])) child++;
+            if (!before(context, &items[parent], &items[child])) break;
+            ragfast_swap(&items[parent], &items[child]);
+        }
+    }
+}
+
+#endif
