@@ -164,28 +164,6 @@ def test_one_token_makes_both_variants_equal(seed: int, k: int, n_docs: int, sca
     assert log_prob == pytest.approx(token.logprobs[0], rel=1e-12, abs=1e-13)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
-@settings(deadline=None)
-def test_permuting_documents_permutes_ids(seed: int, k: int) -> None:
-    case = Case(seed)
-    order = np.random.default_rng(seed).permutation(len(case.texts))
-    permuted = case.query, case.target, case.documents[order], [case.texts[i] for i in order]
-    log_prob, ids, probs = case.sequence().forward(*case.question, k)
-    permuted_log_prob, permuted_ids, permuted_probs = case.sequence().forward(*permuted, k)
-    assert order[permuted_ids].tolist() == ids.tolist()
-    assert (permuted_log_prob, permuted_probs.tolist()) == (log_prob, probs.tolist())
-    assert case.token().forward(*permuted, k) == case.token().forward(*case.question, k)
-
-
-@given(st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=30)
-def test_sequence_lies_between_its_documents(seed: int) -> None:
-    case = Case(seed)
-    score = case.score(case.sequence())
-    each = score.token_logprobs[0].sum(axis=1)
-    assert each.min() - 1e-12 <= score.logprobs[0] <= each.max() + 1e-12
-
-
 def test_an_index_serves_as_documents() -> None:
     case = Case()
     documents = case.documents.astype(np.float32)

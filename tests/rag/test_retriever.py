@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ragfast_bench import notebook
 
 import ragfast
-from ragfast.rag.protocols import Retriever
 
 Array = NDArray[Any]
 
@@ -117,10 +116,6 @@ def test_unusual_layouts(make: Any) -> None:
     assert retriever.encode_query(make(query)).tolist() == pytest.approx(embedding.tolist(), rel=1e-14)
     unusual_ids, unusual_probs = retriever.retrieve(make(embedding[:, None])[:, 0], make(documents), 3)
     assert (unusual_ids.tolist(), unusual_probs.tolist()) == (ids.tolist(), probs.tolist())
-
-
-def test_satisfies_the_protocol() -> None:
-    assert isinstance(ragfast.SimpleRetriever(2), Retriever)
 
 
 def test_weights_are_kept_as_a_read_only_copy() -> None:

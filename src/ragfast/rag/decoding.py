@@ -336,6 +336,7 @@ def score_with(
 
 def batches(n: int, batch_size: int) -> list[slice]:
     """The slices that divide n items into batches."""
+    batch_size = arrays.positive_int(batch_size, "batch_size")
     return [slice(first, first + batch_size) for first in range(0, n, batch_size)]
 
 

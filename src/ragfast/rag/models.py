@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -182,7 +181,7 @@ class _RAG:
         """For each question and each of its candidates the token_logprobs (K,T)."""
         docs = [found.doc_tokens for found in retrieved]
         given: list[Sequence[Any]] = []
-        for batch in decoding.batches(len(questions), arrays.positive_int(batch_size, "batch_size")):
+        for batch in decoding.batches(len(questions), batch_size):
             given += decoding.score_with(self.generator, questions[batch], docs[batch], answers[batch])
         counts, expected = [len(tables) for tables in given], [len(candidates) for candidates in answers]
         if counts != expected:
@@ -233,21 +232,6 @@ class _RAG:
     def _answer_logprob(self, marginal: Any) -> Any:
         """log p(y|x), with eps, of what _marginalize gives."""
         raise NotImplementedError
-
-    def _generate(
-        self,
-        generate: Callable[..., list[list[Generation]]],
-        questions: Sequence[Any],
-        k: int | None,
-        filter: Any,
-        retrieved: Sequence[Retrieved] | None,
-        batch_size: int,
-        options: dict[str, Any],
-    ) -> list[list[Generation]]:
-        asked, found = self._prepare(questions, k, filter, retrieved)
-        generator = self._decoding_generator("generate")
-        batch_size = arrays.positive_int(batch_size, "batch_size")
-        return generate(generator, asked, found, Decoding.of(options), batch_size)
 
     def _prepare(
         self, questions: Sequence[Any], k: int | None, filter: Any, retrieved: Sequence[Retrieved] | None
@@ -354,8 +338,9 @@ class RAGSequence(_RAG):
         refused, and n_returned may pass n_beams. length_penalty and early_stopping are of the search under each
         document. ValueError also for another mode, and for NaN where hypotheses are scored.
         """
-        generate = functools.partial(decoding.generate_sequence, mode=mode)
-        return self._generate(generate, questions, k, filter, retrieved, batch_size, options)
+        asked, found = self._prepare(questions, k, filter, retrieved)
+        generator = self._decoding_generator("generate")
+        return decoding.generate_sequence(generator, asked, found, Decoding.of(options), batch_size, mode)
 
 
 class RAGToken(_RAG):
@@ -431,7 +416,9 @@ class RAGToken(_RAG):
         ``retrieved``, NaN or +inf from the generator, a question to which no answer is left, and where ``retrieve``
         raises it. :class:`ragfast.rag.Generation` has an example.
         """
-        return self._generate(decoding.generate_token, questions, k, filter, retrieved, batch_size, options)
+        asked, found = self._prepare(questions, k, filter, retrieved)
+        generator = self._decoding_generator("generate")
+        return decoding.generate_token(generator, asked, found, Decoding.of(options), batch_size)
 
     def stream(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +52,21 @@ def loss_of(model: Model, questions: list[Array], answers: list[Array]) -> float
     return -float(np.mean(logs))
 
 
+def central_differences(owner: Any, name: str, step: float, value: Callable[[], float]) -> NDArray[np.float64]:
+    """The derivative of a value with regard to each of a part's weights, which are left moved."""
+    weights = getattr(owner, name)
+    numeric = np.empty_like(weights)
+    for place in np.ndindex(weights.shape):
+        sides = []
+        for sign in (1, -1):
+            moved = weights.copy()
+            moved[place] += sign * step
+            setattr(owner, name, moved)
+            sides.append(value())
+        numeric[place] = (sides[0] - sides[1]) / (2 * step)
+    return numeric
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", list(OWNERS))
 def test_gradients_are_those_of_finite_differences(variant: type[Model], name: str) -> None:
@@ -59,17 +75,13 @@ def test_gradients_are_those_of_finite_differences(variant: type[Model], name: s
     found = nll_and_gradients(model, questions, answers)
     assert found.loss == pytest.approx(loss_of(model, questions, answers), rel=1e-12)
     owner = getattr(model, OWNERS[name])
-    weights, ids = getattr(owner, name), [ids.tolist() for ids in found.doc_ids]
-    numeric = np.empty_like(weights)
-    for place in np.ndindex(weights.shape):
-        sides = []
-        for step in (1e-5, -1e-5):
-            moved = weights.copy()
-            moved[place] += step
-            setattr(owner, name, moved)
-            assert [r.doc_ids.tolist() for r in model.retrieve(questions)] == ids  # else there is no derivative
-            sides.append(loss_of(model, questions, answers))
-        numeric[place] = (sides[0] - sides[1]) / 2e-5
+    ids = [ids.tolist() for ids in found.doc_ids]
+
+    def loss() -> float:
+        assert [r.doc_ids.tolist() for r in model.retrieve(questions)] == ids  # else there is no derivative
+        return loss_of(model, questions, answers)
+
+    numeric = central_differences(owner, name, 1e-5, loss)
     exact = getattr(found, name)
     assert np.abs(exact).max() > 1e-3  # there is something to be compared
     # The query encoder's weights are 0.01 and its output has length 1: its third derivatives are large.
@@ -161,16 +173,9 @@ def test_the_norm_of_a_query_counts() -> None:
     retriever.query_encoder_W = 1e-8 * np.array([[1.0, 2, 3], [0, 1, 0], [2, 0, 1]])
     question, grad = np.array([[1.0, -1, 2], [0, 3, 1]]), np.array([0.3, -1.0, 2.0])
     exact = retriever.encode_query_grad(grad, question)
-    weights = retriever.query_encoder_W
-    numeric = np.empty_like(weights)
-    for place in np.ndindex(weights.shape):
-        sides = []
-        for step in (1e-13, -1e-13):
-            moved = weights.copy()
-            moved[place] += step
-            retriever.query_encoder_W = moved
-            sides.append(float(grad @ retriever.encode_query(question)))
-        numeric[place] = (sides[0] - sides[1]) / 2e-13
+    numeric = central_differences(
+        retriever, "query_encoder_W", 1e-13, lambda: float(grad @ retriever.encode_query(question))
+    )
     np.testing.assert_allclose(exact, numeric, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
     retriever.query_encoder_W = np.zeros((3, 3))
     np.testing.assert_allclose(retriever.encode_query_grad(grad, question), np.outer(grad, question.mean(0)) / 1e-8)

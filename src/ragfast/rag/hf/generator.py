@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ragfast._core import arrays
 from ragfast.rag.hf import kv_cache
 from ragfast.rag.hf.batching import batches, evaluating, padded
 from ragfast.rag.hf.model_config import context_length, stop_tokens_of
-from ragfast.rag.hf.prompts import Template, fitted, plain_template
+from ragfast.rag.hf.prompts import Template, TruncationWarning, plain_template
 
 __all__ = ["EncodedPrompts", "HuggingFaceDecoder", "HuggingFaceGenerator"]
 
@@ -221,13 +222,53 @@ class HuggingFaceGenerator(abc.ABC):
         return tokens.astype(np.int64, copy=False)
 
     def _prompts(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, ...]]:
-        """The same whatever is then asked of them, so that decoding and scoring see the same passages."""
+        """The tokens of the prompt of each (question, passage), with passages cut so that none passes the limit.
+
+        They are the same whatever is then asked of them, so that decoding and scoring see the same passages.
+        """
+        prompts = self._tokenize([self.template(*pair) for pair in pairs])
         limit = self._prompt_limit()
-        prompts = [tuple(p) for p in fitted(pairs, self.template, self.tokenizer, self._tokenize, limit)]
-        if () in prompts:
-            question = pairs[prompts.index(())][0]
+        too_long = [] if limit is None else [i for i, prompt in enumerate(prompts) if len(prompt) > limit]
+        if limit is not None and too_long:
+            n_left = []
+            for i in too_long:
+                prompts[i], n = self._cut(*pairs[i], limit)
+                n_left.append(n)
+            question, passage = pairs[too_long[0]]
+            warnings.warn(
+                f"{len(too_long)} of {len(pairs)} passages are too long for prompts of {limit} tokens and were cut at "
+                f"their end, to {min(n_left)} tokens or more; the first is {passage[:60]!r}, for the question "
+                f"{question[:60]!r}",
+                TruncationWarning,
+                stacklevel=3,  # the caller of the public method
+            )
+        if [] in prompts:
+            question = pairs[prompts.index([])][0]
             raise ValueError(f"template: no token in the prompt for question {question[:60]!r}; expected one at least")
-        return prompts
+        return [tuple(prompt) for prompt in prompts]
+
+    def _cut(self, question: str, passage: str, limit: int) -> tuple[list[int], int]:
+        """The prompt with as much of the passage's beginning as fits the limit, and how many tokens that is."""
+        is_fast = self.tokenizer.is_fast
+        encoded = self.tokenizer(passage, add_special_tokens=False, return_offsets_mapping=is_fast, verbose=False)
+        tokens, n_left = encoded["input_ids"], len(encoded["input_ids"])
+        prompt = self._tokenize([self.template(question, passage)])[0]
+        while len(prompt) > limit:
+            if n_left <= 0:
+                raise ValueError(
+                    f"question {question[:60]!r}: takes {len(prompt)} tokens with the template alone, where prompts "
+                    f"may have {limit}"
+                )
+            # Not exact where tokens merge across the cut, hence the loop; each round takes at least one away.
+            n_left = max(0, n_left - (len(prompt) - limit))
+            if n_left == 0:
+                text = ""
+            elif is_fast:
+                text = passage[: encoded["offset_mapping"][n_left - 1][1]]
+            else:
+                text = self.tokenizer.decode(tokens[:n_left])
+            prompt = self._tokenize([self.template(question, text)])[0]
+        return prompt, n_left
 
     def _refuse_beyond(self, prompts: Sequence[tuple[int, ...]], n_answer: int) -> None:
         limit = self._answer_limit(prompts)
