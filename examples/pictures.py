@@ -55,10 +55,8 @@ def pictures() -> Iterator[tuple[str, Figure]]:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     generator = CausalLM(model.eval(), tokenizer, template=chat_template(tokenizer, INSTRUCTION))
-    rag_token = ragfast.RAGToken(encoder, generator, document_embeddings=index, documents_tokens=corpus.texts, k=K)
-    rag_sequence = ragfast.RAGSequence(
-        encoder, generator, document_embeddings=index, documents_tokens=corpus.texts, k=K
-    )
+    rag_token = ragfast.RAGToken(encoder, generator, index=index, documents=corpus.texts, k=K)
+    rag_sequence = ragfast.RAGSequence(encoder, generator, index=index, documents=corpus.texts, k=K)
 
     chosen = questions[(2 * CHOSEN + 1) * len(questions) // (2 * N_SHOWN)]
     retrieved = rag_token.retrieve([chosen.text])

@@ -18,8 +18,8 @@ generator.encoder_W = generator.output_W = 9 * np.eye(len(words))  # makes the w
 embeddings = np.stack([retriever.encode_query(one_hot[text]) for text in documents])
 
 texts = [one_hot[text] for text in documents]
-rag = ragfast.RAGSequence(retriever, generator, document_embeddings=embeddings, documents_tokens=texts, k=2)
+rag = ragfast.RAGSequence(retriever, generator, index=embeddings, documents=texts, k=2)
 (score,) = rag.score([one_hot[question]], [one_hot[answer]])  # one of each here; several questions and answers go too
 for doc_id, log_prior, posterior in zip(score.doc_ids, score.doc_logprobs, score.posteriors[0], strict=True):
     print(f"p(z|x) {np.exp(log_prior):.2f}  p(z|x,y) {posterior:.2f}  {documents[doc_id]}")
-print(f"log p(y|x) {score.log_probs[0]:.2f} for {answer!r}")
+print(f"log p(y|x) {score.logprobs[0]:.2f} for {answer!r}")

@@ -120,8 +120,8 @@ def learn(
     model = variant(
         ragfast.SimpleRetriever(len(words.index), rng=rng),
         ragfast.SimpleGenerator(len(words.index), len(words.index), hidden_dim=64, rng=rng),
-        document_embeddings=ragfast.FlatIndex.from_vectors(embeddings.astype(np.float32)),
-        documents_tokens=tokens,
+        index=ragfast.FlatIndex.from_vectors(embeddings.astype(np.float32)),
+        documents=tokens,
         k=k,
     )
     asked, answered, _ = words.examples(training)
@@ -147,7 +147,7 @@ def measure(model: ragfast.RAGSequence | ragfast.RAGToken, test: Encoded) -> Mea
     scores = model.score(test.questions, test.answers)
     found = [score.doc_ids.tolist() for score in scores]
     return Measured(
-        nll=-float(np.mean([score.log_probs[0] for score in scores])),
+        nll=-float(np.mean([score.logprobs[0] for score in scores])),
         recall_1=float(np.mean([ids[0] == right for ids, right in zip(found, test.documents, strict=True)])),
         recall_5=float(np.mean([right in ids[:5] for ids, right in zip(found, test.documents, strict=True)])),
     )

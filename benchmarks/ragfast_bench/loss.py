@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import ragfast
-from ragfast_bench import loss_peers as peers
-from ragfast_bench import values
+from ragfast_bench import loss_peers as peers, values
 from ragfast_bench.loss_peers import Answers, Dtype, Reference
 from ragfast_bench.results import Machine, Task
 from ragfast_bench.sections import LeaveOut, Say, Settings, floor

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 import ragfast
-from ragfast_bench import loss, values
-from ragfast_bench import loss_peers as peers
+from ragfast_bench import loss, loss_peers as peers, values
 from ragfast_bench.loss import Asked, Shape
 from ragfast_bench.loss_peers import Answers
 from ragfast_bench.results import Machine, Result, Task

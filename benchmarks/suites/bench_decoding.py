@@ -99,7 +99,7 @@ def contenders() -> dict[str, Callable[[], list[int]]]:
     hf_sequence = transformers.RagSequenceForGeneration(rag_config, **parts).eval()
     hf_token = transformers.RagTokenForGeneration(rag_config, **parts).eval()
     generator = models.EncoderDecoder(bart, Numbers(), template=context)
-    shared: dict[str, Any] = {"document_embeddings": retriever.index, "documents_tokens": documents, "k": K}
+    shared: dict[str, Any] = {"index": retriever.index, "documents": documents, "k": K}
     sequence = ragfast.RAGSequence(retriever, generator, **shared)
     token = ragfast.RAGToken(retriever, generator, **shared)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from ragfast_bench import loss, small, step, timing
-from ragfast_bench import loss_peers as peers
+from ragfast_bench import loss, loss_peers as peers, small, step, timing
 from ragfast_bench.loss import Asked
 from ragfast_bench.sections import Settings
 from ragfast_bench.values import Contender, Question

@@ -50,9 +50,7 @@ def test_score(benchmark: Any, variant: Any) -> None:
     corpus = load_corpus()
     encoder = load_encoder(temperature=0.05, threads=1)
     generator = Timed(LanguageModel(language_model_folder()))
-    model = variant(
-        encoder, generator, document_embeddings=index_of(corpus, encoder, 1), documents_tokens=corpus.texts, k=K
-    )
+    model = variant(encoder, generator, index=index_of(corpus, encoder, 1), documents=corpus.texts, k=K)
     known = load_questions(corpus)
     questions = [question.text for question in known[:N_QUESTIONS]]
     answers = [[question.answer for question in known[b : b + N_CANDIDATES]] for b in range(N_QUESTIONS)]
@@ -62,7 +60,7 @@ def test_score(benchmark: Any, variant: Any) -> None:
     start = time.perf_counter()
     scores = benchmark.pedantic(model.score, args=(questions, answers), rounds=1)
     whole = time.perf_counter() - start
-    assert [len(score.log_probs) for score in scores] == [N_CANDIDATES] * N_QUESTIONS
+    assert [len(score.logprobs) for score in scores] == [N_CANDIDATES] * N_QUESTIONS
     share = 1 - generator.seconds / whole
     benchmark.extra_info["retrieval and marginalization"] = f"{share:.2%}"
     print(f"{variant.__name__}: {whole:.2f} s, of which retrieval and marginalization {share:.2%}")

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+import without_extra
 
-import pytest
-
-NEEDED = ("rich", "jinja2", "matplotlib", "psutil", "threadpoolctl")  # peers are asked for by the tests that use them
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-
-
-class WithoutExtra(pytest.Module):
-    def collect(self) -> list[pytest.Item]:
-        pytest.skip(f"the extra bench is not installed: no {', '.join(MISSING)}", allow_module_level=True)
-
-
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    here = Path(__file__).parent in module_path.parents
-    return WithoutExtra.from_parent(parent, path=module_path) if MISSING and here else None
+# The tests of a peer ask for that peer themselves.
+pytest_pycollect_makemodule = without_extra.needs(
+    "bench", ("rich", "jinja2", "matplotlib", "psutil", "threadpoolctl"), __file__
+)

@@ -9,8 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from nll_oracle import Exact, exact_nll
-from ragfast_bench import loss, step, words
-from ragfast_bench import loss_peers as peers
+from ragfast_bench import loss, loss_peers as peers, step, words
 from ragfast_bench.loss import Asked
 from ragfast_bench.loss_peers import Answers, Dtype, Reference
 from ragfast_bench.results import Machine

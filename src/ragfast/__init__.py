@@ -15,55 +15,32 @@ from ragfast._core import lazy
 if TYPE_CHECKING:
     from ragfast.index.filters import column as column
     from ragfast.index.flat import FlatIndex as FlatIndex
-    from ragfast.index.gather import gather_scores as gather_scores
-    from ragfast.index.gather import gather_scores_grad as gather_scores_grad
+    from ragfast.index.gather import gather_scores as gather_scores, gather_scores_grad as gather_scores_grad
     from ragfast.index.merge import merge_topk as merge_topk
     from ragfast.index.one_shot import search as search
-    from ragfast.index.snapshot import Hits as Hits
-    from ragfast.index.snapshot import SearchStats as SearchStats
-    from ragfast.index.snapshot import Snapshot as Snapshot
+    from ragfast.index.snapshot import Hits as Hits, SearchStats as SearchStats, Snapshot as Snapshot
     from ragfast.index.storage import IndexFormatError as IndexFormatError
     from ragfast.marginal.decode_step import marginalize_step as marginalize_step
     from ragfast.marginal.divergence import kl_divergence as kl_divergence
     from ragfast.marginal.loss import (
         NLL as NLL,
-    )
-    from ragfast.marginal.loss import (
         rag_sequence_nll as rag_sequence_nll,
-    )
-    from ragfast.marginal.loss import (
         rag_sequence_nll_from_logprobs as rag_sequence_nll_from_logprobs,
-    )
-    from ragfast.marginal.loss import (
         rag_token_nll as rag_token_nll,
-    )
-    from ragfast.marginal.loss import (
         rag_token_nll_from_logprobs as rag_token_nll_from_logprobs,
-    )
-    from ragfast.marginal.loss import (
         target_logprobs as target_logprobs,
     )
     from ragfast.marginal.lse import (
         log_softmax as log_softmax,
-    )
-    from ragfast.marginal.lse import (
         logsumexp as logsumexp,
-    )
-    from ragfast.marginal.lse import (
         marginalize_sequence as marginalize_sequence,
-    )
-    from ragfast.marginal.lse import (
         marginalize_token as marginalize_token,
-    )
-    from ragfast.marginal.lse import (
         segment_logsumexp as segment_logsumexp,
     )
     from ragfast.rag.generators import SimpleGenerator as SimpleGenerator
-    from ragfast.rag.models import RAGSequence as RAGSequence
-    from ragfast.rag.models import RAGToken as RAGToken
+    from ragfast.rag.models import RAGSequence as RAGSequence, RAGToken as RAGToken
     from ragfast.rag.retrievers import SimpleRetriever as SimpleRetriever
-    from ragfast.runtime import get_num_threads as get_num_threads
-    from ragfast.runtime import set_num_threads as set_num_threads
+    from ragfast.runtime import get_num_threads as get_num_threads, set_num_threads as set_num_threads
 
 __version__ = "0.1.0"
 

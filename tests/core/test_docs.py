@@ -23,6 +23,7 @@ NEEDED = {  # beyond NumPy; `make test-all` has all of it
     "ragfast.rag.hf": "transformers",
     "ragfast.rag.plots": "matplotlib",
     "ragfast.rag.mcp": "mcp",
+    "ragfast.rag.evaluation": "ir_measures",
     "ragfast.index.readers.tables": "pyarrow",
     "ragfast.index.readers.tensors": "safetensors",
 }

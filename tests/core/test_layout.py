@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "ragfast"
 ROWS = [
     {"_core._kernels", "_core.lazy"},
     {"_core.arrays"},
-    {"_core", "runtime", "index.gather", "index.merge", "index.readers", "rag.weights"},
+    {"_core", "runtime", "index.gather", "index.merge", "index.readers", "rag.parameters"},
     {"index.storage", "index.quantizer", "index.strings", "index.id_set"},
     {"index.columns", "index.names"},
     {"index.filters", "index.segment"},
@@ -31,7 +31,8 @@ ROWS = [
     {"index.building"},
     {"index.flat"},
     {"index", "marginal"},
-    {"rag.retrievers", "rag.generators", "rag.evaluation"},
+    {"rag.protocols", "rag.evaluation"},
+    {"rag.retrievers", "rag.generators"},
     {"rag.beam", "torch"},
     {"rag.decoding"},
     {"rag.models"},

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 import ragfast
 from ragfast import FlatIndex
-from ragfast.index import building
-from ragfast.index import readers as sources
+from ragfast.index import building, readers as sources
 from ragfast.index.readers import Block
 
 N, D = 2500, 48

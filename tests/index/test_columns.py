@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ragfast.index import strings
 from ragfast.index.columns import DTYPES, UNKNOWN_CODE, Schema, Vocabulary

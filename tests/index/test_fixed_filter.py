@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 import ragfast
@@ -237,7 +236,7 @@ def test_rules_of_groups() -> None:
 @pytest.mark.parametrize("retriever", [ragfast.rag.DenseRetriever(encode), OneByOne()])
 def test_models_hand_filters_on(rag: Any, ids: list[str] | None, retriever: Any) -> None:
     index = index_of(ids)
-    model = rag(retriever, Sure(), document_embeddings=index, documents_tokens=texts(ids), k=4)
+    model = rag(retriever, Sure(), index=index, documents=texts(ids), k=4)
     expected = index.search(QUERIES, 4, filter=OF_A, dtype=np.float64)
     found = model.retrieve(range(5), filter=OF_A)
     assert [documents.doc_ids.tolist() for documents in found] == expected.ids.tolist()
@@ -278,7 +277,7 @@ def test_what_cannot_be_filtered_says_so() -> None:
     assert isinstance(ragfast.rag.DenseRetriever(encode), FilteringRetriever)
     assert isinstance(ragfast.SimpleRetriever(2), FilteringRetriever)
     assert not isinstance(Plain(), FilteringRetriever)
-    model = RAGToken(Plain(), Sure(), document_embeddings=index_of(), documents_tokens=texts(None))
+    model = RAGToken(Plain(), Sure(), index=index_of(), documents=texts(None))
     assert len(model.retrieve([0], filter=None)[0].doc_ids) == 5
     for rule, value in (("filter", OF_A), ("max_per_group", 1)):
         with pytest.raises(TypeError, match=rf"{rule}: expected a retriever that takes it.*, got Plain"):
@@ -289,7 +288,7 @@ def test_what_cannot_be_filtered_says_so() -> None:
     with pytest.raises(TypeError, match=r"filter: expected documents in a FlatIndex or a Snapshot.* got ndarray"):
         ragfast.rag.DenseRetriever(encode, filter=[1]).search(QUERIES[0], VECTORS, 2)
     with pytest.raises(
-        TypeError, match="filtr: expected no other rules than filter, group_by, exclude_groups, max_per_group"
+        TypeError, match="filtr: expected no other constraint than filter, group_by, exclude_groups, max_per_group"
     ):
         retriever.search(QUERIES[0], index_of(), 2, filtr=OF_A)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="column 'owner': there is no such column"):
@@ -314,10 +313,10 @@ def test_the_tool_reads_no_document_outside(ids: list[str] | None) -> None:
         if TENANT[i] == "a":
             assert tool(ids).document(doc_id) == f"text {i} of a"
         else:
-            with pytest.raises(ValueError, match=rf"^documents_tokens: no entry for document id {doc_id}$"):
+            with pytest.raises(ValueError, match=rf"^documents: no entry for document id {doc_id!r}$"):
                 tool(ids).document(doc_id)
     for absent in (-1, N, "nowhere"):
-        with pytest.raises(ValueError, match=rf"^documents_tokens: no entry for document id {absent}$"):
+        with pytest.raises(ValueError, match=rf"^documents: no entry for document id {absent!r}$"):
             tool(ids).document(absent)
     everything = SearchTool(ragfast.rag.DenseRetriever(encode), index_of(ids), texts(ids))
     assert everything.document(ids[1] if ids else 1).startswith("text 1")
@@ -416,7 +415,7 @@ def test_ids_of_any_retriever(ids: Any) -> None:
 
     own: Any = {"a": "text a", "b": "text b", 0: "text 0", 1: "text 1"}
     expected = [doc_id for doc_id in np.asarray(ids, object).tolist() if doc_id is not None]
-    model = RAGToken(Fixed(), Sure(), document_embeddings=VECTORS, documents_tokens=own)
+    model = RAGToken(Fixed(), Sure(), index=VECTORS, documents=own)
     assert model.retrieve([0])[0].doc_ids.tolist() == expected
     assert model.forward_token(0, 0, VECTORS, own)[1].tolist() == expected
     results = SearchTool(Fixed(), VECTORS, own)("1")["results"]

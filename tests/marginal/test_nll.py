@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from logit_types import result_type
 from nll_cases import ALL, IGNORED, LEVELS, LOSSES, Array, assert_is, case, exactly
 

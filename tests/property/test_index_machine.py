@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import LOSE_POWER, Faults, PowerLoss
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from index_model import PREDICATES, VALUES, Model, Row, added, difference
 from numpy.typing import NDArray

@@ -11,7 +11,7 @@ from hashed_generator import HashedDecoder, HashedGenerator
 from numpy.typing import NDArray
 
 import ragfast
-from ragfast.rag.beam import Group, decode
+from ragfast.rag.beam import Beam, decode
 from ragfast.rag.decoding import Decoding
 
 Array = NDArray[Any]
@@ -59,7 +59,7 @@ PRIORS = {1: np.log([1.0]), 2: np.log([0.75, 0.25]), 3: np.log([0.5, 0.3, 0.2])}
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("is_eager", [False, True])
 def test_beam_search_is_the_slow_one(n_beams: int, stop: tuple[int, ...], early_stopping: bool, is_eager: bool) -> None:
-    """Groups of different K together, of which each is searched by itself; also where nearly all candidates end."""
+    """Beams of different K together, of which each is searched by itself; also where nearly all candidates end."""
     generator = HashedGenerator(vocab=7, eager=stop if is_eager else ())
     sizes = [2, 2, 1, 3, 2]
     for seed, (length_penalty, least) in enumerate([(1.0, 0), (0.5, 2), (2.0, 0), (0.0, 1), (-1.0, 0)]):
@@ -72,16 +72,16 @@ def test_beam_search_is_the_slow_one(n_beams: int, stop: tuple[int, ...], early_
             early_stopping=early_stopping,
         )
         questions = [10 * seed + i for i in range(len(sizes))]
-        groups = [Group(PRIORS[k], np.arange(k), "it") for k in sizes]
-        list(decode(generator.open(questions, [range(k) for k in sizes]), groups, options, stop))
-        for question, k, group in zip(questions, sizes, groups, strict=True):
+        beams = [Beam(PRIORS[k], np.arange(k), "it") for k in sizes]
+        list(decode(generator.open(questions, [range(k) for k in sizes]), beams, options, stop))
+        for question, k, beam in zip(questions, sizes, beams, strict=True):
             expected = slow_beam_search(
                 lambda prefix, q=question, k=k: mixture(generator, q, list(range(k)), PRIORS[k], prefix), options, stop
             )
-            assert [answer.tokens for answer in group.finished] == [tokens for _, tokens in expected]
-            scores = [answer.score(options) for answer in group.finished]
+            assert [answer.tokens for answer in beam.finished] == [tokens for _, tokens in expected]
+            scores = [answer.score(options) for answer in beam.finished]
             np.testing.assert_allclose(scores, [score for score, _ in expected], rtol=1e-12)
-            assert group.live == []
+            assert beam.live == []
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -89,20 +89,20 @@ def test_log_probs_are_those_of_the_logits(dtype: Any) -> None:
     """Summed in float64, whatever type the logits have."""
     generator = HashedGenerator(vocab=50)
     generator.dtype = dtype
-    group = Group(PRIORS[3], np.arange(3), "it")
+    beam = Beam(PRIORS[3], np.arange(3), "it")
     options = Decoding(max_new_tokens=30, n_beams=3)
-    list(decode(generator.open([0], [[0, 1, 2]]), [group], options, ()))
-    for answer in group.finished:
+    list(decode(generator.open([0], [[0, 1, 2]]), [beam], options, ()))
+    for answer in beam.finished:
         tokens = answer.tokens
         by_token = [mixture(generator, 0, [0, 1, 2], PRIORS[3], tokens[:t])[y] for t, y in enumerate(tokens)]
         # The LSE of float32 logits is right to what float32 can tell of a token.
-        assert answer.log_prob == pytest.approx(sum(by_token), rel=1e-13 if dtype == np.float64 else 3e-8)
+        assert answer.logprob == pytest.approx(sum(by_token), rel=1e-13 if dtype == np.float64 else 3e-8)
         table = generator.token_logprobs(0, [0, 1, 2], tokens)
         np.testing.assert_allclose(answer.table(), table, rtol=1e-6 if dtype != np.float64 else 1e-12)
 
 
 def test_rows_of_what_has_ended_are_given_up() -> None:
-    """Groups of 1, 2 and 3 documents that end after 1, 3 and 2 tokens; 9 is the stop token."""
+    """Beams of 1, 2 and 3 documents that end after 1, 3 and 2 tokens; 9 is the stop token."""
     ends = {0: 1, 1: 3, 2: 2}
 
     class Ending(HashedGenerator):
@@ -112,9 +112,9 @@ def test_rows_of_what_has_ended_are_given_up() -> None:
             return certain
 
     generator = Ending()
-    groups = [Group(PRIORS[k], np.arange(k), "it") for k in (1, 2, 3)]
-    list(decode(generator.open([0, 1, 2], [[0], [0, 1], [0, 1, 2]]), groups, Decoding(), (9,)))
-    assert [group.finished[0].tokens for group in groups] == [(9,), (4, 4, 9), (4, 9)]
+    beams = [Beam(PRIORS[k], np.arange(k), "it") for k in (1, 2, 3)]
+    list(decode(generator.open([0, 1, 2], [[0], [0, 1], [0, 1, 2]]), beams, Decoding(), (9,)))
+    assert [beam.finished[0].tokens for beam in beams] == [(9,), (4, 4, 9), (4, 9)]
     assert generator.stepped == [6, 5, 2]
 
 
@@ -159,9 +159,9 @@ def test_samples_follow_the_distribution(temperature: float, top_k: int | None, 
         top_p=top_p,
         rng=np.random.default_rng(5),
     )
-    group = Group(PRIORS[3], np.arange(3), "it")
-    list(decode(generator.open([7], [[0, 1, 2]]), [group], options, ()))
-    drawn = np.array([answer.tokens for answer in group.finished])
+    beam = Beam(PRIORS[3], np.arange(3), "it")
+    list(decode(generator.open([7], [[0, 1, 2]]), [beam], options, ()))
+    drawn = np.array([answer.tokens for answer in beam.finished])
     assert drawn.shape == (2000, 2)
     first = allowed(mixture(generator, 7, [0, 1, 2], PRIORS[3], ()), temperature, top_k, top_p)
     assert chi_square(np.bincount(drawn[:, 0], minlength=10), first) < 30
@@ -182,15 +182,15 @@ def test_a_sample_has_the_log_prob_of_the_model() -> None:
         top_k=4,
         rng=np.random.default_rng(0),
     )
-    group = Group(PRIORS[2], np.arange(2), "it")
-    list(decode(generator.open([3], [[0, 1]]), [group], options, (0, 1)))
-    assert [answer.log_prob for answer in group.finished] == sorted((a.log_prob for a in group.finished), reverse=True)
-    assert {len(answer.tokens) for answer in group.finished} == {3, 4}
-    for answer in group.finished:
+    beam = Beam(PRIORS[2], np.arange(2), "it")
+    list(decode(generator.open([3], [[0, 1]]), [beam], options, (0, 1)))
+    assert [answer.logprob for answer in beam.finished] == sorted((a.logprob for a in beam.finished), reverse=True)
+    assert {len(answer.tokens) for answer in beam.finished} == {3, 4}
+    for answer in beam.finished:
         assert not {0, 1} & set(answer.tokens[:2])
         table = generator.token_logprobs(3, [0, 1], answer.tokens)
         exact = ragfast.marginalize_token(PRIORS[2], table).sum()
-        assert answer.log_prob == pytest.approx(exact, rel=1e-12)
+        assert answer.logprob == pytest.approx(exact, rel=1e-12)
 
 
 def test_the_greatest_alone_is_greedy() -> None:
@@ -199,10 +199,10 @@ def test_the_greatest_alone_is_greedy() -> None:
     for question in range(8):
         found = []
         for options in ({"sample": True, "top_k": 1}, {"sample": True, "top_p": 1e-9}, {}):
-            group = Group(PRIORS[2], np.arange(2), "it")
+            beam = Beam(PRIORS[2], np.arange(2), "it")
             decoding = Decoding.of({"max_new_tokens": 5, "min_new_tokens": 3, **options})
-            list(decode(generator.open([question], [[0, 1]]), [group], decoding, (4, 6)))
-            found.append((group.finished[0].tokens, group.finished[0].log_prob))
+            list(decode(generator.open([question], [[0, 1]]), [beam], decoding, (4, 6)))
+            found.append((beam.finished[0].tokens, beam.finished[0].logprob))
         assert found[0] == found[1] == found[2]
         assert len(found[0][0]) >= 4
 
@@ -211,10 +211,10 @@ def test_one_seed_one_sample() -> None:
     generator = HashedGenerator(vocab=20)
     found = []
     for seed in (1, 1, 2):
-        group = Group(PRIORS[2], np.arange(2), "it")
+        beam = Beam(PRIORS[2], np.arange(2), "it")
         options = Decoding(max_new_tokens=8, sample=True, rng=np.random.default_rng(seed))
-        list(decode(generator.open([3], [[0, 1]]), [group], options, ()))
-        found.append(group.finished[0].tokens)
+        list(decode(generator.open([3], [[0, 1]]), [beam], options, ()))
+        found.append(beam.finished[0].tokens)
     assert found[0] == found[1] != found[2]
 
 
@@ -229,22 +229,22 @@ def test_broken_logits(bad: float, n_beams: int) -> None:
             return drawn
 
     generator = Breaks(vocab=5)
-    groups = [Group(PRIORS[2], np.array([10, 11]), "a"), Group(PRIORS[2], np.array([20, 21]), "b")]
+    beams = [Beam(PRIORS[2], np.array([10, 11]), "a"), Beam(PRIORS[2], np.array([20, 21]), "b")]
     with pytest.raises(ValueError, match=r"^generator: NaN or \+inf in the logits of token 2 of b under document 21$"):
-        list(decode(generator.open([0, 1], [[10, 11], [20, 21]]), groups, Decoding(n_beams=n_beams), ()))
+        list(decode(generator.open([0, 1], [[10, 11], [20, 21]]), beams, Decoding(n_beams=n_beams), ()))
 
 
 def test_logits_of_the_wrong_shape() -> None:
-    group = Group(PRIORS[2], np.arange(2), "it")
+    beam = Beam(PRIORS[2], np.arange(2), "it")
     decoder = HashedDecoder(HashedGenerator(), [(0, 0, ())])
     with pytest.raises(ValueError, match=r"^generator: expected logits of shape \(2, V\), got \(1, 4\)$"):
-        list(decode(decoder, [group], Decoding(), ()))
+        list(decode(decoder, [beam], Decoding(), ()))
 
 
 def test_a_stop_token_outside_the_vocabulary() -> None:
-    group = Group(PRIORS[1], np.arange(1), "it")
+    beam = Beam(PRIORS[1], np.arange(1), "it")
     with pytest.raises(ValueError, match=r"^stop_tokens: expected tokens below the vocabulary's 4, got 4$"):
-        list(decode(HashedGenerator().open([0], [[0]]), [group], Decoding(), (3, 4)))
+        list(decode(HashedGenerator().open([0], [[0]]), [beam], Decoding(), (3, 4)))
 
 
 @pytest.mark.parametrize(

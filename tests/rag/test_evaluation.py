@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ragfast.rag.evaluation import (
     contains_answer,
+    dpr_tokens,
     exact_match,
     f1,
     first_hit,
     mrr,
     normalize_answer,
     recall_at,
-    reciprocal_rank,
-    words,
+    retrieval_measures,
 )
 
 
@@ -108,12 +109,12 @@ def test_an_exact_match_has_f1_of_1_and_order_of_answers_does_not_matter(predict
         (" \n\x00", []),
     ],
 )
-def test_words(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
+def test_dpr_tokens(text: str, expected: list[str]) -> None:
+    assert dpr_tokens(text) == expected
 
 
 @given(st.text(max_size=20))
-def test_words_are_those_of_dpr(text: str) -> None:
+def test_dpr_tokens_are_those_of_dpr(text: str) -> None:
     """Its regular expression, [letters, numbers, marks]+ | [no separator, nothing of Other], character by character."""
     found: list[str] = []
     within = False
@@ -124,7 +125,7 @@ def test_words_are_those_of_dpr(text: str) -> None:
         elif kind not in "ZC":
             found.append(character)
         within = kind in "LNM"
-    assert words(text) == [word.lower() for word in found]
+    assert dpr_tokens(text) == [word.lower() for word in found]
 
 
 @pytest.mark.parametrize(
@@ -166,17 +167,37 @@ def test_first_hit_counts_from_1_and_looks_no_further() -> None:
 
 
 def test_recall_and_mrr() -> None:
+    pytest.importorskip("ir_measures")
     ranks = [1, 2, None, 5, 20, 21]
     assert recall_at(ranks, 1) == 1 / 6
     assert recall_at(ranks, 5) == 3 / 6
     assert recall_at(ranks, 20) == 4 / 6
     assert recall_at(ranks, 100) == 5 / 6
     assert mrr(ranks) == pytest.approx((1 + 1 / 2 + 0 + 1 / 5 + 1 / 20 + 1 / 21) / 6, rel=1e-15)
-    assert [reciprocal_rank(rank) for rank in (1, 8, None)] == [1.0, 0.125, 0.0]
+    assert [mrr([rank]) for rank in (1, 8, None)] == [1.0, 0.125, 0.0]
     assert mrr([None]) == recall_at([None], 20) == 0.0
 
 
+def test_measures_of_rankings() -> None:
+    pytest.importorskip("ir_measures")
+    retrieved, relevant = [["b", "a", "c", "d"], ["x"], []], [{"a": 2, "d": 1}, {"x": 1, "y": 1}, {"z": 1}]
+    found = retrieval_measures(retrieved, relevant, ["R@2", "RR", "nDCG@4", "Success@1"])
+    assert found["R@2"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    assert found["RR"] == pytest.approx((1 / 2 + 1 + 0) / 3)
+    first = (2 / math.log2(3) + 1 / math.log2(5)) / (2 + 1 / math.log2(3))
+    second = 1 / (1 + 1 / math.log2(3))
+    assert found["nDCG@4"] == pytest.approx((first + second + 0) / 3)
+    assert found["Success@1"] == pytest.approx(1 / 3)
+
+
+def test_measures_of_rankings_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    with pytest.raises(ImportError, match=r"ragfast-kernels\[eval\]"):
+        mrr([1])
+
+
 def test_no_answer_no_question_no_rank() -> None:
+    pytest.importorskip("ir_measures")
     for measure in (exact_match, f1, contains_answer):
         with pytest.raises(ValueError, match="at least one"):
             measure("Paris", [])
@@ -189,4 +210,8 @@ def test_no_answer_no_question_no_rank() -> None:
     with pytest.raises(ValueError, match="1 or more"):
         recall_at([1], 0)
     with pytest.raises(ValueError, match="rank"):
-        reciprocal_rank(0)
+        mrr([0])
+    with pytest.raises(ValueError, match="at least one question"):
+        retrieval_measures([], [])
+    with pytest.raises(ValueError, match="2 mappings"):
+        retrieval_measures([[1], [2]], [{1: 1}])

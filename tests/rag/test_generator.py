@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from ragfast_bench import notebook
 
 import ragfast
 from ragfast.rag import generators as generator_module
-from ragfast.rag.generators import DecodingGenerator, Generator
+from ragfast.rag.protocols import DecodingGenerator, Generator
 
 Array = NDArray[Any]
 

@@ -41,7 +41,7 @@ def scored(variant: type[ragfast.RAGSequence] | type[ragfast.RAGToken]) -> ragfa
         def token_logprobs(self, query_tokens: Any, doc_tokens: Any, target_tokens: Any, /) -> Any:
             return np.log(PROBS)
 
-    rag = variant(Fixed(), Fixed(), document_embeddings=np.zeros((3, 1)), documents_tokens=TITLES, k=3)
+    rag = variant(Fixed(), Fixed(), index=np.zeros((3, 1)), documents=TITLES, k=3)
     return rag.score(["?"], [PIECES])[0]
 
 
@@ -109,7 +109,7 @@ def test_heat_map_of_many_tokens_goes_on_below() -> None:
 def test_heat_map_without_room_has_no_numbers() -> None:
     posterior = np.full((50, 6), 1 / 50)
     assert texts(plots.posterior_heatmap(posterior, ["t"] * 6, ["d"] * 50)) == []
-    assert len(texts(plots.posterior_heatmap(posterior, ["t"] * 6, ["d"] * 50, values=True))) == 300
+    assert len(texts(plots.posterior_heatmap(posterior, ["t"] * 6, ["d"] * 50, annotate=True))) == 300
 
 
 def test_heat_map_colours_are_readable_in_grey() -> None:
@@ -234,7 +234,7 @@ def test_architecture_has_the_numbers_of_a_score() -> None:
         other = scored(ragfast.RAGToken if kind is ragfast.RAGSequence else ragfast.RAGSequence)
         found = texts(plots.architecture(variant, score=other, titles=TITLES, tokens=PIECES))  # type: ignore[arg-type]
         assert {"Greenland", "␣Nu", "uk", r"$p(z \mid x)$ = 0.50", "0.90", "0.25"} <= set(found)
-        assert f"$\\log\\,p(y \\mid x)$\n{score.log_probs[0]:.2f}" in found
+        assert f"$\\log\\,p(y \\mid x)$\n{score.logprobs[0]:.2f}" in found
         partial = PROBS.prod(axis=1) if variant == "sequence" else PRIOR @ PROBS
         assert {f"{p:.2f}" for p in partial} <= set(found)
 

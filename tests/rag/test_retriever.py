@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 from ragfast_bench import notebook
 
 import ragfast
-from ragfast.rag.retrievers import Retriever
 
 Array = NDArray[Any]
 
@@ -118,10 +116,6 @@ def test_unusual_layouts(make: Any) -> None:
     assert retriever.encode_query(make(query)).tolist() == pytest.approx(embedding.tolist(), rel=1e-14)
     unusual_ids, unusual_probs = retriever.retrieve(make(embedding[:, None])[:, 0], make(documents), 3)
     assert (unusual_ids.tolist(), unusual_probs.tolist()) == (ids.tolist(), probs.tolist())
-
-
-def test_satisfies_the_protocol() -> None:
-    assert isinstance(ragfast.SimpleRetriever(2), Retriever)
 
 
 def test_weights_are_kept_as_a_read_only_copy() -> None:

@@ -61,10 +61,10 @@ def test_documents_by_id_and_without_titles() -> None:
     index.remove(["d", "a"])
     found = by_name("Rome")
     assert [result["id"] for result in json.loads(json.dumps(found))["results"]] == ["b", "c"]
-    with pytest.raises(ValueError, match="documents_tokens: expected a mapping, as ids of documents are strings"):
+    with pytest.raises(ValueError, match="documents: expected a mapping, as ids of documents are strings"):
         tool().document("b")
     for doc_id in (2, -1):
-        with pytest.raises(ValueError, match=f"documents_tokens: no entry for document id {doc_id}"):
+        with pytest.raises(ValueError, match=f"documents: no entry for document id {doc_id}"):
             by_id.document(doc_id)
 
 
@@ -196,9 +196,9 @@ def test_refused_settings(settings: dict[str, Any], error: type[Exception], mess
 def test_refused_parts() -> None:
     with pytest.raises(TypeError, match=r"retriever: expected .* methods, got function; ragfast\.rag\.DenseRetriever"):
         SearchTool(count, EMBEDDINGS, TEXTS)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="documents_tokens: no entry for document id 0"):
+    with pytest.raises(ValueError, match="documents: no entry for document id 0"):
         SearchTool(ragfast.rag.DenseRetriever(count), EMBEDDINGS, [])("Paris")
-    with pytest.raises(TypeError, match="documents_tokens: expected strings, got list for document id 0"):
+    with pytest.raises(TypeError, match="documents: expected strings, got list for document id 0"):
         SearchTool(ragfast.rag.DenseRetriever(count), EMBEDDINGS, [[1, 2]])("Paris")  # type: ignore[list-item]
     with pytest.raises(ValueError, match="titles: no entry for document id 0"):
         tool(titles=[])("Paris")

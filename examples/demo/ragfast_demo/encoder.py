@@ -21,7 +21,8 @@ from transformers import AutoModel, AutoTokenizer
 import ragfast
 from ragfast import FlatIndex
 from ragfast.rag import DenseRetriever
-from ragfast.rag.hf.encoders import BATCH_TOKENS, MeanPooled, batches
+from ragfast.rag.hf.batching import batches
+from ragfast.rag.hf.encoders import BATCH_TOKENS, MeanPooled
 from ragfast.rag.hf.prompts import TruncationWarning
 from ragfast_demo.corpus import Corpus
 from ragfast_demo.embeddings import DOCUMENTS, MAX_TOKENS, cached_embeddings, document_dtype
@@ -85,7 +86,7 @@ class MiniLM(DenseRetriever):
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as workers,
         ):
             try:
-                for done in workers.map(embed, batches(tokens, BATCH_TOKENS)):
+                for done in workers.map(embed, batches([len(row) for row in tokens], BATCH_TOKENS)):
                     (progress or bar.update)(done)
             finally:
                 stop.set()  # at an interrupt, so that leaving the pool does not wait for the batches in its queue

@@ -20,8 +20,7 @@ from tqdm import tqdm
 import ragfast
 from ragfast.rag import evaluation
 from ragfast.rag.decoding import Retrieved
-from ragfast.rag.generators import DecodingGenerator
-from ragfast.rag.retrievers import Retriever
+from ragfast.rag.protocols import DecodingGenerator, Retriever
 from ragfast_demo.corpus import Corpus, load_corpus
 from ragfast_demo.embeddings import what_they_depend_on
 from ragfast_demo.parts import PARTS, SMOLLM2, WIKIPEDIA, Part, identity

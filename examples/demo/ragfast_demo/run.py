@@ -72,8 +72,8 @@ class Demo:
         self.language_model = LanguageModel(language_model_folder())
         clock.lap("language model")
         documents: dict[str, Any] = {
-            "document_embeddings": self.index,
-            "documents_tokens": self.corpus.texts,
+            "index": self.index,
+            "documents": self.corpus.texts,
             "k": options.k,
         }
         self.rag_sequence = ragfast.RAGSequence(self.encoder, self.language_model, **documents)
@@ -90,7 +90,7 @@ class Demo:
         with bar.external_write_mode():
             print(report.documents(titles, sequence.doc_logprobs, answer_logprobs, sequence.posteriors[0]))
             print(
-                f"  log p(y|x): RAG-Sequence {sequence.log_probs[0]:.2f}, RAG-Token {token.log_probs[0]:.2f}\n",
+                f"  log p(y|x): RAG-Sequence {sequence.logprobs[0]:.2f}, RAG-Token {token.logprobs[0]:.2f}\n",
                 flush=True,
             )
         self.show_answer(question.text, retrieved[0], bar)
@@ -107,7 +107,7 @@ class Demo:
         with bar.external_write_mode():
             if list_documents:
                 print(report.documents(titles, answer.doc_logprobs) + "\n")
-            print(f"  Answer (greedy RAG-Token, log p {answer.log_prob:.2f}): {answer.text}\n")
+            print(f"  Answer (greedy RAG-Token, log p {answer.logprob:.2f}): {answer.text}\n")
             print(report.leaning(pieces, titles, np.exp(answer.doc_logprobs), answer.posterior) + "\n", flush=True)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ragfast
-from ragfast.rag.retrievers import BatchRetriever
+from ragfast.rag.protocols import BatchRetriever
 
 if TYPE_CHECKING:
     from ragfast_demo.encoder import MiniLM

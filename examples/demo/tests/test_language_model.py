@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ragfast
-from ragfast.rag.generators import BatchGenerator, DecodingGenerator
+from ragfast.rag.protocols import BatchGenerator, DecodingGenerator
 
 if TYPE_CHECKING:
     from ragfast_demo.language_model import LanguageModel

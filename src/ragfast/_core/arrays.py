@@ -20,6 +20,7 @@ ArrayLike: TypeAlias = Any  # an ndarray, or what offers DLPack or __array__, su
 
 FLOAT = np.dtype(np.float32).num
 DOUBLE = np.dtype(np.float64).num
+EITHER_FLOAT = (FLOAT, DOUBLE)
 HALF = np.dtype(np.float16).num
 MAX_DIM = 2**20
 STORAGE = ("float32", "float16", "bfloat16")

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING
 from ragfast._core import lazy
 
 if TYPE_CHECKING:
-    from ragfast.index.filters import Predicate as Predicate
-    from ragfast.index.filters import column as column
+    from ragfast.index.filters import Predicate as Predicate, column as column
     from ragfast.index.flat import FlatIndex as FlatIndex
     from ragfast.index.selection import Filter as Filter
-    from ragfast.index.snapshot import Hits as Hits
-    from ragfast.index.snapshot import SearchStats as SearchStats
-    from ragfast.index.snapshot import Snapshot as Snapshot
+    from ragfast.index.snapshot import Hits as Hits, SearchStats as SearchStats, Snapshot as Snapshot
     from ragfast.index.storage import IndexFormatError as IndexFormatError
 
 __all__, __getattr__, __dir__ = lazy.exports(

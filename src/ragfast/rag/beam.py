@@ -1,4 +1,4 @@
-"""Greedy decoding, sampling and beam search over the rows of a decoder, several groups of rows at once."""
+"""Greedy decoding, sampling and beam search over the rows of a decoder, for several questions at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ragfast._core import _kernels, arrays
 from ragfast.marginal.decode_step import marginalize_step
 from ragfast.marginal.lse import marginalize_token
-from ragfast.rag.generators import Decoder
+from ragfast.rag.protocols import Decoder
 
-__all__ = ["Decoding", "Group", "Hypothesis", "decode", "tokens_as_tuple"]
+__all__ = ["Beam", "Decoding", "Hypothesis", "decode", "tokens_as_tuple"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Decoding:
     text is without it; [] for none. Stop tokens that are not yet allowed keep their probability.
 
     n_beams: beam search with more than 1, else greedy. n_returned: at most n_beams for RAG-Token. Ended answers compete
-    by log_prob / T**length_penalty, T their tokens. The search is over when n_beams have ended, if early_stopping, or
+    by logprob / T**length_penalty, T their tokens. The search is over when n_beams have ended, if early_stopping, or
     else when also the best live answer, scored at its present length, is no better than the worst of them. That is how
     Hugging Face searches too: of 2 n_beams continuations, more with several stop tokens, those that end count if they
     are among the n_beams best, and the n_beams best of the others go on.
@@ -38,7 +38,7 @@ class Decoding:
     sample: tokens are drawn, with one beam, from p(v | x, y_<t) ** (1 / temperature) made to add up to 1; of its top_k
     greatest, None for all; of those, from the fewest whose probabilities then add up to top_p, None for all; each by
     one uniform number of rng, None for numpy.random.default_rng(). n_returned answers are drawn independently;
-    questions that are decoded together take their numbers in turn, token by token.
+    questions that are decoded together take their numbers in position, token by token.
 
     TypeError for another type; ValueError for a value out of range, or options that do not go together.
 
@@ -104,12 +104,12 @@ class Decoding:
 @dataclass(frozen=True, slots=True, eq=False)
 class Hypothesis:
     """An answer so far, the last token of it: its parent has the others. token_logprobs (K,) = log p(token | x, z, ...)
-    of that token under each document, log_prob = log p of the whole answer."""
+    of that token under each document, logprob = log p of the whole answer."""
 
     parent: Hypothesis | None
     token: int
     token_logprobs: NDArray[np.float64]
-    log_prob: float
+    logprob: float
     length: int
 
     def _path(self) -> list[Hypothesis]:
@@ -121,7 +121,7 @@ class Hypothesis:
 
     def score(self, decoding: Decoding) -> float:
         """What answers are ranked by."""
-        return self.log_prob / float(self.length) ** decoding.length_penalty if decoding.n_beams > 1 else self.log_prob
+        return self.logprob / float(self.length) ** decoding.length_penalty if decoding.n_beams > 1 else self.logprob
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -132,7 +132,7 @@ class Hypothesis:
         return np.stack([node.token_logprobs for node in self._path()], axis=1)
 
 
-class Group:
+class Beam:
     """The answers in the making to one question under K documents, whose tokens are drawn from the documents' mixture.
 
     Each of ``live`` has K rows of the decoder; ``finished`` are best first. ``name`` and ``doc_ids`` are for messages.
@@ -151,16 +151,16 @@ class Group:
     def n_docs(self) -> int:
         return len(self.doc_logprobs)
 
-    def add(self, answer: Hypothesis, parent: int, turn: _Turn) -> None:
-        if turn.ends(answer.token):
+    def add(self, answer: Hypothesis, parent: int, position: _Position) -> None:
+        if position.ends(answer.token):
             self.finished.append(answer)
-            self.finished.sort(key=lambda answer: -answer.score(turn.decoding))
+            self.finished.sort(key=lambda answer: -answer.score(position.decoding))
         else:
             self.live.append(answer)
             self.parents.append(parent)
 
 
-class _Turn(NamedTuple):
+class _Position(NamedTuple):
     """One more token for all: it will be the length-th of its answer."""
 
     decoding: Decoding
@@ -175,7 +175,7 @@ class _Turn(NamedTuple):
         return token in self.stop_tokens or self.length == self.decoding.max_new_tokens
 
 
-class _Next:
+class _NextTokens:
     """What each of n live answers may go on with: log p(v | x, y_<t), the mixture of what K documents predict."""
 
     def __init__(self, logits: NDArray[Any], doc_logprobs: NDArray[np.float64]) -> None:
@@ -203,48 +203,46 @@ class _Next:
         return marginalize_token(self.doc_logprobs, logprobs), logprobs
 
 
-def decode(
-    decoder: Decoder, groups: Sequence[Group], decoding: Decoding, stop_tokens: tuple[int, ...]
-) -> Iterator[None]:
-    """Takes the groups to their end, and yields each time that all have their next token, before the decoder reads it.
+def decode(decoder: Decoder, beams: Sequence[Beam], decoding: Decoding, stop_tokens: tuple[int, ...]) -> Iterator[None]:
+    """Takes the beams to their end, and yields each time that all have their next token, before the decoder reads it.
 
-    The decoder's rows are, group by group, those of the documents of each live answer; a group that has ended has none.
+    The decoder's rows are, beam by beam, those of the documents of each live answer; a beam that has ended has none.
     Groups with equally many documents that follow each other share a call of the kernel.
 
     ValueError where the decoder gives logits of another shape, NaN or +inf, and for a stop token of V or more.
     """
     rng = decoding.rng or np.random.default_rng()
-    room = getattr(decoder, "room", None)
-    if room is not None and room < decoding.max_new_tokens:  # at once, not when most of the work is done
+    capacity = getattr(decoder, "capacity", None)
+    if capacity is not None and capacity < decoding.max_new_tokens:  # at once, not when most of the work is done
         raise ValueError(
-            f"max_new_tokens: {decoding.max_new_tokens}, where the prompts leave room for answers of {room} tokens; "
-            "expected no more, or a generator that cuts its prompts further (answer_room of ragfast.rag.hf)"
+            f"max_new_tokens: {decoding.max_new_tokens}, where the prompts leave room for {capacity} tokens; "
+            "expected no more, or a generator that cuts its prompts further (answer_capacity of ragfast.rag.hf)"
         )
     logits = decoder.logits
     for length in range(1, decoding.max_new_tokens + 1):
-        turn = _Turn(decoding, stop_tokens, length)
-        live = [group for group in groups if group.live]
-        _check_shape(logits, sum(len(group.live) * group.n_docs for group in live), stop_tokens)
+        position = _Position(decoding, stop_tokens, length)
+        live = [beam for beam in beams if beam.live]
+        _check_shape(logits, sum(len(beam.live) * beam.n_docs for beam in live), stop_tokens)
         rows: list[NDArray[np.int64]] = []
         tokens: list[int] = []
         first = 0
-        for n_docs, several in itertools.groupby(live, key=lambda group: group.n_docs):
+        for n_docs, several in itertools.groupby(live, key=lambda beam: beam.n_docs):
             run = list(several)
-            n_live = [len(group.live) for group in run]
+            n_live = [len(beam.live) for beam in run]
             after = first + n_docs * sum(n_live)
-            following = _Next(
+            following = _NextTokens(
                 logits[first:after].reshape(-1, n_docs, logits.shape[1]),
-                np.repeat([group.doc_logprobs for group in run], n_live, axis=0),
+                np.repeat([beam.doc_logprobs for beam in run], n_live, axis=0),
             )
             _refuse_broken(following, run, length)
             if decoding.sample:
-                _sample(following, run, turn, rng)
+                _sample(following, run, position, rng)
             else:
-                _search(following, run, turn)
-            for group, n_before in zip(run, n_live, strict=True):
-                parents = np.array(group.parents, np.int64)[:, None]
+                _search(following, run, position)
+            for beam, n_before in zip(run, n_live, strict=True):
+                parents = np.array(beam.parents, np.int64)[:, None]
                 rows.append((first + parents * n_docs + np.arange(n_docs)).ravel())
-                tokens += [answer.token for answer in group.live for _ in range(n_docs)]
+                tokens += [answer.token for answer in beam.live for _ in range(n_docs)]
                 first += n_before * n_docs
         yield
         if not tokens:
@@ -252,64 +250,64 @@ def decode(
         logits = decoder.step(np.concatenate(rows), np.array(tokens, np.int64))
 
 
-def _search(following: _Next, run: Sequence[Group], turn: _Turn) -> None:
+def _search(following: _NextTokens, run: Sequence[Beam], position: _Position) -> None:
     """A step of beam search; with one beam, of greedy decoding, which ends with its first stop token.
 
     So many candidates are looked at that a full beam goes on even if every live answer could end in every stop token.
     But an answer ends only if it is among the n_beams best candidates, and then competes by its score with those that
-    ended before. The group ends with n_beams ended answers if early_stopping, or if the best live one, were it to end
+    ended before. The beam ends with n_beams ended answers if early_stopping, or if the best live one, were it to end
     as it is, would not be among them: a guess, since with length_penalty a longer answer may still gain.
     """
-    decoding, n_beams = turn.decoding, turn.decoding.n_beams
-    n_candidates = n_beams * (1 + max(1, len(turn.stop_tokens))) if n_beams > 1 else 1
-    _, best = following.best(n_candidates + len(turn.banned))
+    decoding, n_beams = position.decoding, position.decoding.n_beams
+    n_candidates = n_beams * (1 + max(1, len(position.stop_tokens))) if n_beams > 1 else 1
+    _, best = following.best(n_candidates + len(position.banned))
     values, logprobs = following.exact(best)
-    values[np.isin(best, turn.banned)] = -np.inf
+    values[np.isin(best, position.banned)] = -np.inf
     first = 0
-    for group in run:
-        own = slice(first, first + len(group.live))
+    for beam in run:
+        own = slice(first, first + len(beam.live))
         first = own.stop
-        sums = (values[own] + np.array([answer.log_prob for answer in group.live])[:, None]).ravel()
-        before, group.live, group.parents = group.live, [], []
+        sums = (values[own] + np.array([answer.logprob for answer in beam.live])[:, None]).ravel()
+        before, beam.live, beam.parents = beam.live, [], []
         # A stable order: of equals first the continuation of the better answer, then the lower token.
         for rank, place in enumerate(np.argsort(-sums, kind="stable")[:n_candidates].tolist()):
             parent, i = divmod(place, best.shape[1])
-            token, log_prob = int(best[own][parent, i]), float(sums[place])
-            if log_prob == -math.inf:
+            token, logprob = int(best[own][parent, i]), float(sums[place])
+            if logprob == -math.inf:
                 break
-            if rank < n_beams if turn.ends(token) else len(group.live) < n_beams:
-                answer = Hypothesis(before[parent], token, logprobs[own][parent, :, i].copy(), log_prob, turn.length)
-                group.add(answer, parent, turn)
-        del group.finished[n_beams:]
-        if len(group.finished) == n_beams and group.live:
-            hope, worst = group.live[0].score(decoding), group.finished[-1].score(decoding)
+            if rank < n_beams if position.ends(token) else len(beam.live) < n_beams:
+                answer = Hypothesis(before[parent], token, logprobs[own][parent, :, i].copy(), logprob, position.length)
+                beam.add(answer, parent, position)
+        del beam.finished[n_beams:]
+        if len(beam.finished) == n_beams and beam.live:
+            hope, worst = beam.live[0].score(decoding), beam.finished[-1].score(decoding)
             if decoding.early_stopping or hope <= worst:
-                group.live, group.parents = [], []
+                beam.live, beam.parents = [], []
 
 
-def _sample(following: _Next, run: Sequence[Group], turn: _Turn, rng: np.random.Generator) -> None:
+def _sample(following: _NextTokens, run: Sequence[Beam], position: _Position, rng: np.random.Generator) -> None:
     """The next token of each live answer; the first time, n_returned answers begin."""
-    decoding = turn.decoding
+    decoding = position.decoding
     if decoding.top_k is None:
         values = marginalize_step(following.logits, following.doc_logprobs)
         tokens = np.broadcast_to(np.arange(values.shape[1]), values.shape)
     else:
-        values, tokens = following.best(decoding.top_k + len(turn.banned))
-    n_draws = decoding.n_returned if turn.length == 1 else 1
+        values, tokens = following.best(decoding.top_k + len(position.banned))
+    n_draws = decoding.n_returned if position.length == 1 else 1
     drawn = np.full((len(values), n_draws), -1, np.int64)
-    for i, allowed in enumerate(~np.isin(tokens, turn.banned) & (values > -np.inf)):
+    for i, allowed in enumerate(~np.isin(tokens, position.banned) & (values > -np.inf)):
         if allowed.any():
             drawn[i] = _draw(values[i][allowed], tokens[i][allowed], n_draws, decoding, rng)
     exact, logprobs = following.exact(np.maximum(drawn, 0))
     first = 0
-    for group in run:
-        before, group.live, group.parents = group.live, [], []
+    for beam in run:
+        before, beam.live, beam.parents = beam.live, [], []
         for parent, i in enumerate(range(first, first + len(before))):
             for j, token in enumerate(drawn[i].tolist()):
                 if token >= 0:  # else there was none to draw
-                    log_prob = before[parent].log_prob + float(exact[i, j])
-                    answer = Hypothesis(before[parent], token, logprobs[i, :, j].copy(), log_prob, turn.length)
-                    group.add(answer, parent, turn)
+                    logprob = before[parent].logprob + float(exact[i, j])
+                    answer = Hypothesis(before[parent], token, logprobs[i, :, j].copy(), logprob, position.length)
+                    beam.add(answer, parent, position)
         first += len(before)
 
 
@@ -337,14 +335,14 @@ def _check_shape(logits: NDArray[Any], n_rows: int, stop_tokens: tuple[int, ...]
         )
 
 
-def _refuse_broken(following: _Next, run: Sequence[Group], length: int) -> None:
+def _refuse_broken(following: _NextTokens, run: Sequence[Beam], length: int) -> None:
     broken = ~(following.lse < np.inf)  # also NaN
     if broken.any():
         answer, doc = np.argwhere(broken)[0].tolist()
-        group = [group for group in run for _ in group.live][answer]
+        beam = [beam for beam in run for _ in beam.live][answer]
         raise ValueError(
-            f"generator: NaN or +inf in the logits of token {length - 1} of {group.name} "
-            f"under document {group.doc_ids[doc]}"
+            f"generator: NaN or +inf in the logits of token {length - 1} of {beam.name} "
+            f"under document {beam.doc_ids[doc]}"
         )
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
 from ragfast.marginal.lse import marginalize_sequence, marginalize_token
-from ragfast.rag.beam import Decoding, Group, Hypothesis, decode, tokens_as_tuple
-from ragfast.rag.generators import BatchGenerator, DecodingGenerator
+from ragfast.rag.beam import Beam, Decoding, decode, tokens_as_tuple
+from ragfast.rag.protocols import BatchGenerator, DecodingGenerator, Generator
 
 __all__ = ["Decoding", "Generation", "Retrieved", "Step"]
 
@@ -35,9 +35,9 @@ class Retrieved:
 class Generation:
     """One generated answer.
 
-    tokens (T,) int64, with the stop token where there was one; text where the generator can spell it; log_prob =
-    log p(tokens | x), of fast decoding a lower bound; score, what answers are ranked by: log_prob / T^length_penalty
-    for beams, else log_prob; doc_ids (K,) and doc_logprobs (K,) = log p(z|x); posterior, (K,T) = p(z_t | x, y_t, y_<t)
+    tokens (T,) int64, with the stop token where there was one; text where the generator can spell it; logprob =
+    log p(tokens | x), of fast decoding a lower bound; score, what answers are ranked by: logprob / T^length_penalty
+    for beams, else logprob; doc_ids (K,) and doc_logprobs (K,) = log p(z|x); posterior, (K,T) = p(z_t | x, y_t, y_<t)
     for RAG-Token, (K,) = p(z|x,y) for RAG-Sequence.
 
     >>> import numpy as np, ragfast
@@ -50,18 +50,24 @@ class Generation:
     ...         return np.log([[1e-9, 1e-9, 1.0]] * len(rows))
     ...     def token_logprobs(self, question, docs, answer):
     ...         return np.log([[p if answer[0] == 0 else 1 - p, 1.0] for p in docs])
+    >>> found = ragfast.rag.Retrieved(np.arange(2), np.log([0.6, 0.4]), [0.9, 0.2])
+    >>> rag = ragfast.RAGToken(ragfast.SimpleRetriever(3), Coin())
+    >>> for answer in rag.generate(["?"], retrieved=[found], n_beams=2, n_returned=2)[0]:
+    ...     print(answer.tokens, round(float(np.exp(answer.logprob)), 3), answer.posterior[:, 0].round(3))
+    [0 2] 0.62 [0.871 0.129]
+    [1 2] 0.38 [0.158 0.842]
     >>> rag = ragfast.RAGSequence(ragfast.SimpleRetriever(3), Coin())
     >>> found = ragfast.rag.Retrieved(np.arange(2), np.log([0.6, 0.4]), [0.65, 0.2])
     >>> for mode in ("thorough", "fast"):
     ...     answers = rag.generate(["?"], retrieved=[found], n_returned=2, mode=mode)[0]
-    ...     print([(answer.tokens.tolist(), round(float(np.exp(answer.log_prob)), 3)) for answer in answers])
+    ...     print([(answer.tokens.tolist(), round(float(np.exp(answer.logprob)), 3)) for answer in answers])
     [([1, 2], 0.53), ([0, 2], 0.47)]
     [([0, 2], 0.39), ([1, 2], 0.32)]
     """
 
     tokens: NDArray[np.int64]
     text: str | None
-    log_prob: float
+    logprob: float
     score: float
     doc_ids: NDArray[Any]
     doc_logprobs: NDArray[np.float64]
@@ -70,7 +76,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One token of a streamed answer: token, the text it adds (None where the generator cannot spell), log_prob =
+    """One token of a streamed answer: token, the text it adds (None where the generator cannot spell), logprob =
     log p(token | x, y_<t), and posterior (K,) = p(z_t | x, y_t, y_<t).
 
     >>> import numpy as np, ragfast
@@ -94,7 +100,7 @@ class Step:
 
     token: int
     text: str | None
-    log_prob: float
+    logprob: float
     posterior: NDArray[np.float64]
 
 
@@ -128,6 +134,44 @@ class _Documents:
         return full
 
 
+class _Answers:
+    """A generator and the options of one call, which make Generations of decoded tokens."""
+
+    def __init__(self, generator: DecodingGenerator, decoding: Decoding) -> None:
+        self.generator = generator
+        self.decoding = decoding
+        own = generator.stop_tokens if decoding.stop_tokens is None else decoding.stop_tokens
+        self.stop_tokens = tokens_as_tuple(own, "generator.stop_tokens")
+
+    def decode(
+        self, questions: Sequence[Any], documents: Sequence[_Documents], beams: Sequence[Beam]
+    ) -> Iterator[None]:
+        """Decode all beams together, and yield each time that all have their next token."""
+        decoder = self.generator.open(questions, [docs.tokens for docs in documents])
+        return decode(decoder, beams, self.decoding, self.stop_tokens)
+
+    def text(self, tokens: Sequence[int]) -> Any:
+        """What the generator spells of an answer, without the token that ended it."""
+        spell = getattr(self.generator, "text", None)
+        if spell is None:
+            return None
+        ended = len(tokens) > 0 and tokens[-1] in self.stop_tokens
+        return spell(np.array(tokens[:-1] if ended else tokens, np.int64))
+
+    def generation(
+        self, tokens: Sequence[int], logprob: float, score: float, docs: _Documents, posterior: NDArray[np.float64]
+    ) -> Generation:
+        return Generation(
+            tokens=np.array(tokens, np.int64),
+            text=self.text(tokens),
+            logprob=logprob,
+            score=score,
+            doc_ids=docs.retrieved.doc_ids,
+            doc_logprobs=docs.retrieved.doc_logprobs,
+            posterior=docs.of_all(posterior),
+        )
+
+
 def generate_token(
     generator: DecodingGenerator,
     questions: Sequence[Any],
@@ -138,39 +182,21 @@ def generate_token(
     """RAG-Token's n_returned best answers to each of B questions, batch_size of them decoded together, best first."""
     if decoding.n_returned > decoding.n_beams and not decoding.sample:
         raise ValueError(f"n_returned: expected at most n_beams, {decoding.n_beams}, got {decoding.n_returned}")
-    stop_tokens = _stop_tokens(generator, decoding)
+    answers = _Answers(generator, decoding)
     documents = _documents(retrieved)
-    groups = [Group(docs.doc_logprobs, docs.doc_ids, f"questions[{b}]") for b, docs in enumerate(documents)]
-    for batch in _batches(len(documents), batch_size):
-        decoder = generator.open(questions[batch], [docs.tokens for docs in documents[batch]])
-        for _ in decode(decoder, groups[batch], decoding, stop_tokens):
+    beams = [Beam(docs.doc_logprobs, docs.doc_ids, f"questions[{b}]") for b, docs in enumerate(documents)]
+    for batch in batches(len(documents), batch_size):
+        for _ in answers.decode(questions[batch], documents[batch], beams[batch]):
             pass
     generations = []
-    for group, docs in zip(groups, documents, strict=True):
-        _refuse_none(group.finished, group.name)
-        answers = group.finished[: decoding.n_returned]
-        generations.append([_of_token(generator, answer, docs, decoding, stop_tokens) for answer in answers])
+    for beam, docs in zip(beams, documents, strict=True):
+        _refuse_none(beam.finished, beam.name)
+        best = []
+        for found in beam.finished[: decoding.n_returned]:
+            _, posterior = marginalize_token(docs.doc_logprobs, found.table(), return_posterior=True)
+            best.append(answers.generation(found.tokens, found.logprob, found.score(decoding), docs, posterior))
+        generations.append(best)
     return generations
-
-
-def _of_token(
-    generator: DecodingGenerator,
-    answer: Hypothesis,
-    docs: _Documents,
-    decoding: Decoding,
-    stop_tokens: tuple[int, ...],
-) -> Generation:
-    _, posterior = marginalize_token(docs.doc_logprobs, answer.table(), return_posterior=True)
-    tokens = np.array(answer.tokens, np.int64)
-    return Generation(
-        tokens=tokens,
-        text=_text(generator, tokens, stop_tokens),
-        log_prob=answer.log_prob,
-        score=answer.score(decoding),
-        doc_ids=docs.retrieved.doc_ids,
-        doc_logprobs=docs.retrieved.doc_logprobs,
-        posterior=docs.of_all(posterior),
-    )
 
 
 def stream_token(
@@ -179,28 +205,25 @@ def stream_token(
     """RAG-Token's greedy or sampled answer to one question, token by token."""
     if decoding.n_beams > 1 or decoding.n_returned > 1:
         raise ValueError("n_beams, n_returned: expected 1, since what is streamed cannot be taken back")
-    stop_tokens = _stop_tokens(generator, decoding)
-    return _steps(generator, question, _Documents(retrieved, "retrieved"), decoding, stop_tokens)
+    return _steps(_Answers(generator, decoding), question, _Documents(retrieved, "retrieved"))
 
 
-def _steps(
-    generator: DecodingGenerator, question: Any, docs: _Documents, decoding: Decoding, stop_tokens: tuple[int, ...]
-) -> Iterator[Step]:
-    group = Group(docs.doc_logprobs, docs.doc_ids, "the question")
+def _steps(answers: _Answers, question: Any, docs: _Documents) -> Iterator[Step]:
+    beam = Beam(docs.doc_logprobs, docs.doc_ids, "the question")
     said = ""
-    for _ in decode(generator.open([question], [docs.tokens]), [group], decoding, stop_tokens):
-        newest = (group.finished or group.live)[:1]
-        _refuse_none(newest, group.name)
-        log_probs, posterior = marginalize_token(
+    for _ in answers.decode([question], [docs], [beam]):
+        newest = (beam.finished or beam.live)[:1]
+        _refuse_none(newest, beam.name)
+        logprobs, posterior = marginalize_token(
             docs.doc_logprobs, newest[0].token_logprobs[:, None], return_posterior=True
         )
-        text = _text(generator, newest[0].tokens, stop_tokens)
+        text = answers.text(newest[0].tokens)
         piece = text
         if text is not None:
             # A character of several tokens is U+FFFD until the last of them.
-            piece = "" if text.endswith("\ufffd") and not group.finished else text[len(said) :]
+            piece = "" if text.endswith("\ufffd") and not beam.finished else text[len(said) :]
             said += piece
-        yield Step(newest[0].token, piece, float(log_probs[0]), docs.of_all(posterior[:, 0]))
+        yield Step(newest[0].token, piece, float(logprobs[0]), docs.of_all(posterior[:, 0]))
 
 
 def generate_sequence(
@@ -208,51 +231,48 @@ def generate_sequence(
     questions: Sequence[Any],
     retrieved: Sequence[Retrieved],
     decoding: Decoding,
-    mode: Literal["thorough", "fast"],
     batch_size: int,
+    mode: Literal["thorough", "fast"],
 ) -> list[list[Generation]]:
     """RAG-Sequence's n_returned best answers to each of B questions, batch_size of them together, best first."""
     arrays.one_of(mode, "mode", ("thorough", "fast"))
     if decoding.sample:
         raise ValueError("sample: RAG-Sequence is decoded by beams, greedily with n_beams=1; expected sample=False")
-    stop_tokens = _stop_tokens(generator, decoding)
+    answers = _Answers(generator, decoding)
     documents = _documents(retrieved)
     certain = np.zeros(1)  # a document by itself
-    groups = [
-        [Group(certain, docs.doc_ids[z : z + 1], f"questions[{b}]") for z in range(len(docs.tokens))]
+    beams = [
+        [Beam(certain, docs.doc_ids[z : z + 1], f"questions[{b}]") for z in range(len(docs.tokens))]
         for b, docs in enumerate(documents)
     ]
     hypotheses: list[_Hypotheses] = []
-    for batch in _batches(len(documents), batch_size):
-        decoder = generator.open(questions[batch], [docs.tokens for docs in documents[batch]])
-        for _ in decode(decoder, [group for several in groups[batch] for group in several], decoding, stop_tokens):
+    for batch in batches(len(documents), batch_size):
+        for _ in answers.decode(
+            questions[batch], documents[batch], [beam for several in beams[batch] for beam in several]
+        ):
             pass
-        found = [_merged(several, several[0].name) for several in groups[batch]]
+        found = [_merged(several, several[0].name) for several in beams[batch]]
         if mode == "thorough":  # now, while the generator still has what it read
             _score_missing(generator, questions[batch], documents[batch], found)
         hypotheses += found
-    return [
-        _of_sequence(generator, found, docs, decoding, stop_tokens)
-        for found, docs in zip(hypotheses, documents, strict=True)
-    ]
+    return [_best(answers, found, docs) for found, docs in zip(hypotheses, documents, strict=True)]
 
 
-class _Hypotheses:
+class _Hypotheses(NamedTuple):
     """The distinct answers that the beams of K documents ended with: tokens, C of them, and log p(y|x,z) (C,K), NaN
     where the beam of z did not have y."""
 
-    def __init__(self, tokens: list[tuple[int, ...]], logprobs: NDArray[np.float64]) -> None:
-        self.tokens = tokens
-        self.logprobs = logprobs
+    tokens: list[tuple[int, ...]]
+    logprobs: NDArray[np.float64]
 
 
-def _merged(groups: Sequence[Group], name: str) -> _Hypotheses:
-    found = [(z, answer.tokens, answer.log_prob) for z, group in enumerate(groups) for answer in group.finished]
+def _merged(beams: Sequence[Beam], name: str) -> _Hypotheses:
+    found = [(z, answer.tokens, answer.logprob) for z, beam in enumerate(beams) for answer in beam.finished]
     _refuse_none(found, name)
     places = {tokens: c for c, tokens in enumerate(sorted({tokens for _, tokens, _ in found}))}
-    logprobs = np.full((len(places), len(groups)), np.nan)
-    for z, tokens, log_prob in found:
-        logprobs[places[tokens], z] = log_prob
+    logprobs = np.full((len(places), len(beams)), np.nan)
+    for z, tokens, logprob in found:
+        logprobs[places[tokens], z] = logprob
     return _Hypotheses(list(places), logprobs)
 
 
@@ -278,13 +298,7 @@ def _score_missing(
                 places.append((found.logprobs, missing, z, its_docs.doc_ids[z]))
     if not asked:
         return
-    if isinstance(generator, BatchGenerator):
-        given = generator.batch_token_logprobs(asked, docs, targets)
-    else:
-        given = [
-            [generator.token_logprobs(question, doc, target) for target in several]
-            for question, doc, several in zip(asked, docs, targets, strict=True)
-        ]
+    given = score_with(generator, asked, docs, targets)
     for tables, wanted, (logprobs, missing, z, doc_id) in zip(given, targets, places, strict=True):
         for c, table, target in zip(missing, tables, wanted, strict=True):
             rows = np.asarray(table)
@@ -295,57 +309,39 @@ def _score_missing(
                 raise ValueError(f"generator: NaN in the token_logprobs of a hypothesis under document {doc_id}")
 
 
-def _of_sequence(
-    generator: DecodingGenerator,
-    found: _Hypotheses,
-    docs: _Documents,
-    decoding: Decoding,
-    stop_tokens: tuple[int, ...],
-) -> list[Generation]:
+def _best(answers: _Answers, found: _Hypotheses, docs: _Documents) -> list[Generation]:
     # Fast decoding: what a document's beam did not have counts as impossible under it.
-    logprobs = np.where(np.isnan(found.logprobs), -np.inf, found.logprobs)
-    log_probs, posteriors = marginalize_sequence(
-        np.broadcast_to(docs.doc_logprobs, logprobs.shape), logprobs[:, :, None], return_posterior=True
+    by_document = np.where(np.isnan(found.logprobs), -np.inf, found.logprobs)
+    logprobs, posteriors = marginalize_sequence(
+        np.broadcast_to(docs.doc_logprobs, by_document.shape), by_document[:, :, None], return_posterior=True
     )
-    generations = []
     # Stable, and the hypotheses are in the order of their tokens.
-    for c in np.argsort(-log_probs, kind="stable")[: decoding.n_returned].tolist():
-        tokens = np.array(found.tokens[c], np.int64)
-        generations.append(
-            Generation(
-                tokens=tokens,
-                text=_text(generator, tokens, stop_tokens),
-                log_prob=float(log_probs[c]),
-                score=float(log_probs[c]),
-                doc_ids=docs.retrieved.doc_ids,
-                doc_logprobs=docs.retrieved.doc_logprobs,
-                posterior=docs.of_all(posteriors[c]),
-            )
-        )
-    return generations
+    best = np.argsort(-logprobs, kind="stable")[: answers.decoding.n_returned].tolist()
+    return [
+        answers.generation(found.tokens[c], float(logprobs[c]), float(logprobs[c]), docs, posteriors[c]) for c in best
+    ]
 
 
-def _batches(n_questions: int, batch_size: int) -> list[slice]:
-    return [slice(first, first + batch_size) for first in range(0, n_questions, batch_size)]
+def score_with(
+    generator: Generator, questions: Sequence[Any], docs: Sequence[Sequence[Any]], targets: Sequence[Sequence[Any]]
+) -> Sequence[Sequence[Any]]:
+    """token_logprobs of each question's targets under its documents, in one call if the generator takes batches."""
+    if isinstance(generator, BatchGenerator):
+        return generator.batch_token_logprobs(questions, docs, targets)
+    return [
+        [generator.token_logprobs(question, documents, target) for target in several]
+        for question, documents, several in zip(questions, docs, targets, strict=True)
+    ]
+
+
+def batches(n: int, batch_size: int) -> list[slice]:
+    """The slices that divide n items into batches."""
+    batch_size = arrays.positive_int(batch_size, "batch_size")
+    return [slice(first, first + batch_size) for first in range(0, n, batch_size)]
 
 
 def _documents(retrieved: Sequence[Retrieved]) -> list[_Documents]:
     return [_Documents(found, f"retrieved[{b}]") for b, found in enumerate(retrieved)]
-
-
-def _stop_tokens(generator: DecodingGenerator, decoding: Decoding) -> tuple[int, ...]:
-    if decoding.stop_tokens is not None:
-        return decoding.stop_tokens
-    return tokens_as_tuple(generator.stop_tokens, "generator.stop_tokens")
-
-
-def _text(generator: DecodingGenerator, tokens: Sequence[int] | NDArray[np.int64], stop_tokens: tuple[int, ...]) -> Any:
-    """What the generator spells of an answer, without the token that ended it."""
-    spell = getattr(generator, "text", None)
-    if spell is None:
-        return None
-    ended = len(tokens) > 0 and int(tokens[-1]) in stop_tokens
-    return spell(np.array(tokens[:-1] if ended else tokens, np.int64))
 
 
 def _refuse_none(answers: Sequence[Any], name: str) -> None:

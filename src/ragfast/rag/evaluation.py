@@ -1,7 +1,8 @@
-"""How good retrieval and answers are, by the measures of open-domain question answering. The standard library alone.
+"""How good retrieval and answers are, by the measures of open-domain question answering.
 
 Answers are held against known ones as SQuAD does (Rajpurkar et al. 2016), passages as DPR does (Karpukhin et al. 2020).
 Wherever known answers are taken, one text is one answer and a sequence of texts several, any of which is right.
+`ir_measures <https://ir-measur.es>`_ (extra ``eval``) calculates the measures of rankings: recall, MRR, nDCG.
 
 >>> from ragfast.rag import evaluation
 >>> evaluation.exact_match("The Eiffel Tower!", "eiffel tower"), evaluation.f1("in Paris, France", ["Paris", "Lyon"])
@@ -18,18 +19,19 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 __all__ = [
     "contains_answer",
+    "dpr_tokens",
     "exact_match",
     "f1",
     "first_hit",
     "mrr",
     "normalize_answer",
     "recall_at",
-    "reciprocal_rank",
-    "words",
+    "retrieval_measures",
 ]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -74,13 +76,13 @@ def f1(prediction: str, answers: str | Sequence[str]) -> float:
     return max(_overlap(found, normalize_answer(answer).split()) for answer in _several(answers))
 
 
-def words(text: str) -> list[str]:
+def dpr_tokens(text: str) -> list[str]:
     """The words that passages and answers are compared by: those of DPR's SimpleTokenizer after NFD, in lower case.
 
     A word is a run of letters, numbers and marks, or one character of anything else that is neither a space nor a
     control or formatting character (Unicode categories Z and C, which part words).
 
-    >>> words("Mt. Everest is 8,849 m")
+    >>> dpr_tokens("Mt. Everest is 8,849 m")
     ['mt', '.', 'everest', 'is', '8', ',', '849', 'm']
     """
     return unicodedata.normalize("NFD", text).translate(_APART).lower().split()
@@ -97,8 +99,8 @@ def contains_answer(passage: str, answers: str | Sequence[str]) -> bool:
     (True, False)
     """
     # No word has a space in it, so that one after the other is a substring with a space at both ends.
-    spaced = f" {' '.join(words(passage))} "
-    wanted = [" ".join(words(answer)) for answer in _several(answers)]
+    spaced = f" {' '.join(dpr_tokens(passage))} "
+    wanted = [" ".join(dpr_tokens(answer)) for answer in _several(answers)]
     return any(answer and f" {answer} " in spaced for answer in wanted)
 
 
@@ -112,26 +114,61 @@ def first_hit(passages: Iterable[str], answers: str | Sequence[str]) -> int | No
     return next((rank for rank, passage in enumerate(passages, 1) if contains_answer(passage, several)), None)
 
 
+def retrieval_measures(
+    retrieved: Sequence[Sequence[Any]], relevant: Sequence[Mapping[Any, int]], measures: Sequence[str] = ("R@5", "RR")
+) -> dict[str, float]:
+    """Return the mean over questions of standard measures of rankings, calculated by ir_measures.
+
+    Parameters
+    ----------
+    retrieved : sequence of B sequences
+        The ids of the documents that each question found, best first, such as ``doc_ids.tolist()``.
+    relevant : sequence of B mappings of an id to int
+        For each question the relevance of documents: 1 or more if a document is relevant. Others are not relevant.
+    measures : sequence of str
+        Names of ir_measures, such as "R@20", "RR", "Success@5", "nDCG@10".
+
+    Raises
+    ------
+    ValueError
+        If there is no question, or `retrieved` and `relevant` differ in length.
+    ImportError
+        If ir_measures is not installed.
+
+    Examples
+    --------
+    >>> from ragfast.rag import evaluation
+    >>> found = evaluation.retrieval_measures([[4, 2, 9], [1, 3, 5]], [{2: 1, 9: 1}, {7: 1}], ["R@2", "RR", "nDCG@3"])
+    >>> {name: round(value, 3) for name, value in found.items()}
+    {'R@2': 0.25, 'RR': 0.25, 'nDCG@3': 0.347}
+    """
+    try:
+        import ir_measures
+    except ImportError as error:
+        raise ImportError("measures of rankings need ir_measures: pip install 'ragfast-kernels[eval]'") from error
+    if len(retrieved) != len(relevant):
+        raise ValueError(f"relevant: must be {len(retrieved)} mappings, one a question; got {len(relevant)}")
+    if len(relevant) == 0:
+        raise ValueError("relevant: must have at least one question; got none")
+    wanted = {name: ir_measures.parse_measure(name) for name in measures}
+    judged = {str(q): {str(doc_id): gain for doc_id, gain in gains.items()} for q, gains in enumerate(relevant)}
+    ranked = {str(q): {str(doc_id): -rank for rank, doc_id in enumerate(ids)} for q, ids in enumerate(retrieved)}
+    found = ir_measures.calc_aggregate(wanted.values(), judged, ranked)
+    return {name: float(found[measure]) for name, measure in wanted.items()}
+
+
 def recall_at(ranks: Sequence[int | None], k: int) -> float:
     """The part of the questions, each given by its first hit's rank, that have a hit among their first k passages.
 
-    The top-k retrieval accuracy of DPR (Karpukhin et al. 2020, table 2). ValueError without a question, for k below 1.
+    The top-k retrieval accuracy of DPR (Karpukhin et al. 2020, table 2), "Success@k" of ir_measures. ValueError without
+    a question, for k below 1.
 
     >>> recall_at([1, 3, None, 21], 20)
     0.5
     """
     if k < 1:
         raise ValueError(f"k: expected 1 or more, got {k}")
-    return _mean([float(rank is not None and _checked(rank) <= k) for rank in ranks])
-
-
-def reciprocal_rank(rank: int | None) -> float:
-    """1 / rank of the first hit, counted from 1, or 0.0 where there is none.
-
-    >>> reciprocal_rank(4), reciprocal_rank(None)
-    (0.25, 0.0)
-    """
-    return 0.0 if rank is None else 1 / _checked(rank)
+    return _of_first_hits(ranks, f"Success@{k}")
 
 
 def mrr(ranks: Sequence[int | None]) -> float:
@@ -142,7 +179,18 @@ def mrr(ranks: Sequence[int | None]) -> float:
     >>> mrr([1, 4, None, None])
     0.3125
     """
-    return _mean([reciprocal_rank(rank) for rank in ranks])
+    return _of_first_hits(ranks, "RR")
+
+
+def _of_first_hits(ranks: Sequence[int | None], measure: str) -> float:
+    """A measure of rankings in which the passage of that rank, the first of which is 1, is the only relevant one."""
+    for rank in ranks:
+        if rank is not None and rank < 1:
+            raise ValueError(f"rank: expected 1 or more, as the first passage has rank 1, or None, got {rank}")
+    if not ranks:
+        raise ValueError("ranks: expected at least one question, got none")
+    rankings = [range(1, 1 if rank is None else rank + 1) for rank in ranks]
+    return retrieval_measures(rankings, [{rank or 0: 1} for rank in ranks], [measure])[measure]
 
 
 class _Apart(dict[int, str]):
@@ -170,15 +218,3 @@ def _overlap(found: Sequence[str], wanted: Sequence[str]) -> float:
         return float(found == wanted)
     # 2 P R / (P + R) with P = common / len(found) and R = common / len(wanted)
     return 2 * (Counter(found) & Counter(wanted)).total() / (len(found) + len(wanted))
-
-
-def _checked(rank: int) -> int:
-    if rank < 1:
-        raise ValueError(f"rank: expected 1 or more, as the first passage has rank 1, or None, got {rank}")
-    return rank
-
-
-def _mean(values: Sequence[float]) -> float:
-    if not values:
-        raise ValueError("ranks: expected at least one question, got none")
-    return sum(values) / len(values)

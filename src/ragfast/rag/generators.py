@@ -1,78 +1,21 @@
-"""The generator of the reference notebook, p(y|x,z), and the protocols that every generator satisfies."""
+"""The generator of the reference notebook, p(y|x,z), and one around a function."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ragfast._core import arrays
 from ragfast.marginal.lse import logsumexp
-from ragfast.rag import weights
+from ragfast.rag.parameters import Number, Weight, initial_weight, read_only_weight
 from ragfast.runtime import get_num_threads
 
-__all__ = [
-    "BatchGenerator",
-    "CallableGenerator",
-    "Decoder",
-    "DecodingGenerator",
-    "Generator",
-    "GeneratorGrads",
-    "SimpleGenerator",
-]
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """What the RAG classes ask of a generator."""
-
-    def token_logprobs(self, query_tokens: Any, doc_tokens: Sequence[Any], target_tokens: Any, /) -> NDArray[Any]:
-        """l[z,t] = log p(y_t | x, z, y_<t), (K,T), of one target under K documents."""
-
-
-@runtime_checkable
-class BatchGenerator(Generator, Protocol):
-    """A generator that scores many questions and candidate answers at once."""
-
-    def batch_token_logprobs(
-        self,
-        query_tokens: Sequence[Any],
-        doc_tokens: Sequence[Sequence[Any]],
-        target_tokens: Sequence[Sequence[Any]],
-        /,
-    ) -> Sequence[Sequence[NDArray[Any]]]:
-        """For each of B questions with its K_b documents and C_b targets: C_b arrays of token_logprobs, (K_b,T)."""
-
-
-class Decoder(Protocol):
-    """Answers in the making, one a row. Each row has read its question and one document, and goes its own way."""
-
-    logits: NDArray[Any]
-    """(R,V): what the generator says of the next token of each row, not necessarily normalised; -inf bans a token."""
-
-    def step(self, rows: NDArray[np.int64], tokens: NDArray[np.int64], /) -> NDArray[Any]:
-        """Goes on to other rows: new row i is what the row rows[i] (R',) was, followed by tokens[i].
-
-        A row may go on several times, as beams do, or not at all, and is then gone. Returns the new logits (R',V).
-
-        A decoder may have a ``room``: the most tokens that an answer may have.
-        """
-
-
-@runtime_checkable
-class DecodingGenerator(Generator, Protocol):
-    """What decoding asks beyond that. A method ``text(tokens) -> str``, where there is one, spells answers out."""
-
-    @property  # so that a tuple, or a property, will do
-    def stop_tokens(self) -> Sequence[int]:
-        """The tokens that end an answer."""
-
-    def open(self, query_tokens: Sequence[Any], doc_tokens: Sequence[Sequence[Any]], /) -> Decoder:
-        """A decoder with an empty answer for each of B questions under each of its K_b documents, in that order."""
+__all__ = ["CallableGenerator", "GeneratorGrads", "SimpleGenerator"]
 
 
 class GeneratorGrads(NamedTuple):
@@ -143,6 +86,15 @@ class SimpleGenerator:
     -2.1972
     """
 
+    eps = Number("Added to each token's probability before its logarithm.", above_zero=False)
+    encoder_W = Weight(
+        "From the mean token of query and document to the hidden layer (H,D), read-only.", "hidden_dim", "embedding_dim"
+    )
+    decoder_W = Weight("From a target token to the hidden layer (H,D), read-only.", "hidden_dim", "embedding_dim")
+    _eps: float
+    _encoder_W: NDArray[np.float64]
+    _decoder_W: NDArray[np.float64]
+
     def __init__(
         self,
         vocab_size: int,
@@ -159,36 +111,9 @@ class SimpleGenerator:
         self.eps = eps
         arrays.float_dtype(dtype)
         self._dtype: np.dtype[Any] = np.dtype(dtype)
-        self.encoder_W = weights.draw(rng, self.hidden_dim, self.embedding_dim)
-        self.decoder_W = weights.draw(rng, self.hidden_dim, self.embedding_dim)
-        self.output_W = weights.draw(rng, self.vocab_size, self.hidden_dim)
-
-    @property
-    def eps(self) -> float:
-        """Added to each token's probability before its logarithm."""
-        return self._eps
-
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self._eps = arrays.finite_float(value, "eps", above_zero=False)
-
-    @property
-    def encoder_W(self) -> NDArray[np.float64]:
-        """From the mean token of query and document to the hidden layer (H,D), read-only."""
-        return self._encoder_W
-
-    @encoder_W.setter
-    def encoder_W(self, value: arrays.ArrayLike) -> None:
-        self._encoder_W = weights.keep(value, "encoder_W", (self.hidden_dim, self.embedding_dim))
-
-    @property
-    def decoder_W(self) -> NDArray[np.float64]:
-        """From a target token to the hidden layer (H,D), read-only."""
-        return self._decoder_W
-
-    @decoder_W.setter
-    def decoder_W(self, value: arrays.ArrayLike) -> None:
-        self._decoder_W = weights.keep(value, "decoder_W", (self.hidden_dim, self.embedding_dim))
+        self.encoder_W = initial_weight(rng, self.hidden_dim, self.embedding_dim)
+        self.decoder_W = initial_weight(rng, self.hidden_dim, self.embedding_dim)
+        self.output_W = initial_weight(rng, self.vocab_size, self.hidden_dim)
 
     @property
     def output_W(self) -> NDArray[np.float64]:
@@ -197,7 +122,7 @@ class SimpleGenerator:
 
     @output_W.setter
     def output_W(self, value: arrays.ArrayLike) -> None:
-        output_W = weights.keep(value, "output_W", (self.vocab_size, self.hidden_dim))
+        output_W = read_only_weight(value, "output_W", (self.vocab_size, self.hidden_dim))
         blocks = [slice(i, i + PANEL) for i in range(0, self.vocab_size, PANEL)]
         # tanh lies in [-1, 1], so no element of A or C passes the largest absolute row sum of output_W.
         largest = max(float(np.abs(output_W[rows]).sum(axis=1).max()) for rows in blocks)
@@ -227,7 +152,7 @@ class SimpleGenerator:
             return np.zeros((n_docs, len(inputs) - n_docs))
         hidden = self._hidden(inputs, n_docs)
         doc_hidden, target_hidden = hidden[:n_docs], hidden[n_docs:]
-        target_W = self._output_W[self._words(inputs[n_docs:])]
+        target_W = self._output_W[self._target_ids(inputs[n_docs:])]
         logprobs: NDArray[np.float64] = doc_hidden @ target_W.T
         logprobs += np.vecdot(target_hidden, target_W)
         logprobs -= self._log_normalisers(hidden, n_docs)
@@ -242,15 +167,16 @@ class SimpleGenerator:
         """log p(y|x,z), despite its name, which is the notebook's: one row of :meth:`token_logprobs`, summed."""
         return float(self.token_logprobs(query_tokens, [doc_tokens], target_tokens).sum())
 
-    def words(self, target_tokens: arrays.ArrayLike) -> NDArray[np.int64]:
-        """The words (T,) that target_tokens (T,D) stand for: the argmax of each. Errors as :meth:`token_logprobs`."""
+    def target_ids(self, target_tokens: arrays.ArrayLike) -> NDArray[np.int64]:
+        """The indices (T,) in the vocabulary of target_tokens (T,D): the argmax of each. Errors as
+        :meth:`token_logprobs`."""
         inputs, _ = self._inputs(np.empty((0, self.embedding_dim)), [], target_tokens)
-        return self._words(inputs)
+        return self._target_ids(inputs)
 
     def logits(
         self, query_tokens: arrays.ArrayLike, doc_tokens: Sequence[arrays.ArrayLike], target_tokens: arrays.ArrayLike
     ) -> NDArray[np.float64]:
-        """What :meth:`token_logprobs` is the log-softmax of, at the words of the target: (K,T,V) float64, for training.
+        """What :meth:`token_logprobs` is the log-softmax of, before the target is picked: (K,T,V) float64.
 
         Arguments and errors are its own; eps has no part in them.
         """
@@ -287,11 +213,11 @@ class SimpleGenerator:
         np.matmul(inputs[n_docs:], self._decoder_W.T, out=hidden[n_docs:])
         return np.tanh(hidden, out=hidden)
 
-    def _words(self, targets: NDArray[np.float64]) -> NDArray[np.int64]:
-        words: NDArray[np.int64] = targets.argmax(axis=1)
-        if self.embedding_dim > self.vocab_size and len(words) and words.max() >= self.vocab_size:
-            raise ValueError(f"target_tokens: a token stands for word {words.max()}, with vocab_size {self.vocab_size}")
-        return words
+    def _target_ids(self, targets: NDArray[np.float64]) -> NDArray[np.int64]:
+        ids: NDArray[np.int64] = targets.argmax(axis=1)
+        if self.embedding_dim > self.vocab_size and len(ids) and ids.max() >= self.vocab_size:
+            raise ValueError(f"target_tokens: a token stands for word {ids.max()}, with vocab_size {self.vocab_size}")
+        return ids
 
     def _inputs(
         self, query_tokens: arrays.ArrayLike, doc_tokens: Sequence[arrays.ArrayLike], target_tokens: arrays.ArrayLike
@@ -321,7 +247,7 @@ class SimpleGenerator:
         return inputs, len(docs)
 
     def _tokens(self, tokens: arrays.ArrayLike, name: str) -> NDArray[Any]:
-        return arrays.matrix(tokens, name, letters="(n, D)", dim=self.embedding_dim, dtypes=weights.EITHER_FLOAT)
+        return arrays.matrix(tokens, name, letters="(n, D)", dim=self.embedding_dim, dtypes=arrays.EITHER_FLOAT)
 
     def _log_normalisers(self, hidden: NDArray[np.float64], n_docs: int) -> NDArray[np.float64]:
         """log sum_v exp(A[z,v] + C[t,v]), (K,T), for hidden (K+T,H) of documents, then tokens."""
@@ -341,11 +267,11 @@ class SimpleGenerator:
         starts = range(0, len(all_panels), BLOCK)
         n_threads = min(get_num_threads(), len(starts))
         if n_threads == 1:
-            parts = [block_lse(start) for start in starts]
+            lse_of_blocks = [block_lse(start) for start in starts]
         else:
             with ThreadPoolExecutor(n_threads) as pool:  # NumPy lets go of the interpreter in all that is large here
-                parts = list(pool.map(block_lse, starts))
-        return parts[0] if len(parts) == 1 else logsumexp(np.stack(parts, axis=-1))
+                lse_of_blocks = list(pool.map(block_lse, starts))
+        return lse_of_blocks[0] if len(lse_of_blocks) == 1 else logsumexp(np.stack(lse_of_blocks, axis=-1))
 
     def _sum_logits(self, logits: NDArray[Any], n_docs: int) -> NDArray[np.float64]:
         """The same over the part of the vocabulary whose logits these are: (K+T,v), overwritten."""

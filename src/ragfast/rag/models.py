@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Unpack
 
@@ -13,27 +13,28 @@ from numpy.typing import NDArray
 from ragfast._core import arrays
 from ragfast.index import Hits
 from ragfast.marginal.lse import log_softmax, marginalize_sequence, marginalize_token
-from ragfast.rag.decoding import Decoding, Generation, Retrieved, Step, generate_sequence, generate_token, stream_token
-from ragfast.rag.generators import BatchGenerator, DecodingGenerator, Generator
-from ragfast.rag.retrievers import BatchRetriever, FilteringRetriever, Retriever, Rules
+from ragfast.rag import decoding, protocols
+from ragfast.rag.decoding import Decoding, Generation, Retrieved, Step
+from ragfast.rag.parameters import Number
+from ragfast.rag.protocols import Constraints, DecodingGenerator, Generator, Retriever
 
 BATCH_SIZE = 8
 """Questions that a generator reads and decodes together, if not told otherwise."""
 
-__all__ = ["Documents", "RAGSequence", "RAGToken", "Score"]
+__all__ = ["Corpus", "RAGSequence", "RAGToken", "Score"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
     """log p(y|x) of C candidate answers to one question, and what it is made of.
 
-    log_probs (C,) float64; doc_ids (K,) best first, int64 or, of an index that has such, str in an object array;
+    logprobs (C,) float64; doc_ids (K,) best first, int64 or, of an index that has such, str in an object array;
     doc_logprobs (K,) = log p(z|x); token_logprobs, for each candidate (K,T) = log p(y_t | x, z, y_<t), T its own;
     posteriors, for each candidate how much each document had to do with it, which sums to 1 over documents: (K,) =
     p(z|x,y) for RAG-Sequence, (K,T) = p(z_t | x, y_t, y_<t) for RAG-Token.
     """
 
-    log_probs: NDArray[np.float64]
+    logprobs: NDArray[np.float64]
     doc_ids: NDArray[Any]
     doc_logprobs: NDArray[np.float64]
     token_logprobs: tuple[NDArray[Any], ...]
@@ -42,23 +43,42 @@ class Score:
     @property
     def best(self) -> int:
         """The candidate of the largest log p(y|x), the first of equals."""
-        return int(self.log_probs.argmax())
+        return int(self.logprobs.argmax())
 
     @property
     def candidate_logprobs(self) -> NDArray[np.float64]:
-        """log p(candidate | x, it is one of these) (C,): log-softmax of log_probs, as multiple choice wants it."""
-        return log_softmax(self.log_probs)
+        """log p(candidate | x, it is one of these) (C,): log-softmax of logprobs, as multiple choice wants it."""
+        return log_softmax(self.logprobs)
 
 
-class Documents(NamedTuple):
-    """What a model retrieves from: embeddings (N,D) or a FlatIndex, and the tokens of each document by its id."""
+class Corpus(NamedTuple):
+    """What a model retrieves from: a FlatIndex, Snapshot or array (N,D), and what the generator reads of each document
+    by its id."""
 
-    embeddings: Any
-    tokens: Any
+    index: Any
+    documents: Any
+
+
+def _part_of_corpus(field: str, doc: str) -> Any:
+    """A property that reads and replaces one field of ``corpus``."""
+
+    def read(model: _RAG) -> Any:
+        return getattr(model.corpus, field)
+
+    def replace(model: _RAG, value: Any) -> None:
+        model.corpus = model.corpus._replace(**{field: value})
+
+    return property(read, replace, doc=doc)
 
 
 class _RAG:
-    """What both variants share: a retriever, a generator, eps, the documents, and one retrieval a question."""
+    """What both variants share: a retriever, a generator, eps, the corpus, and one retrieval a question."""
+
+    index = _part_of_corpus("index", "The index, or embeddings, of ``corpus``; assign to replace it only.")
+    documents = _part_of_corpus("documents", "The documents' tokens of ``corpus``; assign to replace them only.")
+    document_embeddings, documents_tokens = index, documents  # the reference notebook's names
+    eps = Number("Added to a probability before its logarithm; 0 or more.", above_zero=False)
+    _eps: float
 
     def __init__(
         self,
@@ -66,86 +86,61 @@ class _RAG:
         generator: Generator,
         eps: float = 0.0,
         *,
+        index: Any = None,
+        documents: Any = None,
         document_embeddings: Any = None,
         documents_tokens: Any = None,
         k: int = 5,
     ) -> None:
-        if not isinstance(retriever, Retriever):
-            hint = "; ragfast.rag.DenseRetriever(encode) is one around a callable" if callable(retriever) else ""
-            raise TypeError(
-                f"retriever: expected encode_query and search methods, got {type(retriever).__name__}{hint}"
-            )
+        self.retriever = protocols.checked_retriever(retriever)
         if not isinstance(generator, Generator):
             raise TypeError(f"generator: expected a token_logprobs method, got {type(generator).__name__}")
-        self.retriever = retriever
         self.generator = generator
         self.eps = eps
         # Replaced as one, so that a retrieval beside a refresh sees the old documents or the new, never some of each.
-        self.documents = Documents(document_embeddings, documents_tokens)
+        self.corpus = Corpus(
+            _either("index", index, "document_embeddings", document_embeddings),
+            _either("documents", documents, "documents_tokens", documents_tokens),
+        )
         self.k = arrays.positive_int(k, "k")
 
-    @property
-    def document_embeddings(self) -> Any:
-        """Of ``documents``; assign to replace them alone."""
-        return self.documents.embeddings
-
-    @document_embeddings.setter
-    def document_embeddings(self, value: Any) -> None:
-        self.documents = self.documents._replace(embeddings=value)
-
-    @property
-    def documents_tokens(self) -> Any:
-        """Of ``documents``; assign to replace them alone."""
-        return self.documents.tokens
-
-    @documents_tokens.setter
-    def documents_tokens(self, value: Any) -> None:
-        self.documents = self.documents._replace(tokens=value)
-
-    @property
-    def eps(self) -> float:
-        """Added to a probability before its logarithm; 0 or more."""
-        return self._eps
-
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self._eps = arrays.finite_float(value, "eps", above_zero=False)
-
-    def retrieve(self, questions: Sequence[Any], *, k: int | None = None, **rules: Unpack[Rules]) -> list[Retrieved]:
+    def retrieve(
+        self, questions: Sequence[Any], *, k: int | None = None, **constraints: Unpack[Constraints]
+    ) -> list[Retrieved]:
         """The documents of each of B questions, each retrieved once: what score and generate do where ``retrieved`` is
         not given. Share it between variants, or between scoring and decoding.
 
-        k (this object's by default) documents each, or as many as there are. rules say which: ``filter=``, and
+        k (this object's by default) documents each, or as many as there are. constraints say which: ``filter=``, and
         ``group_by=`` with ``max_per_group=`` or ``exclude_groups=`` (B,), as in :meth:`FlatIndex.search`; p(z|x) is
         over the documents that they leave.
 
-        ValueError where the model has no documents, where documents_tokens lacks an id, and where a question found no
-        document; TypeError for rules where the retriever is no :class:`FilteringRetriever`.
+        ValueError where the model has no documents, where the documents lack an id, and where a question found no
+        document; TypeError for constraints where the retriever is no :class:`FilteringRetriever`.
         """
         k = self.k if k is None else arrays.positive_int(k, "k")
         questions = _several(questions, "questions")
-        document_embeddings, documents_tokens = self.documents
-        if document_embeddings is None or documents_tokens is None:
+        index, documents = self.corpus
+        if index is None or documents is None:
             raise ValueError(
-                "document_embeddings, documents_tokens: expected both where the model is made, as "
-                f"{type(self).__name__}(retriever, generator, document_embeddings=..., documents_tokens=...)"
+                "index, documents: expected both where the model is made, as "
+                f"{type(self).__name__}(retriever, generator, index=..., documents=...)"
             )
         if not questions:
             return []
-        found = self._search(questions, document_embeddings, k, rules)
-        return [_retrieved(hits, documents_tokens, f"questions[{b}]") for b, hits in enumerate(found)]
+        found = self._search(questions, index, k, constraints)
+        return [_retrieved(hits, documents, f"questions[{b}]") for b, hits in enumerate(found)]
 
-    def _search(self, questions: list[Any], document_embeddings: Any, k: int, rules: Rules) -> list[Hits]:
+    def _search(self, questions: list[Any], index: Any, k: int, constraints: Constraints) -> list[Hits]:
         """The hits (K,) of each question."""
-        given: dict[str, Any] = {name: rule for name, rule in rules.items() if rule is not None}
-        if given and not isinstance(self.retriever, FilteringRetriever):
+        given: dict[str, Any] = {name: value for name, value in constraints.items() if value is not None}
+        if given and not isinstance(self.retriever, protocols.FilteringRetriever):
             raise TypeError(
                 f"{next(iter(given))}: expected a retriever that takes it, as DenseRetriever does (a "
                 f"FilteringRetriever, with a filter of its own or None), got {type(self.retriever).__name__}"
             )
-        if isinstance(self.retriever, BatchRetriever):
-            search_queries: Any = self.retriever.search_queries  # with rules, if it is a FilteringRetriever
-            found = search_queries(self.retriever.encode_queries(questions), document_embeddings, k=k, **given)
+        if isinstance(self.retriever, protocols.BatchRetriever):
+            search_queries: Any = self.retriever.search_queries  # with constraints, if it is a FilteringRetriever
+            found = search_queries(self.retriever.encode_queries(questions), index, k=k, **given)
             rows = [Hits(*row) for row in zip(found.scores, found.ids, found.logprobs, strict=True)]
             if len(rows) != len(questions):
                 raise ValueError(f"retriever: expected hits of {len(questions)} queries, got {len(rows)}")
@@ -155,19 +150,19 @@ class _RAG:
             groups = _several(given["exclude_groups"], "exclude_groups")
             if len(groups) != len(questions):
                 raise ValueError(f"exclude_groups: expected {len(questions)} groups, one a question, got {len(groups)}")
-            # A question that excludes nothing needs group_by only with max_per_group: by itself group_by is an error.
-            kept = ("filter", "group_by", "max_per_group") if "max_per_group" in given else ("filter",)
-            alone = {name: rule for name, rule in given.items() if name in kept}
-            each = [alone if group is None else {**given, "exclude_groups": group} for group in groups]
+            # A question that excludes nothing needs group_by only together with max_per_group.
+            still = ("filter", "group_by", "max_per_group") if "max_per_group" in given else ("filter",)
+            without = {name: value for name, value in given.items() if name in still}
+            each = [without if group is None else {**given, "exclude_groups": group} for group in groups]
         encode, search = self.retriever.encode_query, self.retriever.search
         return [
-            search(encode(question), document_embeddings, k=k, **its_rules)
-            for question, its_rules in zip(questions, each, strict=True)
+            search(encode(question), index, k=k, **its_constraints)
+            for question, its_constraints in zip(questions, each, strict=True)
         ]
 
-    def _plus_eps(self, log_probs: Any) -> Any:
+    def _plus_eps(self, logprobs: Any) -> Any:
         """log(p + eps) of log p."""
-        return np.logaddexp(log_probs, math.log(self._eps)) if self._eps else log_probs
+        return np.logaddexp(logprobs, math.log(self._eps)) if self._eps else logprobs
 
     def _evaluate(
         self, query_tokens: Any, target_tokens: Any, document_embeddings: Any, documents_tokens: Any, k: int
@@ -177,26 +172,17 @@ class _RAG:
         hits = _found(self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k))
         if len(hits.ids) == 0:
             raise ValueError("query_tokens: no document was found")
-        docs = [tokens_of(doc_id, documents_tokens) for doc_id in hits.ids.tolist()]
+        docs = [tokens_of(doc_id, documents_tokens, "documents_tokens") for doc_id in hits.ids.tolist()]
         return hits, _checked(self.generator.token_logprobs(query_tokens, docs, target_tokens), hits.ids, "")
 
     def _all_logprobs(
         self, questions: Sequence[Any], answers: Sequence[Any], retrieved: Sequence[Retrieved], batch_size: int
     ) -> list[list[NDArray[Any]]]:
         """For each question and each of its candidates the token_logprobs (K,T)."""
-        batch_size = arrays.positive_int(batch_size, "batch_size")
         docs = [found.doc_tokens for found in retrieved]
-        if isinstance(self.generator, BatchGenerator):
-            given: list[Sequence[Any]] = []
-            for first in range(0, len(questions), batch_size):
-                batch = slice(first, first + batch_size)
-                given += self.generator.batch_token_logprobs(questions[batch], docs[batch], answers[batch])
-        else:
-            one = self.generator.token_logprobs
-            given = [
-                [one(question, documents, answer) for answer in candidates]
-                for question, documents, candidates in zip(questions, docs, answers, strict=True)
-            ]
+        given: list[Sequence[Any]] = []
+        for batch in decoding.batches(len(questions), batch_size):
+            given += decoding.score_with(self.generator, questions[batch], docs[batch], answers[batch])
         counts, expected = [len(tables) for tables in given], [len(candidates) for candidates in answers]
         if counts != expected:
             raise ValueError(f"generator: expected token_logprobs of {expected} answers to each question, got {counts}")
@@ -204,6 +190,48 @@ class _RAG:
             [_checked(table, found.doc_ids, f" for answers[{b}][{c}]") for c, table in enumerate(tables)]
             for b, (tables, found) in enumerate(zip(given, retrieved, strict=True))
         ]
+
+    def score(
+        self,
+        questions: Sequence[Any],
+        answers: Sequence[Any],
+        *,
+        k: int | None = None,
+        filter: Any = None,
+        retrieved: Sequence[Retrieved] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Score]:
+        """log p(y|x) of each answer, with the terms of its sum and the posterior, which eps has no part in.
+
+        questions are B of what the retriever and the generator take. answers are B: a list or tuple is several
+        candidates for its question (multiple choice), anything else one answer. Each question retrieves once, k
+        documents or this object's, under the filter if there is one; or takes those that ``retrieve`` gave. A generator
+        that scores several questions at once gets batch_size of them: memory grows with it, and results do not depend
+        on it.
+
+        ValueError for another number of answers or of ``retrieved``, a question without a candidate or a document, NaN
+        from the generator, and where ``retrieve`` raises it; otherwise what retriever and generator raise.
+        """
+        asked, found = self._prepare(questions, k, filter, retrieved)
+        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
+        return [self._score(documents, candidates) for documents, candidates in zip(found, tables, strict=True)]
+
+    def _score(self, retrieved: Retrieved, token_logprobs: Sequence[NDArray[Any]]) -> Score:
+        marginals = [self._marginalize(retrieved.doc_logprobs, t, return_posterior=True) for t in token_logprobs]
+        return Score(
+            logprobs=np.array([self._answer_logprob(marginal) for marginal, _ in marginals], np.float64),
+            doc_ids=retrieved.doc_ids,
+            doc_logprobs=retrieved.doc_logprobs,
+            token_logprobs=tuple(token_logprobs),
+            posteriors=tuple(posterior for _, posterior in marginals),
+        )
+
+    _marginalize: Callable[..., Any]
+    """Of doc_logprobs (K,) and token_logprobs (K,T)."""
+
+    def _answer_logprob(self, marginal: Any) -> Any:
+        """log p(y|x), with eps, of what _marginalize gives."""
+        raise NotImplementedError
 
     def _prepare(
         self, questions: Sequence[Any], k: int | None, filter: Any, retrieved: Sequence[Retrieved] | None
@@ -251,6 +279,15 @@ class RAGSequence(_RAG):
     ... )
     >>> round(log_prob, 2), doc_ids.shape, round(float(doc_probs.sum()), 6)
     (-9.21, (2,), 1.0)
+
+    A model may hold what it retrieves from: ``index``, a FlatIndex, a Snapshot or an array (N,D), and ``documents``,
+    what the generator reads of each document by its id. The notebook's names ``document_embeddings`` and
+    ``documents_tokens`` mean the same; TypeError for both names of one.
+
+    >>> index = ragfast.FlatIndex.from_vectors(rng.standard_normal((6, 4)).astype(np.float32))
+    >>> rag = ragfast.RAGSequence(rag.retriever, rag.generator, index=index, documents=docs, k=2)
+    >>> rag.retrieve([rng.standard_normal((2, 4))])[0].doc_ids.shape, rag.document_embeddings is rag.index
+    ((2,), True)
     """
 
     def forward(
@@ -270,40 +307,13 @@ class RAGSequence(_RAG):
         ValueError where k is below 1 or documents_tokens lacks an id; otherwise what retriever and generator raise.
         """
         hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
-        log_prob = self._plus_eps(marginalize_sequence(hits.logprobs, token_logprobs))
-        return float(log_prob), hits.ids, np.exp(hits.logprobs)
+        logprob = self._answer_logprob(marginalize_sequence(hits.logprobs, token_logprobs))
+        return float(logprob), hits.ids, np.exp(hits.logprobs)
 
-    def score(
-        self,
-        questions: Sequence[Any],
-        answers: Sequence[Any],
-        *,
-        k: int | None = None,
-        filter: Any = None,
-        retrieved: Sequence[Retrieved] | None = None,
-        batch_size: int = BATCH_SIZE,
-    ) -> list[Score]:
-        """log p(y|x) of each answer, with the terms of its sum and p(z|x,y) (K,), which eps has no part in.
+    _marginalize = staticmethod(marginalize_sequence)
 
-        questions are B of what the retriever and the generator take. answers are B: a list or tuple is several
-        candidates for its question (multiple choice), anything else one answer. Each question retrieves once, k
-        documents or this object's, under the filter if there is one; or takes those that ``retrieve`` gave. A generator
-        that scores several questions at once gets batch_size of them: memory grows with it, and results do not depend
-        on it.
-
-        ValueError for another number of answers or of ``retrieved``, a question without a candidate or a document, NaN
-        from the generator, and where ``retrieve`` raises it; otherwise what retriever and generator raise.
-        """
-        asked, found = self._prepare(questions, k, filter, retrieved)
-        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
-        scores = []
-        for documents, candidates in zip(found, tables, strict=True):
-            results = [
-                marginalize_sequence(documents.doc_logprobs, table, return_posterior=True) for table in candidates
-            ]
-            log_probs = np.array([self._plus_eps(log_prob) for log_prob, _ in results], np.float64)
-            scores.append(_score(log_probs, documents, candidates, [posterior for _, posterior in results]))
-        return scores
+    def _answer_logprob(self, marginal: Any) -> Any:
+        return self._plus_eps(marginal)
 
     def generate(
         self,
@@ -321,7 +331,7 @@ class RAGSequence(_RAG):
         Beam search under each document by itself, greedy with one beam, finds hypotheses; equal ones are merged; each
         gets log p(y|x) = log sum_z p(z|x) p(y|x,z), by which they are ranked, then by their tokens. ``mode`` is which
         p(y|x,z) count: "thorough", all, of which those that the beam of z had are known and all others are scored in
-        one pass; "fast", those that the beams had, so that log_prob is a lower bound and nothing more is computed. Of
+        one pass; "fast", those that the beams had, so that logprob is a lower bound and nothing more is computed. Of
         the lists of :class:`Generation` each has n_returned or as many as there are hypotheses, at most K x n_beams.
 
         questions, k, filter, retrieved, batch_size, options and errors as for :meth:`RAGToken.generate`, but sample is
@@ -330,8 +340,7 @@ class RAGSequence(_RAG):
         """
         asked, found = self._prepare(questions, k, filter, retrieved)
         generator = self._decoding_generator("generate")
-        batch_size = arrays.positive_int(batch_size, "batch_size")
-        return generate_sequence(generator, asked, found, Decoding.of(options), mode, batch_size)
+        return decoding.generate_sequence(generator, asked, found, Decoding.of(options), batch_size, mode)
 
 
 class RAGToken(_RAG):
@@ -344,11 +353,9 @@ class RAGToken(_RAG):
     >>> rng = np.random.default_rng(0)
     >>> retriever, generator = ragfast.SimpleRetriever(4, rng=rng), ragfast.SimpleGenerator(10, 4, 8, rng=rng)
     >>> docs = [rng.standard_normal((3, 4)) for _ in range(6)]
-    >>> rag = ragfast.RAGToken(
-    ...     retriever, generator, document_embeddings=rng.standard_normal((6, 4)), documents_tokens=docs, k=2
-    ... )
+    >>> rag = ragfast.RAGToken(retriever, generator, index=rng.standard_normal((6, 4)), documents=docs, k=2)
     >>> score = rag.score([rng.standard_normal((2, 4))], [np.eye(4)])[0]
-    >>> score.log_probs.round(2).tolist(), score.posteriors[0].shape
+    >>> score.logprobs.round(2).tolist(), score.posteriors[0].shape
     ([-9.21], (2, 4))
     """
 
@@ -362,7 +369,12 @@ class RAGToken(_RAG):
     ) -> float:
         """log p(y|x). Arguments and errors as for :meth:`RAGSequence.forward`; the documents are retrieved once."""
         hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
-        return float(np.add.reduce(self._plus_eps(marginalize_token(hits.logprobs, token_logprobs))))
+        return float(self._answer_logprob(marginalize_token(hits.logprobs, token_logprobs)))
+
+    _marginalize = staticmethod(marginalize_token)
+
+    def _answer_logprob(self, marginal: Any) -> Any:
+        return np.add.reduce(self._plus_eps(marginal))
 
     def forward_token(
         self,
@@ -374,31 +386,8 @@ class RAGToken(_RAG):
     ) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """p(y_1|x) (not its logarithm, and without this object's eps), the ids (K,) and p(z|x) (K,) for one token."""
         hits, token_logprobs = self._evaluate(query_tokens, [target_token], document_embeddings, documents_tokens, k)
-        log_prob = marginalize_token(hits.logprobs, token_logprobs)
-        return math.exp(log_prob[0]), hits.ids, np.exp(hits.logprobs)
-
-    def score(
-        self,
-        questions: Sequence[Any],
-        answers: Sequence[Any],
-        *,
-        k: int | None = None,
-        filter: Any = None,
-        retrieved: Sequence[Retrieved] | None = None,
-        batch_size: int = BATCH_SIZE,
-    ) -> list[Score]:
-        """log p(y|x) of each answer, with its terms and p(z_t | x, y_t, y_<t) (K,T), which eps has no part in.
-
-        Arguments and errors as for :meth:`RAGSequence.score`.
-        """
-        asked, found = self._prepare(questions, k, filter, retrieved)
-        tables = self._all_logprobs(asked, _candidates(answers, len(asked)), found, batch_size)
-        scores = []
-        for documents, candidates in zip(found, tables, strict=True):
-            results = [marginalize_token(documents.doc_logprobs, table, return_posterior=True) for table in candidates]
-            log_probs = np.array([np.add.reduce(self._plus_eps(by_token)) for by_token, _ in results], np.float64)
-            scores.append(_score(log_probs, documents, candidates, [posterior for _, posterior in results]))
-        return scores
+        logprobs = marginalize_token(hits.logprobs, token_logprobs)
+        return math.exp(logprobs[0]), hits.ids, np.exp(hits.logprobs)
 
     def generate(
         self,
@@ -419,35 +408,17 @@ class RAGToken(_RAG):
         x k x n_beams), each as it would be alone; documents of p(z|x) = 0 are not read, and answers that have ended are
         no longer computed.
 
-        log_prob is the model's own log p(y|x): what is not allowed or not drawn keeps its probability. Answers that
+        logprob is the model's own log p(y|x): what is not allowed or not drawn keeps its probability. Answers that
         cannot go on, as all tokens have probability 0 or are stop tokens before their time, are dropped, so that there
         may be fewer than n_returned.
 
         TypeError for an unknown option; ValueError for options that do not go together, another number of
         ``retrieved``, NaN or +inf from the generator, a question to which no answer is left, and where ``retrieve``
-        raises it.
-
-        >>> import numpy as np, ragfast
-        >>> class Coin:  # a document is p(heads); after it comes the end, token 2
-        ...     stop_tokens = (2,)
-        ...     def open(self, questions, docs):
-        ...         self.logits = np.log([[p, 1 - p, 1e-9] for several in docs for p in several])
-        ...         return self
-        ...     def step(self, rows, tokens):
-        ...         return np.log([[1e-9, 1e-9, 1.0]] * len(rows))
-        ...     def token_logprobs(self, question, docs, answer):
-        ...         return np.log([[p if answer[0] == 0 else 1 - p, 1.0] for p in docs])
-        >>> rag = ragfast.RAGToken(ragfast.SimpleRetriever(3), Coin())
-        >>> found = ragfast.rag.Retrieved(np.arange(2), np.log([0.6, 0.4]), [0.9, 0.2])
-        >>> for answer in rag.generate(["?"], retrieved=[found], n_beams=2, n_returned=2)[0]:
-        ...     print(answer.tokens, round(float(np.exp(answer.log_prob)), 3), answer.posterior[:, 0].round(3))
-        [0 2] 0.62 [0.871 0.129]
-        [1 2] 0.38 [0.158 0.842]
+        raises it. :class:`ragfast.rag.Generation` has an example.
         """
         asked, found = self._prepare(questions, k, filter, retrieved)
         generator = self._decoding_generator("generate")
-        batch_size = arrays.positive_int(batch_size, "batch_size")
-        return generate_token(generator, asked, found, Decoding.of(options), batch_size)
+        return decoding.generate_token(generator, asked, found, Decoding.of(options), batch_size)
 
     def stream(
         self,
@@ -469,7 +440,7 @@ class RAGToken(_RAG):
         """
         asked, found = self._prepare([question], k, filter, None if retrieved is None else [retrieved])
         generator = self._decoding_generator("stream")
-        return stream_token(generator, asked[0], found[0], Decoding.of(options))
+        return decoding.stream_token(generator, asked[0], found[0], Decoding.of(options))
 
 
 def _several(questions: Sequence[Any], name: str) -> list[Any]:
@@ -490,32 +461,42 @@ def _candidates(answers: Sequence[Any], n_questions: int) -> list[list[Any]]:
     return candidates
 
 
-def tokens_of(doc_id: int | str, documents_tokens: Any, name: str = "documents_tokens") -> Any:
+def tokens_of(doc_id: int | str, documents: Any, name: str = "documents") -> Any:
     """A document's tokens by its id. ValueError, under that name, where there are none."""
-    if isinstance(doc_id, str) and isinstance(documents_tokens, Sequence):
+    if isinstance(doc_id, str) and isinstance(documents, Sequence):
         raise ValueError(f"{name}: expected a mapping, as ids of documents are strings, got a sequence")
     try:
         if not isinstance(doc_id, str) and doc_id < 0:  # would silently be an entry counted from the end
             raise IndexError
-        return documents_tokens[doc_id]
+        return documents[doc_id]
     except LookupError:
-        size = f" among {len(documents_tokens)}" if hasattr(documents_tokens, "__len__") else ""
-        raise ValueError(f"{name}: no entry for document id {doc_id!r}{size}") from None
+        raise no_entry(name, doc_id) from None
 
 
-def _retrieved(hits: Hits, documents_tokens: Any, name: str) -> Retrieved:
+def no_entry(name: str, doc_id: int | str) -> ValueError:
+    return ValueError(f"{name}: no entry for document id {doc_id!r}")
+
+
+def _either(name: str, given: Any, notebook_name: str, notebook_given: Any) -> Any:
+    """What is given under one of the two names of an argument, or None."""
+    if given is not None and notebook_given is not None:
+        raise TypeError(f"{name}, {notebook_name}: two names of one argument; expected one of them")
+    return notebook_given if given is None else given
+
+
+def _retrieved(hits: Hits, documents: Any, name: str) -> Retrieved:
     """What was found, with the tokens."""
     found = _found(hits)
     if len(found.ids) == 0:
         raise ValueError(f"{name}: no document was found")
-    docs = [tokens_of(doc_id, documents_tokens) for doc_id in found.ids.tolist()]
+    docs = [tokens_of(doc_id, documents) for doc_id in found.ids.tolist()]
     return Retrieved(found.ids, np.asarray(found.logprobs, np.float64), docs)
 
 
 def _found(hits: Hits) -> Hits:
     """Without the padding with which a search fills up what it did not find."""
     ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,))
-    there = ids >= 0 if ids.dtype != object else np.array([doc_id is not None for doc_id in ids], bool)
+    there = protocols.was_found(ids)
     return Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
 
 
@@ -528,12 +509,3 @@ def _checked(token_logprobs: Any, doc_ids: NDArray[Any], where: str) -> NDArray[
     if broken.any():
         raise ValueError(f"generator: NaN in the token_logprobs{where} under document {doc_ids[broken.argmax()]}")
     return table
-
-
-def _score(
-    log_probs: NDArray[np.float64],
-    documents: Retrieved,
-    token_logprobs: Sequence[NDArray[Any]],
-    posteriors: Sequence[NDArray[Any]],
-) -> Score:
-    return Score(log_probs, documents.doc_ids, documents.doc_logprobs, tuple(token_logprobs), tuple(posteriors))

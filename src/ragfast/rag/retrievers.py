@@ -1,10 +1,10 @@
-"""The retriever of the reference notebook, p(z|x), and the protocol that every retriever satisfies."""
+"""The retriever of the reference notebook, p(z|x), and one around any encoder."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,63 +12,100 @@ from numpy.typing import NDArray
 from ragfast._core import _kernels, arrays
 from ragfast.index import FlatIndex, Hits, Snapshot, selection
 from ragfast.index.one_shot import search_plain
-from ragfast.rag import weights
+from ragfast.rag.parameters import Number, Weight, initial_weight
+from ragfast.rag.protocols import Constraints
 
-__all__ = ["BatchRetriever", "DenseRetriever", "FilteringRetriever", "Retriever", "Rules", "SimpleRetriever"]
-
-
-class Rules(TypedDict, total=False):
-    """Which documents a retrieval may find, by the keywords of :meth:`FlatIndex.search`; None is as if not given.
-
-    filter; group_by, with max_per_group or exclude_groups: of several queries (B,) groups, of one query one. They need
-    documents in a FlatIndex or a Snapshot, and TypeError says so for an array; otherwise errors are as there.
-    """
-
-    filter: Any
-    group_by: str | None
-    exclude_groups: Any
-    max_per_group: int | None
+__all__ = ["DenseRetriever", "SimpleRetriever"]
 
 
-@runtime_checkable
-class Retriever(Protocol):
-    """What the RAG classes ask of a retriever."""
-
-    def encode_query(self, query_tokens: Any, /) -> NDArray[Any]:
-        """The embedding (D,) of one query. What query_tokens is, is between the caller and the retriever."""
-
-    def search(self, query_embedding: NDArray[Any], document_embeddings: Any, /, k: int) -> Hits:
-        """The top k documents of one query: Hits of scores, ids and logprobs, each (min(k, N),), best first."""
+_QUERY = ("query_embedding", "document_embeddings")
+_QUERIES = ("query_embeddings", "document_embeddings")
+NOT_AN_INDEX = "{}: expected documents in a FlatIndex or a Snapshot, which has metadata and ids to choose by, got {}"
 
 
-@runtime_checkable
-class BatchRetriever(Retriever, Protocol):
-    """A retriever that takes all questions of a batch at once."""
+class _DenseSearch:
+    """Search by inner product: what both retrievers do with the embedding of a query."""
 
-    def encode_queries(self, query_tokens: Sequence[Any], /) -> NDArray[Any]:
-        """The embeddings (B,D) of B queries."""
-
-    def search_queries(self, query_embeddings: NDArray[Any], document_embeddings: Any, /, k: int) -> Hits:
-        """The top k documents of each: Hits (B,K), with id -1 and -inf where fewer than K documents qualify."""
-
-
-@runtime_checkable
-class FilteringRetriever(Retriever, Protocol):
-    """A retriever whose ``search``, and ``search_queries`` if it has that, take :class:`Rules`, and which may hold a
-    filter of its own."""
+    _temperature = 1.0
+    _filter: Any = None
 
     @property
     def filter(self) -> Any:
-        """The filter that holds in every search, whatever the rules of that search, which can only narrow it; or None.
-        Who shows documents by their ids, as SearchTool does, asks here what may be shown."""
+        """The filter that holds in every search, or None; another one is for another retriever."""
+        return self._filter
 
     def search(
-        self, query_embedding: NDArray[Any], document_embeddings: Any, /, k: int, **rules: Unpack[Rules]
+        self,
+        query_embedding: arrays.ArrayLike,
+        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
+        /,
+        k: int = 5,
+        **constraints: Unpack[Constraints],
     ) -> Hits:
-        """As of :class:`Retriever`, with id -1 (None among strings) and -inf where fewer than k documents qualify."""
+        """The top k documents by inner product, ids by (score descending, id ascending), with log p(z|x).
+
+        query_embedding (D,) float32 or float64. document_embeddings is a FlatIndex, or an array (N,D) of float32 or
+        float64 whose row numbers are the ids. The documents' dtype decides: against float32 documents, an index's
+        included, a float64 query is rounded to float32; against float64 documents a float32 query is widened.
+        constraints are those of :class:`Constraints`. Returns Hits whose scores and logprobs (float64) and ids (int64,
+        or str in an object array) are (K,) with K = min(k, N); under constraints that leave fewer, -inf and -1, or
+        None, come last.
+
+        ValueError for another shape, no documents, k below 1, NaN or infinity; TypeError for another dtype.
+        """
+        if constraints.get("exclude_groups") is not None:
+            if np.ndim(constraints["exclude_groups"]):
+                got = type(constraints["exclude_groups"]).__name__
+                raise TypeError(f"exclude_groups: expected the one group of one query, got {got}")
+            constraints = {**constraints, "exclude_groups": [constraints["exclude_groups"]]}
+        hits = self._search(query_embedding, document_embeddings, k, _QUERY, constraints)
+        return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
+
+    def search_queries(
+        self,
+        query_embeddings: arrays.ArrayLike,
+        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
+        /,
+        k: int = 5,
+        **constraints: Unpack[Constraints],
+    ) -> Hits:
+        """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
+        return self._search(query_embeddings, document_embeddings, k, _QUERIES, constraints)
+
+    def _search(
+        self, queries: arrays.ArrayLike, documents: Any, k: object, names: tuple[str, str], constraints: Constraints
+    ) -> Hits:
+        """Hits (B,K), K = min(k, N), of queries (B,D), or of one query (D,) where it goes by that name."""
+        k = arrays.positive_int(k, "k")
+        documents = _version(documents)
+        unknown = [name for name in constraints if name not in Constraints.__annotations__]
+        if unknown:
+            raise TypeError(f"{unknown[0]}: expected no other constraint than {', '.join(Constraints.__annotations__)}")
+        given: dict[str, Any] = {name: value for name, value in constraints.items() if value is not None}
+        own = self.filter
+        if own is not None:
+            given = {"filter": own, **given}
+        if not isinstance(documents, Snapshot):
+            if given:
+                raise TypeError(NOT_AN_INDEX.format(next(iter(given)), type(documents).__name__))
+            documents = arrays.matrix(documents, "document_embeddings", dtypes=arrays.EITHER_FLOAT)
+        n_docs = len(documents)
+        if n_docs == 0:
+            raise ValueError("document_embeddings: expected at least one document, got none")
+        if not isinstance(documents, Snapshot):
+            rows = _rows(queries, documents.shape[1], documents.dtype.num, names)
+            return search_plain(rows, documents, None, min(k, n_docs), None, self._temperature, arrays.DOUBLE, names)
+        rows = _rows(queries, documents.dim, arrays.FLOAT, names)
+        if not given:
+            return documents.search_rows(rows, min(k, n_docs), None, self._temperature, arrays.DOUBLE, names[0])
+        if own is not None:  # both hold, whatever the call's filter is
+            own_rows = documents.filter(_own_filter(own))
+            given["filter"] = own_rows if given["filter"] is own else own_rows & documents.filter(given["filter"])
+        arrays.refuse_nonfinite(rows, names[0])
+        return documents.search(rows, min(k, n_docs), temperature=self._temperature, dtype=np.float64, **given)
 
 
-class DenseRetriever:
+class DenseRetriever(_DenseSearch):
     """A dense retriever around any encoder: p(z|x) proportional to exp(q(x) . d(z) / tau) over the top k documents.
 
     That is Lewis et al. 2020, section 2.2, with tau = 1 there: encode is q, a callable that takes a sequence of B
@@ -99,26 +136,15 @@ class DenseRetriever:
     [1, -1]
     """
 
+    temperature = Number("tau in log p(z|x) = log_softmax(q . d_z / tau), above 0.", above_zero=True)
+    _temperature: float
+
     def __init__(self, encode: Callable[[Sequence[Any]], Any], *, temperature: float = 1.0, filter: Any = None) -> None:
         if not callable(encode):
             raise TypeError(f"encode: expected a callable of a sequence of queries, got {type(encode).__name__}")
         self.encode = encode
         self.temperature = temperature
         self._filter = _own_filter(filter)
-
-    @property
-    def filter(self) -> Any:
-        """The filter that holds in every search, or None; another one is for another retriever."""
-        return self._filter
-
-    @property
-    def temperature(self) -> float:
-        """tau in log p(z|x) = log_softmax(q . d_z / tau), above 0."""
-        return self._temperature
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self._temperature = arrays.finite_float(value, "temperature", above_zero=True)
 
     def encode_query(self, query_tokens: Any, /) -> NDArray[Any]:
         """The embedding (D,) of one query, float32 or float64 as encode returns it. Errors as for encode_queries."""
@@ -134,40 +160,14 @@ class DenseRetriever:
         if isinstance(query_tokens, (str, bytes)):
             raise TypeError("query_tokens: expected a sequence of queries, such as a list of one, got a string")
         name = "encode's embeddings"
-        embeddings = arrays.matrix(self.encode(query_tokens), name, letters="(B, D)", dtypes=weights.EITHER_FLOAT)
+        embeddings = arrays.matrix(self.encode(query_tokens), name, letters="(B, D)", dtypes=arrays.EITHER_FLOAT)
         if len(embeddings) != len(query_tokens):
             raise ValueError(f"{name}: expected {len(query_tokens)} rows, one a query, got shape {embeddings.shape}")
         arrays.refuse_nonfinite(embeddings, name)
         return embeddings
 
-    def search(
-        self,
-        query_embedding: arrays.ArrayLike,
-        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
-        /,
-        k: int = 5,
-        **rules: Unpack[Rules],
-    ) -> Hits:
-        """The top k documents of one query (D,), with log p(z|x): :meth:`SimpleRetriever.search` at this temperature,
-        and under this filter.
 
-        ValueError where the query's dimension is not the documents', and otherwise as there.
-        """
-        return _search_one(query_embedding, document_embeddings, k, self._temperature, self.filter, rules)
-
-    def search_queries(
-        self,
-        query_embeddings: arrays.ArrayLike,
-        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
-        /,
-        k: int = 5,
-        **rules: Unpack[Rules],
-    ) -> Hits:
-        """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
-        return _search(query_embeddings, document_embeddings, k, self._temperature, _QUERIES, self.filter, rules)
-
-
-class SimpleRetriever:
+class SimpleRetriever(_DenseSearch):
     """A dense retriever whose query encoder is one matrix: a random projection of the mean token, L2-normalised.
 
     embedding_dim is D. query_encoder_W (D,D) is float64, drawn as 0.01 times a standard normal from rng, or from
@@ -183,18 +183,12 @@ class SimpleRetriever:
     ([1, 0], [0.67, 0.33])
     """
 
+    query_encoder_W = Weight("The query encoder (D,D), read-only.", "embedding_dim", "embedding_dim")
+    _query_encoder_W: NDArray[np.float64]
+
     def __init__(self, embedding_dim: int, *, rng: np.random.Generator | None = None) -> None:
         self.embedding_dim = arrays.positive_int(embedding_dim, "embedding_dim")
-        self.query_encoder_W = weights.draw(rng, self.embedding_dim, self.embedding_dim)
-
-    @property
-    def query_encoder_W(self) -> NDArray[np.float64]:
-        """The query encoder (D,D), read-only."""
-        return self._query_encoder_W
-
-    @query_encoder_W.setter
-    def query_encoder_W(self, value: arrays.ArrayLike) -> None:
-        self._query_encoder_W = weights.keep(value, "query_encoder_W", (self.embedding_dim, self.embedding_dim))
+        self.query_encoder_W = initial_weight(rng, self.embedding_dim, self.embedding_dim)
 
     def encode_query(self, query_tokens: arrays.ArrayLike, /) -> NDArray[np.float64]:
         """The embedding (D,) float64 of a query of n >= 1 tokens (n,D), float32 or float64.
@@ -220,7 +214,7 @@ class SimpleRetriever:
     def _projected(self, query_tokens: arrays.ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
         """The mean token (D,), query_encoder_W @ it, and the norm of that."""
         tokens = arrays.matrix(
-            query_tokens, "query_tokens", letters="(n, D)", dim=self.embedding_dim, dtypes=weights.EITHER_FLOAT
+            query_tokens, "query_tokens", letters="(n, D)", dim=self.embedding_dim, dtypes=arrays.EITHER_FLOAT
         )
         if len(tokens) == 0:
             raise ValueError(f"query_tokens: expected at least one token, got shape {tokens.shape}")
@@ -239,41 +233,6 @@ class SimpleRetriever:
             embedding[:] = self.encode_query(tokens)
         return embeddings
 
-    @property
-    def filter(self) -> Any:
-        """None: this retriever has none of its own, its searches take one."""
-
-    def search(
-        self,
-        query_embedding: arrays.ArrayLike,
-        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
-        /,
-        k: int = 5,
-        **rules: Unpack[Rules],
-    ) -> Hits:
-        """The top k documents by inner product, ids by (score descending, id ascending), with log p(z|x).
-
-        query_embedding (D,) float32 or float64. document_embeddings is a FlatIndex, or an array (N,D) of float32 or
-        float64 whose row numbers are the ids. The documents' dtype decides: against float32 documents, an index's
-        included, a float64 query is rounded to float32; against float64 documents a float32 query is widened.
-        rules are those of :class:`Rules`. Returns Hits whose scores and logprobs (float64) and ids (int64, or str in an
-        object array) are (K,) with K = min(k, N); under rules that leave fewer, -inf and -1, or None, come last.
-
-        ValueError for another shape, no documents, k below 1, NaN or infinity; TypeError for another dtype.
-        """
-        return _search_one(query_embedding, document_embeddings, k, 1.0, self.filter, rules)
-
-    def search_queries(
-        self,
-        query_embeddings: arrays.ArrayLike,
-        document_embeddings: FlatIndex | Snapshot | arrays.ArrayLike,
-        /,
-        k: int = 5,
-        **rules: Unpack[Rules],
-    ) -> Hits:
-        """As :meth:`search`, of B queries (B,D) in one search: Hits (B,K), K = min(k, N), the same bits for each."""
-        return _search(query_embeddings, document_embeddings, k, 1.0, _QUERIES, self.filter, rules)
-
     def retrieve(
         self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, k: int = 5
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -282,30 +241,26 @@ class SimpleRetriever:
         return hits.ids, np.exp(hits.logprobs)
 
 
-_QUERY = ("query_embedding", "document_embeddings")
-_QUERIES = ("query_embeddings", "document_embeddings")
-
-
 def _own_filter(filter: Any) -> Any:
     """A retriever's own filter as it may be kept: none that could mean other documents in another version."""
-    kept = (
+    own = (
         None
         if filter is None
         else selection.frozen_filter(filter, "a list or an array of ids, a Predicate or a Filter")
     )
-    if isinstance(kept, np.ndarray) and kept.dtype.kind == "b":
+    if isinstance(own, np.ndarray) and own.dtype.kind == "b":
         raise TypeError(
             "filter: a mask says nothing of the rows of another version of an index; expected snapshot.filter(mask), "
             "for that version alone, ids or a Predicate"
         )
-    return kept
+    return own
 
 
 def allowed_by(filter: Any, documents: Any) -> tuple[Snapshot, selection.Filter]:
     """The documents as they are now, and a retriever's own filter, not None, made ready for them."""
     version = _version(documents)
     if not isinstance(version, Snapshot):
-        raise TypeError(NO_RULES.format("filter", type(documents).__name__))
+        raise TypeError(NOT_AN_INDEX.format("filter", type(documents).__name__))
     return version, version.filter(_own_filter(filter))
 
 
@@ -320,89 +275,12 @@ def _version(documents: Any) -> Any:
     return documents.snapshot() if isinstance(documents, FlatIndex) else documents
 
 
-def _search_one(
-    query: arrays.ArrayLike,
-    documents: FlatIndex | Snapshot | arrays.ArrayLike,
-    k: object,
-    temperature: float,
-    fixed: Any,
-    rules: Rules,
-) -> Hits:
-    """Hits (K,) of one query (D,)."""
-    if rules.get("exclude_groups") is not None:
-        if np.ndim(rules["exclude_groups"]):
-            raise TypeError(
-                f"exclude_groups: expected the one group of one query, got {type(rules['exclude_groups']).__name__}"
-            )
-        rules = {**rules, "exclude_groups": [rules["exclude_groups"]]}
-    hits = _search(query, documents, k, temperature, _QUERY, fixed, rules)
-    return Hits(hits.scores[0], hits.ids[0], hits.logprobs[0], hits.stats)
-
-
-def _search(
-    queries: arrays.ArrayLike,
-    documents: FlatIndex | Snapshot | arrays.ArrayLike,
-    k: object,
-    temperature: float,
-    names: tuple[str, str],
-    fixed: Any,
-    rules: Rules,
-) -> Hits:
-    """Hits (B,K), K = min(k, N), of queries (B,D), or of one query (D,) where it goes by that name; under the fixed
-    filter, if it is not None, and the rules."""
-    k = arrays.positive_int(k, "k")
-    documents = _version(documents)
-    if fixed is not None or rules:
-        return _search_some(queries, documents, k, temperature, names, fixed, rules)
-    if not isinstance(documents, Snapshot):
-        documents = arrays.matrix(documents, "document_embeddings", dtypes=weights.EITHER_FLOAT)
-    n_docs = len(documents)
-    if n_docs == 0:
-        raise ValueError("document_embeddings: expected at least one document, got none")
-    if isinstance(documents, Snapshot):
-        rows = _rows(queries, documents.dim, arrays.FLOAT, names)
-        return documents.search_rows(rows, min(k, n_docs), None, temperature, arrays.DOUBLE, names[0])
-    rows = _rows(queries, documents.shape[1], documents.dtype.num, names)
-    return search_plain(rows, documents, None, min(k, n_docs), None, temperature, arrays.DOUBLE, names)
-
-
-NO_RULES = "{}: expected documents in a FlatIndex or a Snapshot, which has metadata and ids to choose by, got {}"
-
-
-def _search_some(
-    queries: arrays.ArrayLike,
-    documents: Any,
-    k: int,
-    temperature: float,
-    names: tuple[str, str],
-    fixed: Any,
-    rules: Rules,
-) -> Hits:
-    """:func:`_search` under rules, of one version."""
-    unknown = [name for name in rules if name not in Rules.__annotations__]
-    if unknown:
-        raise TypeError(f"{unknown[0]}: expected no other rules than {', '.join(Rules.__annotations__)}")
-    given: dict[str, Any] = {name: rule for name, rule in rules.items() if rule is not None}
-    if fixed is None and not given:
-        return _search(queries, documents, k, temperature, names, None, {})
-    if not isinstance(documents, Snapshot):
-        raise TypeError(NO_RULES.format("filter" if fixed is not None else next(iter(given)), type(documents).__name__))
-    if len(documents) == 0:
-        raise ValueError("document_embeddings: expected at least one document, got none")
-    if fixed is not None:  # both hold, whatever the call's filter is
-        own = documents.filter(_own_filter(fixed))
-        given["filter"] = own & documents.filter(given["filter"]) if "filter" in given else own
-    rows = _rows(queries, documents.dim, arrays.FLOAT, names)
-    arrays.refuse_nonfinite(rows, names[0])
-    return documents.search(rows, min(k, len(documents)), temperature=temperature, dtype=np.float64, **given)
-
-
 def _rows(given: arrays.ArrayLike, dim: int, type_num: int, names: tuple[str, str]) -> NDArray[Any]:
     """The queries as plain (B, dim), in the documents' dtype."""
     queries, name, ndim = given, names[0], 1 if names is _QUERY else 2
     if not (_kernels.is_plain(queries, arrays.DOUBLE, ndim) or _kernels.is_plain(queries, arrays.FLOAT, ndim)):
         queries = arrays.as_array(queries, name)
-        if queries.dtype.num not in weights.EITHER_FLOAT:
+        if queries.dtype.num not in arrays.EITHER_FLOAT:
             raise TypeError(f"{name}: expected float32 or float64, got {queries.dtype}")
         queries = arrays.plain(queries)
     if queries.ndim != ndim or queries.shape[-1] != dim:

@@ -8,13 +8,18 @@ import math
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 from typing import Any
+
+import numpy as np
 
 from ragfast._core import arrays
 from ragfast.index import FlatIndex, Snapshot
 from ragfast.index.filters import COMPARE, Predicate, column
-from ragfast.rag.retrievers import FilteringRetriever, Retriever, allowed_by, shows
+from ragfast.rag.models import no_entry, tokens_of
+from ragfast.rag.protocols import FilteringRetriever, Retriever, checked_retriever, was_found
+from ragfast.rag.retrievers import allowed_by, shows
 
 __all__ = ["SearchTool"]
 
@@ -26,12 +31,13 @@ FILTER = 'an object such as {"year": {">=": 2000}, "lang": "de"}'
 NO_BRACKETS = str.maketrans("[]", "()")
 
 
+@dataclass(eq=False, repr=False)
 class SearchTool:
     """Search over the documents of a retriever, described by a JSON schema and called with JSON.
 
     So do models with function calling, WebGPT (Nakano et al. 2021) and Toolformer (Schick et al. 2023) search.
-    retriever, document_embeddings and documents_tokens are those of :class:`ragfast.RAGSequence`, for queries and
-    documents that are strings; titles gives a title by id as documents_tokens gives a text. k documents are returned
+    retriever, index and documents are those of :class:`ragfast.RAGSequence`, for queries and documents that are
+    strings; titles gives a title by id as documents gives a text. k documents are returned
     where a call does not say how many, and max_k at most.
 
     Where the retriever has a filter of its own (``DenseRetriever(encode, filter=...)``), no call finds a document
@@ -56,41 +62,30 @@ class SearchTool:
     'Paris [Search("Paris") -> Paris is in France.] is large.'
     """
 
-    def __init__(
-        self,
-        retriever: Retriever,
-        document_embeddings: Any,
-        documents_tokens: Sequence[str] | Mapping[int, str] | Mapping[str, str],
-        *,
-        name: str = "search",
-        description: str = DESCRIPTION,
-        k: int = 5,
-        max_k: int = 20,
-        titles: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None,
-        filter_by: Sequence[str] = (),
-    ) -> None:
-        if not isinstance(retriever, Retriever):
-            hint = "; ragfast.rag.DenseRetriever(encode) is one around a callable" if callable(retriever) else ""
-            raise TypeError(
-                f"retriever: expected encode_query and search methods, got {type(retriever).__name__}{hint}"
-            )
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):  # what every interface of function calling allows
-            raise ValueError(f"name: expected up to 64 letters, digits, _ or -, got {name!r}")
-        self.retriever = retriever
-        self.document_embeddings = document_embeddings
-        self.documents_tokens = documents_tokens
-        self.titles = titles
-        self.name = name
-        self.description = description
+    retriever: Retriever
+    index: Any
+    documents: Sequence[str] | Mapping[int, str] | Mapping[str, str]
+    _: KW_ONLY
+    name: str = "search"
+    description: str = DESCRIPTION
+    k: int = 5
+    max_k: int = 20
+    titles: Sequence[str] | Mapping[int, str] | Mapping[str, str] | None = None
+    filter_by: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        checked_retriever(self.retriever)
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.name):  # what every interface of function calling allows
+            raise ValueError(f"name: expected up to 64 letters, digits, _ or -, got {self.name!r}")
         if self._own_filter is not None:
-            allowed_by(self._own_filter, document_embeddings)  # wrong settings show now
-        self.filter_by = _columns(filter_by, retriever, document_embeddings)
-        self.k = arrays.positive_int(k, "k")
-        self.max_k = arrays.positive_int(max_k, "max_k")
+            allowed_by(self._own_filter, self.index)  # wrong settings show now
+        self.filter_by = _columns(self.filter_by, self.retriever, self.index)
+        self.k = arrays.positive_int(self.k, "k")
+        self.max_k = arrays.positive_int(self.max_k, "max_k")
         if self.k > self.max_k:
-            raise ValueError(f"k: expected at most max_k, {max_k}, got {k}")
+            raise ValueError(f"k: expected at most max_k, {self.max_k}, got {self.k}")
         # Toolformer's calls, section 2: [Name("argument")], without a result yet.
-        self._in_text = re.compile(rf'\[\s*({re.escape(name)}\(\s*("(?:[^"\\]|\\.)*")\s*\))\s*\]', re.IGNORECASE)
+        self._in_text = re.compile(rf'\[\s*({re.escape(self.name)}\(\s*("(?:[^"\\]|\\.)*")\s*\))\s*\]', re.IGNORECASE)
 
     @property
     def _own_filter(self) -> Any:
@@ -116,41 +111,25 @@ class SearchTool:
             },
         }
         if self.filter_by:
-            kinds = self.document_embeddings.columns
-            properties["filter"] = {
-                "type": "object",
-                "properties": {name: _filter_schema(kinds.get(name, "str")) for name in self.filter_by},
-                "additionalProperties": False,
-                "description": "Only documents of which all of this holds: a value, a list of which it is one, or "
+            kinds = self.index.columns
+            properties["filter"] = _object(
+                {name: _filter_schema(kinds.get(name, "str")) for name in self.filter_by},
+                additionalProperties=False,
+                description="Only documents of which all of this holds: a value, a list of which it is one, or "
                 'comparisons such as {">=": 2000}.',
-            }
-        return {"type": "object", "properties": properties, "required": ["query"], "additionalProperties": False}
+            )
+        return _object(properties, required=["query"], additionalProperties=False)
 
     @property
     def output_schema(self) -> dict[str, Any]:
         """The JSON Schema of what a call returns."""
-        documents = self.document_embeddings
-        version = documents.snapshot() if isinstance(documents, FlatIndex) else documents
+        version = self.index.snapshot() if isinstance(self.index, FlatIndex) else self.index
         of_strings = isinstance(version, Snapshot) and version.ids_are_strings
-        properties = {
-            "id": "string" if of_strings else "integer",
-            "score": "number",
-            "probability": "number",
-            "title": "string",
-            "text": "string",
-        }
-        if self.titles is None:
-            del properties["title"]
-        result = {
-            "type": "object",
-            "properties": {key: {"type": kind} for key, kind in properties.items()},
-            "required": list(properties),
-        }
-        return {
-            "type": "object",
-            "properties": {"results": {"type": "array", "items": result}},
-            "required": ["results"],
-        }
+        types = {"id": "string" if of_strings else "integer", "score": "number", "probability": "number"}
+        types |= {} if self.titles is None else {"title": "string"}
+        types["text"] = "string"
+        result = _object({key: {"type": kind} for key, kind in types.items()}, required=list(types))
+        return _object({"results": {"type": "array", "items": result}}, required=["results"])
 
     def openai(self) -> dict[str, Any]:
         """The schema as an entry of ``tools`` of the chat completions interface, which chat templates take too."""
@@ -166,19 +145,20 @@ class SearchTool:
         """
         if not isinstance(query, str) or not query.strip():
             raise ValueError(f"query: expected a string that is not empty, got {_shown(query)}")
-        if re.search(
-            "[\ud800-\udfff]", query
-        ):  # JSON may have it, where a model was cut off; tokenizers raise TypeError
+        # JSON may have it, where a model was cut off; tokenizers raise TypeError.
+        if re.search("[\ud800-\udfff]", query):
             raise ValueError(f"query: expected characters, got half of one (a lone surrogate) in {_shown(query)}")
         wanted = self._wanted(k)
-        documents = self.document_embeddings
-        rules = {} if filter is None else {"filter": self._predicate(filter, documents)}
+        index = self.index
+        constraints = {} if filter is None else {"filter": self._predicate(filter, index)}
         embedding = self.retriever.encode_query(query)
         with _not_for_models():
-            hits = self.retriever.search(embedding, documents, k=wanted, **rules)
-            ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,)).tolist()
-        # What a search fills up with where it found fewer has id -1, or None among strings.
-        return {"results": [self._result(hits, z, doc_id) for z, doc_id in enumerate(ids) if doc_id not in (-1, None)]}
+            hits = self.retriever.search(embedding, index, k=wanted, **constraints)
+            ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,))
+        found = np.flatnonzero(was_found(ids)).tolist()
+        return {
+            "results": [self._result(hits, z, doc_id) for z, doc_id in zip(found, ids[found].tolist(), strict=True)]
+        }
 
     def call(self, arguments: str | bytes | Mapping[str, Any]) -> dict[str, Any]:
         """As ``tool(query, k)``, of arguments as a model gives them: a JSON object, parsed or not.
@@ -237,10 +217,10 @@ class SearchTool:
         not let it through, which is not told apart."""
         with _not_for_models():
             filter = self._own_filter
-            hidden = filter is not None and not shows(filter, self.document_embeddings, doc_id)
+            hidden = filter is not None and not shows(filter, self.index, doc_id)
         if hidden:
-            raise ValueError(f"documents_tokens: no entry for document id {doc_id}")
-        return _entry(self.documents_tokens, doc_id, "documents_tokens")
+            raise no_entry("documents", doc_id)
+        return _entry(self.documents, doc_id, "documents")
 
     def _wanted(self, k: Any) -> int:
         wanted = self.k if k is None else k
@@ -258,23 +238,23 @@ class SearchTool:
         }
         if self.titles is not None:
             result["title"] = _entry(self.titles, doc_id, "titles")
-        result["text"] = _entry(self.documents_tokens, doc_id, "documents_tokens")
+        result["text"] = _entry(self.documents, doc_id, "documents")
         return result
 
-    def _predicate(self, wanted: Any, documents: Any) -> Predicate:
+    def _predicate(self, wanted: Any, index: Any) -> Predicate:
         """A call's filter, which fits the columns."""
         if not self.filter_by:
             raise ValueError("filter: this tool filters by no column; expected query and k alone")
         if not isinstance(wanted, Mapping) or not wanted:
             raise ValueError(f"filter: expected {FILTER}, got {_shown(wanted)}")
-        parts = []
+        conditions: list[Predicate] = []
         try:
             for name, value in wanted.items():
                 if name not in self.filter_by:
                     raise ValueError(f"expected columns among {', '.join(self.filter_by)}, got {_shown(name)}")
-                parts += _conditions(name, value)
-            predicate = reduce(operator.and_, parts)
-            documents.filter(predicate)  # a version keeps it, so that the search does not evaluate it again
+                conditions += _conditions(name, value)
+            predicate = reduce(operator.and_, conditions)
+            index.filter(predicate)  # a version keeps it, so that the search does not evaluate it again
         except (TypeError, ValueError) as error:
             raise ValueError(f"filter: {error}") from error
         return predicate
@@ -304,20 +284,20 @@ def _conditions(name: str, value: Any) -> list[Predicate]:
     return [COMPARE[sign](column(name), bound) for sign, bound in value.items()]
 
 
+def _object(properties: Mapping[str, Any], **keywords: Any) -> dict[str, Any]:
+    """The JSON Schema of an object."""
+    return {"type": "object", "properties": properties, **keywords}
+
+
 def _filter_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of what :func:`_conditions` takes for a column of this kind."""
     scalar = {"type": {"int64": "number", "float64": "number", "bool": "boolean"}.get(kind, "string")}
     signs = ("==", "!=") if kind == "bool" else COMPARE
-    comparisons = {
-        "type": "object",
-        "properties": dict.fromkeys(signs, scalar),
-        "additionalProperties": False,
-        "minProperties": 1,
-    }
+    comparisons = _object(dict.fromkeys(signs, scalar), additionalProperties=False, minProperties=1)
     return {"anyOf": [scalar, {"type": "array", "items": scalar}, comparisons, {"type": "null"}]}
 
 
-def _columns(filter_by: Sequence[str], retriever: Retriever, documents: Any) -> tuple[str, ...]:
+def _columns(filter_by: Sequence[str], retriever: Retriever, index: Any) -> tuple[str, ...]:
     """Columns that calls may filter by, as far as it can be told that there are such."""
     if isinstance(filter_by, str):
         raise TypeError("filter_by: expected a sequence of names of columns, got a string")
@@ -326,26 +306,19 @@ def _columns(filter_by: Sequence[str], retriever: Retriever, documents: Any) -> 
         return names
     if not isinstance(retriever, FilteringRetriever):
         raise TypeError(f"filter_by: expected a retriever that takes filters, got {type(retriever).__name__}")
-    if not isinstance(documents, (FlatIndex, Snapshot)):
-        raise TypeError(f"filter_by: expected documents in a FlatIndex or a Snapshot, got {type(documents).__name__}")
-    absent = [name for name in names if name not in documents.columns]
-    if absent and len(documents):
-        there = ", ".join(map(repr, documents.columns)) or "none"
+    if not isinstance(index, (FlatIndex, Snapshot)):
+        raise TypeError(f"filter_by: expected documents in a FlatIndex or a Snapshot, got {type(index).__name__}")
+    absent = [name for name in names if name not in index.columns]
+    if absent and len(index):
+        there = ", ".join(map(repr, index.columns)) or "none"
         raise ValueError(f"filter_by: expected columns of the index, which are {there}, got {absent[0]!r}")
     return names
 
 
 def _entry(entries: Any, doc_id: int | str, name: str) -> str:
-    if isinstance(doc_id, str) and isinstance(entries, Sequence):
-        raise ValueError(f"{name}: expected a mapping, as ids of documents are strings, got a sequence")
-    try:
-        if not isinstance(doc_id, str) and doc_id < 0:  # would silently be an entry counted from the end
-            raise IndexError
-        entry = entries[doc_id]
-    except LookupError:
-        raise ValueError(f"{name}: no entry for document id {doc_id}") from None
+    entry = tokens_of(doc_id, entries, name)
     if not isinstance(entry, str):
-        raise TypeError(f"{name}: expected strings, got {type(entry).__name__} for document id {doc_id}")
+        raise TypeError(f"{name}: expected strings, got {type(entry).__name__} for document id {doc_id!r}")
     return entry
 
 

@@ -3,26 +3,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import BOS, ENCODER_DECODER, EOS, PAD, config
+import without_extra
+from tiny_models import BOS, ENCODER_DECODER, EOS, PAD, config
 
-NEEDED = ("torch", "transformers")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-
-
-class WithoutExtra(pytest.Module):
-    def collect(self) -> list[pytest.Item]:
-        pytest.skip(f"the extra models is not installed: no {', '.join(MISSING)}", allow_module_level=True)
-
-
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    here = Path(__file__).parent in module_path.parents
-    return WithoutExtra.from_parent(parent, path=module_path) if MISSING and here else None
+pytest_pycollect_makemodule = without_extra.needs("models", ("torch", "transformers"), __file__)
 
 
 @pytest.fixture(scope="session")

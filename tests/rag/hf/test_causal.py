@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import CAUSAL, ENCODER_DECODER, EOS, VOCAB
+from tiny_models import CAUSAL, ENCODER_DECODER, EOS, VOCAB
 
 import ragfast
-from ragfast.rag.generators import BatchGenerator, DecodingGenerator
+from ragfast.rag.protocols import BatchGenerator, DecodingGenerator
 
 KINDS = [*CAUSAL, *ENCODER_DECODER]
 QUESTIONS = ["Where is it?", "Who was he, and when?"]
@@ -329,7 +329,7 @@ def test_passages_that_are_too_long_are_cut_at_their_end(kind: str, make_generat
     from ragfast.rag.hf import TruncationWarning, plain_template
 
     template = plain_template("{passage}|{question}")
-    options = {"template": template, "max_length": 64, "answer_room": 10}
+    options = {"template": template, "max_length": 64, "answer_capacity": 10}
     generator, long = make_generator(kind, **options), "0123456789" * 8
     special = 2 if kind == "bart" else 0  # tokens of the tokenizer's own
     room = 64 - (10 if kind == "gpt2" else 0) - len("|Where?") - special
@@ -340,7 +340,7 @@ def test_passages_that_are_too_long_are_cut_at_their_end(kind: str, make_generat
     if kind == "gpt2":  # a longer answer would need another prompt than decoding and the shorter ones have
         with (
             pytest.warns(TruncationWarning),
-            pytest.raises(ValueError, match=r"an answer of 15 tokens: there is room for 10 .* answer_room=10"),
+            pytest.raises(ValueError, match=r"an answer of 15 tokens: there is room for 10 .* answer_capacity=10"),
         ):
             generator.token_logprobs("Where?", [long], "x" * 14)
     with pytest.warns(TruncationWarning):
@@ -352,21 +352,21 @@ def test_passages_that_are_too_long_are_cut_at_their_end(kind: str, make_generat
 @pytest.mark.parametrize("kind", ["gpt2", "bart"])
 def test_an_answer_that_outgrows_the_context(kind: str, make_generator: Any) -> None:
     generator = make_generator(
-        kind, template=lambda question, passage: question + passage, max_length=12, answer_room=4
+        kind, template=lambda question, passage: question + passage, max_length=12, answer_capacity=4
     )
     decoder = generator.open(["ab"], [["cdef"]])
-    assert decoder.room == (12 - 6 if kind == "gpt2" else 12)
-    for _ in range(decoder.room - 1):
+    assert decoder.capacity == (12 - 6 if kind == "gpt2" else 12)
+    for _ in range(decoder.capacity - 1):
         decoder.step(np.array([0]), np.array([65]))
-    with pytest.raises(ValueError, match=f"the context of 12 has room for {decoder.room} beside the prompt"):
+    with pytest.raises(ValueError, match=f"the context of 12 has room for {decoder.capacity} beside the prompt"):
         decoder.step(np.array([0]), np.array([65]))
 
 
 def test_room_for_an_answer_is_asked_before_decoding(make_generator: Any) -> None:
-    generator = make_generator("gpt2", max_length=60, answer_room=8)
+    generator = make_generator("gpt2", max_length=60, answer_capacity=8)
     rag = ragfast.RAGToken(ragfast.SimpleRetriever(2), generator)
     found = [ragfast.rag.Retrieved(np.arange(1), np.zeros(1), ["a passage"])]
-    with pytest.raises(ValueError, match=r"max_new_tokens: 32, where the prompts leave room for answers of \d+ tokens"):
+    with pytest.raises(ValueError, match=r"max_new_tokens: 32, where the prompts leave room for \d+ tokens"):
         rag.generate(["Where?"], retrieved=found)
     assert len(rag.generate(["Where?"], retrieved=found, max_new_tokens=8)[0][0].tokens) <= 8
 

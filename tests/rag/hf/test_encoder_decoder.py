@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import BOS, EOS, PAD, VOCAB
+from tiny_models import BOS, EOS, PAD, VOCAB
 
 QUESTIONS, PASSAGES = ["Where is it?", "Who?"], [["In Oslo.", "Here and there."], ["A man.", "Nobody.", ""]]
 

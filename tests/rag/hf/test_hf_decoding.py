@@ -128,7 +128,7 @@ class Both:
     def ours(self, rag: Any) -> Any:
         generator = EncoderDecoder(self.bart, Numbers(), template=template)
         index = ragfast.FlatIndex.from_vectors(self.embeddings)
-        return rag(self, generator, document_embeddings=index, documents_tokens=self.documents, k=K)
+        return rag(self, generator, index=index, documents=self.documents, k=K)
 
     def encode_query(self, question: Any, /) -> Array:
         with torch.no_grad():
@@ -162,7 +162,7 @@ def test_greedy_token(seed: int) -> None:
     assert answers(ours) == [answer(sequence) for sequence in found.sequences]
     for b, (generation,) in enumerate(ours):
         by_token = [torch.log_softmax(found.scores[t][b], -1)[token] for t, token in enumerate(generation.tokens)]
-        assert generation.log_prob == pytest.approx(float(sum(by_token)), rel=1e-5)
+        assert generation.logprob == pytest.approx(float(sum(by_token)), rel=1e-5)
     assert (both.retriever.searches, both.searches) == (3, 3)
 
 
@@ -218,7 +218,7 @@ def test_thorough(seed: int, n_beams: int, length_penalty: float, early_stopping
     assert answers(ours) == [answer(sequence) for sequence in found]
     with torch.no_grad():
         nll = model(both.input_ids.repeat_interleave(2, 0), labels=found, exclude_bos_score=True).loss
-    log_probs = [generation.log_prob for several in ours for generation in several]
+    log_probs = [generation.logprob for several in ours for generation in several]
     np.testing.assert_allclose(log_probs, -nll.numpy(), rtol=1e-5)
 
 
@@ -250,6 +250,6 @@ def test_answers_of_the_random_model_vary() -> None:
         greedy = rag.generate(both.questions, max_new_tokens=N_NEW)
         beams = rag.generate(both.questions, max_new_tokens=N_NEW, n_beams=4, length_penalty=0.0)
         lengths |= {len(several[0].tokens) for several in greedy + beams}
-        gains += sum(g[0].log_prob + 0.01 < b[0].log_prob for g, b in zip(greedy, beams, strict=True))
+        gains += sum(g[0].logprob + 0.01 < b[0].logprob for g, b in zip(greedy, beams, strict=True))
     assert len(lengths) > 2
     assert gains > 0

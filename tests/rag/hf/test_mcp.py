@@ -147,7 +147,7 @@ def test_documents_outside_the_retrievers_filter_are_not_there() -> None:
         return str(caught.value)
 
     for uri in ("b%2F1", "b%2F2"):
-        assert anyio.run(refused, uri) == f"documents_tokens: no entry for document id {uri.replace('%2F', '/')}"
+        assert anyio.run(refused, uri) == f"documents: no entry for document id {uri.replace('%2F', '/')!r}"
 
 
 @pytest.mark.parametrize(

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import scripts
 import torch
 from torch import Tensor
 
 import ragfast
 from ragfast.rag.training.loss import RAGLoss
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "train_rag.py"
-
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_rag", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_rag"] = module  # where its dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("examples/train_rag.py")
 
 
 TRADES = ["baker", "sailor", "painter", "weaver", "miller", "farmer", "hunter", "tailor", "potter", "mason", "smith"]

@@ -158,7 +158,7 @@ def test_it_scores_as_the_rag_classes_do(make_loss: MakeLoss) -> None:
             assert nll[b].item() == pytest.approx(-marginalize(found.logprobs[b], table).sum(), abs=1e-4)
 
 
-def test_a_frozen_generator_makes_no_graph(make_loss: MakeLoss) -> None:
+def test_a_frozen_part_makes_no_graph(make_loss: MakeLoss) -> None:
     rag_loss = make_loss(train_generator=False)
     seen: list[Tensor] = []
     logits = rag_loss.generator.logits
@@ -176,19 +176,12 @@ def test_a_frozen_generator_makes_no_graph(make_loss: MakeLoss) -> None:
     assert all(grad is None for name, grad in only.items() if name.startswith("CausalLM"))
     rag_loss.train_generator = True
     both = gradients(rag_loss, rag_loss(QUESTIONS, ANSWERS).loss)
-    for name, grad in only.items():
+    rag_loss.train_retriever = False
+    generator_only = gradients(rag_loss, rag_loss(QUESTIONS, ANSWERS).loss)
+    assert min(largest(both, "MeanPooled"), largest(generator_only, "CausalLM")) > 0
+    assert all(grad is None for name, grad in generator_only.items() if name.startswith("MeanPooled"))
+    for name, grad in (*only.items(), *generator_only.items()):
         if grad is not None:
-            torch.testing.assert_close(grad, both[name])
-
-
-def test_only_the_generator_learns(make_loss: MakeLoss) -> None:
-    both_loss, rag_loss = make_loss(), make_loss(train_retriever=False)
-    both = gradients(both_loss, both_loss(QUESTIONS, ANSWERS).loss)
-    only = gradients(rag_loss, rag_loss(QUESTIONS, ANSWERS).loss)
-    assert largest(both, "MeanPooled") > 0
-    assert all(grad is None for name, grad in only.items() if name.startswith("MeanPooled"))
-    for name, grad in only.items():
-        if name.startswith("CausalLM"):
             torch.testing.assert_close(grad, both[name])
 
 
@@ -368,7 +361,7 @@ def test_bad_input(make_loss: MakeLoss, make_encoder: Callable[..., MeanPooled])
     with pytest.raises(ValueError, match=r"answers\[1\]: expected at least one token, got none"):
         rag_loss(QUESTIONS, [np.array([1, 2]), np.empty(0, np.int64), np.array([3])])
     rag_loss.documents = DOCUMENTS[:1]
-    with pytest.raises(ValueError, match=r"documents: no entry for document id \d among 1"):
+    with pytest.raises(ValueError, match=r"documents: no entry for document id \d"):
         rag_loss(QUESTIONS, ANSWERS)
     rag_loss.index = ragfast.FlatIndex(16)
     with pytest.raises(ValueError, match="index: expected at least one document"):

@@ -40,7 +40,7 @@ def model_over(embeddings: Any, tokens: Any = None) -> Any:
     retriever = ragfast.SimpleRetriever(DIM)
     retriever.query_encoder_W = np.eye(DIM)
     tokens = [f"text {z}" for z in range(200)] if tokens is None else tokens
-    return ragfast.RAGToken(retriever, TableGenerator(), document_embeddings=embeddings, documents_tokens=tokens, k=3)
+    return ragfast.RAGToken(retriever, TableGenerator(), index=embeddings, documents=tokens, k=3)
 
 
 def index_of(encode: Encoder, texts: Sequence[int] = TEXTS, **options: Any) -> ragfast.FlatIndex:
@@ -50,16 +50,16 @@ def index_of(encode: Encoder, texts: Sequence[int] = TEXTS, **options: Any) -> r
 def test_the_new_index_is_that_of_all_texts() -> None:
     model, encode = model_over(index_of(Encoder())), Encoder(1)
     done: list[tuple[int, int]] = []
-    old = model.document_embeddings
+    old = model.index
     result = refresh(model, encode, TEXTS, batch_size=16, progress=lambda *counts: done.append(counts))
     assert encode.batches == [16, 16, 8]
     assert done == [(16, 40), (32, 40), (40, 40)]
-    assert model.document_embeddings is result.index
+    assert model.index is result.index
     assert result.index is not old
     assert (result.n_docs, result.drift) == (N_DOCS, None)
     np.testing.assert_array_equal(result.index.vectors, encode.vectors[:N_DOCS])
     np.testing.assert_array_equal(old.vectors, Encoder().vectors[:N_DOCS])
-    assert model.documents_tokens[7] == "text 7"
+    assert model.documents[7] == "text 7"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -86,7 +86,7 @@ def test_metric_metadata_and_ids_that_are_strings_are_kept() -> None:
     assert done.index.metadata["page"].tolist() == list(range(N_DOCS))
     assert model.retrieve([Encoder().vectors[[5]]])[0].doc_tokens[0] == "text 5"
     renamed = {name.upper(): name for name in names}
-    refresh(model, Encoder(), TEXTS, ids=list(renamed), documents_tokens=renamed)
+    refresh(model, Encoder(), TEXTS, ids=list(renamed), documents=renamed)
     assert model.retrieve([Encoder().vectors[[5]]])[0].doc_tokens[0] == "doc 5"
     with pytest.raises(ValueError, match="ids: expected 40, one for each text, got 1"):
         refresh(model, Encoder(), TEXTS, ids=["a"])
@@ -114,16 +114,16 @@ def test_an_array_of_any_float_becomes_an_index(dtype: Any) -> None:
 
 def test_documents_come_and_go_with_their_tokens() -> None:
     model = model_over(index_of(Encoder()), [f"old {z}" for z in range(N_DOCS)])
-    refresh(model, Encoder(), range(100, 160), documents_tokens=[f"new {z}" for z in range(60)])
+    refresh(model, Encoder(), range(100, 160), documents=[f"new {z}" for z in range(60)])
     question = Encoder().vectors[[159]]
     assert model.retrieve([question])[0].doc_tokens[0] == "new 59"
-    refresh(model, Encoder(), [159, 3], ids=[8, 4], documents_tokens={8: "eight", 4: "four"})
+    refresh(model, Encoder(), [159, 3], ids=[8, 4], documents={8: "eight", 4: "four"})
     assert model.retrieve([question], k=1)[0].doc_tokens == ["eight"]
 
 
 def test_a_model_without_documents_gets_some() -> None:
     model = ragfast.RAGSequence(ragfast.SimpleRetriever(DIM), TableGenerator())
-    refresh(model, Encoder(), TEXTS, documents_tokens=TEXTS)
+    refresh(model, Encoder(), TEXTS, documents=TEXTS)
     assert len(model.retrieve([np.ones((1, DIM))])[0].doc_ids) == 5
 
 
@@ -154,15 +154,15 @@ def stop(done: int, n: int) -> None:
         (lambda texts: ["a"] * len(texts), {}, TypeError, "encode's embeddings: expected float32 or float64"),
         (Encoder(1), {"ids": [1, 2]}, ValueError, r"ids: expected shape \(40,\)"),
         (Encoder(1), {"batch_size": 0}, ValueError, "batch_size: expected 1 or more"),
-        (Encoder(1), {"probes": [np.ones((1, DIM))], "documents_tokens": {}}, ValueError, "no entry for document id"),
+        (Encoder(1), {"probes": [np.ones((1, DIM))], "documents": {}}, ValueError, "no entry for document id"),
     ],
 )
 def test_a_failure_keeps_the_old_documents(encode: Any, options: Any, error: Any, message: str) -> None:
     model = model_over(index_of(Encoder()))
-    before = model.documents
+    before = model.corpus
     with pytest.raises(error, match=message):
         refresh(model, encode, TEXTS, **{"batch_size": 16, **options})
-    assert model.documents is before
+    assert model.corpus is before
 
 
 def test_bad_texts_are_refused() -> None:
@@ -176,7 +176,7 @@ def test_bad_texts_are_refused() -> None:
     ):
         refresh(model, Encoder(), [1, 2, 3])
     with pytest.raises(TypeError, match="model: expected a RAGSequence or RAGToken, got FlatIndex"):
-        refresh(model.document_embeddings, Encoder(), TEXTS)
+        refresh(model.index, Encoder(), TEXTS)
 
 
 def test_what_is_newer_is_not_overwritten() -> None:
@@ -184,12 +184,12 @@ def test_what_is_newer_is_not_overwritten() -> None:
     model = model_over(index_of(Encoder()))
 
     def adds(texts: Sequence[int]) -> Array:
-        model.document_embeddings.add(Encoder(2)([texts[0]]))
+        model.index.add(Encoder(2)([texts[0]]))
         return Encoder(1)(texts)
 
     with pytest.raises(RuntimeError, match="replaced or added to during the refresh"):
         refresh(model, adds, TEXTS)
-    assert len(model.document_embeddings) == N_DOCS + 1
+    assert len(model.index) == N_DOCS + 1
 
     def overtaken(texts: Sequence[int]) -> Array:
         refresh(model, Encoder(3), TEXTS)
@@ -197,7 +197,7 @@ def test_what_is_newer_is_not_overwritten() -> None:
 
     with pytest.raises(RuntimeError, match="replaced or added to during the refresh"):
         refresh(model, overtaken, TEXTS)
-    np.testing.assert_array_equal(model.document_embeddings.vectors, Encoder(3).vectors[:N_DOCS])
+    np.testing.assert_array_equal(model.index.vectors, Encoder(3).vectors[:N_DOCS])
 
 
 def test_a_retrieval_beside_a_swap_sees_one_version_of_everything() -> None:
@@ -230,7 +230,7 @@ def test_a_retrieval_beside_a_swap_sees_one_version_of_everything() -> None:
                 if round_ >= 200 and len(seen) == len(versions):
                     break
                 encode, texts, version = versions[round_ % len(versions)]
-                refresh(model, encode, texts, documents_tokens=tokens(version, len(texts)))
+                refresh(model, encode, texts, documents=tokens(version, len(texts)))
         finally:
             over.set()
         for reader in readers:
@@ -245,46 +245,44 @@ class Watched(ragfast.RAGToken):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "documents":
+        if name == "corpus":
             self.__dict__.setdefault("states", []).append(value)
-        assert name not in ("document_embeddings", "documents_tokens")  # one at a time
+        assert name not in ("index", "documents")  # one at a time
 
 
 def test_a_swap_has_no_state_between() -> None:
-    model = Watched(
-        ragfast.SimpleRetriever(DIM), TableGenerator(), document_embeddings=index_of(Encoder()), documents_tokens=TEXTS
-    )
-    index = refresh(model, Encoder(1), TEXTS[:20], documents_tokens=TEXTS[:20]).index
-    assert [len(documents.tokens) for documents in model.states] == [N_DOCS, 20]
-    assert model.documents == (index, TEXTS[:20])
+    model = Watched(ragfast.SimpleRetriever(DIM), TableGenerator(), index=index_of(Encoder()), documents=TEXTS)
+    index = refresh(model, Encoder(1), TEXTS[:20], documents=TEXTS[:20]).index
+    assert [len(corpus.documents) for corpus in model.states] == [N_DOCS, 20]
+    assert model.corpus == (index, TEXTS[:20])
 
 
 def test_a_retrieval_under_way_keeps_its_documents() -> None:
     class RefreshedMeanwhile(ragfast.SimpleRetriever):
         def encode_query(self, query_tokens: Any, /) -> Array:
-            refresh(model, Encoder(1), TEXTS[:20], documents_tokens=["new"] * 20)
+            refresh(model, Encoder(1), TEXTS[:20], documents=["new"] * 20)
             return super().encode_query(query_tokens)
 
     model = ragfast.RAGToken(
         RefreshedMeanwhile(DIM),
         TableGenerator(),
-        document_embeddings=index_of(Encoder()),
-        documents_tokens=["old"] * 40,
+        index=index_of(Encoder()),
+        documents=["old"] * 40,
     )
     assert model.retrieve([np.ones((1, DIM))], k=40)[0].doc_tokens == ["old"] * 40
-    assert model.documents_tokens == ["new"] * 20
+    assert model.documents == ["new"] * 20
 
 
 def test_documents_are_replaced_as_one_or_each_alone() -> None:
     model = model_over(np.eye(DIM), ["a"])
     other = model_over(None, None)
-    other.documents = model.documents
-    assert other.document_embeddings is model.document_embeddings
-    model.document_embeddings = "new"
-    assert model.documents == ("new", ["a"])
-    model.documents_tokens = ["b"]
-    assert model.documents == ("new", ["b"])
-    assert other.documents_tokens == ["a"]
+    other.corpus = model.corpus
+    assert other.index is model.index
+    model.index = "new"
+    assert model.corpus == ("new", ["a"])
+    model.documents_tokens = ["b"]  # the notebook's name of the same
+    assert model.corpus == ("new", ["b"])
+    assert (other.documents, model.document_embeddings) == (["a"], "new")
 
 
 def test_in_the_background_the_old_documents_answer_until_the_swap() -> None:
@@ -294,23 +292,23 @@ def test_in_the_background_the_old_documents_answer_until_the_swap() -> None:
         assert go_on.wait(60)
         return encode(texts)
 
-    old = model.document_embeddings
+    old = model.index
     future = refresh_in_background(model, waits, TEXTS, batch_size=7)
     try:
         assert not future.done()
-        assert model.document_embeddings is old
+        assert model.index is old
         assert len(model.retrieve([np.ones((1, DIM))])[0].doc_ids) == 3
     finally:
         go_on.set()
     result = future.result(60)
     assert isinstance(result, Refreshed)
     assert future.done()
-    assert model.document_embeddings is result.index
+    assert model.index is result.index
 
 
 def test_a_failure_in_the_background_is_delivered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     model = model_over(index_of(Encoder()))
-    before, go_on = model.documents, threading.Event()
+    before, go_on = model.corpus, threading.Event()
 
     def breaks(texts: Sequence[int]) -> Array:
         assert go_on.wait(60)
@@ -324,7 +322,7 @@ def test_a_failure_in_the_background_is_delivered_and_logged(caplog: pytest.LogC
         with pytest.raises(OSError, match="the encoder's disk is gone"):
             future.result(60)
         assert logged.wait(60)
-    assert model.documents is before
+    assert model.corpus is before
     assert "refresh failed, the model keeps its documents: OSError" in caplog.text
 
 
@@ -361,7 +359,7 @@ def test_no_id_is_given_twice(gone: int, metadata: Any) -> None:
     before, model = index.ids.tolist(), model_over(index)
     texts, columns = TEXTS[1:], metadata or index.metadata
     refresh(model, Encoder(1), texts, metadata=metadata)
-    after = model.document_embeddings
+    after = model.index
     assert after.ids.tolist() == before
     assert {name: values.tolist() for name, values in after.metadata.items()} == {
         name: list(values) for name, values in columns.items()
@@ -387,7 +385,7 @@ def test_documents_of_a_snapshot(ids: Any, metric: str) -> None:
     query = np.ones((1, DIM), np.float32)
     assert done.index.search(query, 9).scores.tobytes() == expected.search(query, 9).scores.tobytes()
     if ids:
-        model.documents = ragfast.rag.models.Documents(index.snapshot(), tokens)
+        model.corpus = ragfast.rag.models.Corpus(index.snapshot(), tokens)
         with pytest.raises(ValueError, match="ids: the model's 40 documents have ids of their own"):
             refresh(model, Encoder(1), TEXTS[:-1])
 
@@ -402,10 +400,10 @@ def test_a_retrievers_own_filter_outlives_a_refresh() -> None:
     done = refresh(model, encode, TEXTS, ids=np.arange(N_DOCS), metadata={"tenant": tenants[::-1]}, probes=[3])
     assert done.drift == 1
     assert all(model.retrieve([3])[0].doc_ids % 2)
-    before = model.documents
+    before = model.corpus
     with pytest.raises(ValueError, match="column 'tenant': there is no such column"):
         refresh(model, encode, TEXTS, ids=np.arange(N_DOCS), probes=[3])
-    assert model.documents is before
+    assert model.corpus is before
     refresh(model, encode, TEXTS, ids=np.arange(N_DOCS))
     with pytest.raises(ValueError, match="column 'tenant': there is no such column"):  # rather than all there are
         model.retrieve([3])

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ragfast.rag.hf import caches
-from ragfast.rag.hf.prompts import Template, plain_template
-from ragfast.rag.hf.rows import BATCH_TOKENS, RowGenerator
+from ragfast.rag.hf import kv_cache
+from ragfast.rag.hf.generator import HuggingFaceGenerator
 
 __all__ = ["CausalLM"]
 
 
-class CausalLM(RowGenerator):
+class CausalLM(HuggingFaceGenerator):
     """A generator around a causal language model and its tokenizer, such as AutoModelForCausalLM and AutoTokenizer
     load.
 
@@ -28,8 +27,8 @@ class CausalLM(RowGenerator):
     template(question, passage) is the prompt, by default ``plain_template()``; ``chat_template(tokenizer, ...)`` for a
     model that was trained to chat. It should end in a line break or a special token: the answer's tokens are appended
     to the prompt's. max_length is how many tokens prompt and answer may have, by default what the model's configuration
-    says. A prompt may have all but answer_room of them; where it is longer its passage is cut at the end, with a
-    TruncationWarning. An answer may have what the prompt leaves, answer_room at least: raise it for longer ones.
+    says. A prompt may have all but answer_capacity of them; where it is longer its passage is cut at the end, with a
+    TruncationWarning. An answer may have what the prompt leaves, answer_capacity at least: raise it for longer ones.
     batch_tokens is the tokens in one forward pass over prompts, with the padding; decoding has a row for each question,
     document and beam. stop_tokens are by default the tokenizer's eos_token and those of the model's generation_config;
     the first is what is appended to texts.
@@ -60,21 +59,9 @@ class CausalLM(RowGenerator):
 
     ends_align = True
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        template: Template | None = None,
-        max_length: int | None = None,
-        answer_room: int = 64,
-        batch_tokens: int = BATCH_TOKENS,
-        stop_tokens: Sequence[int] | None = None,
-    ) -> None:
-        template = plain_template() if template is None else template
-        super().__init__(model, tokenizer, template, max_length, answer_room, batch_tokens, stop_tokens)
-        bos = tokenizer.bos_token_id
-        self._begins_with_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    def _set_up(self) -> None:
+        bos = self.tokenizer.bos_token_id
+        self._begins_with_bos = bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
 
     def answer_tokens(self, answer: str) -> NDArray[np.int64]:
         """(T,) int64: the answer's tokens and the stop token, without which longer answers would count as it."""
@@ -88,12 +75,12 @@ class CausalLM(RowGenerator):
         return [[bos, *row] if row[:1] != [bos] else row for row in rows] if self._begins_with_bos else rows
 
     def _prompt_limit(self) -> int | None:
-        return None if self.max_length is None else self.max_length - self.answer_room
+        return None if self.max_length is None else self.max_length - self.answer_capacity
 
-    def _room(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
+    def _answer_limit(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
         return None if self.max_length is None else self.max_length - max(len(prompt) for prompt in prompts)
 
-    def _read(self, tokens: Tensor, mask: Tensor) -> tuple[caches.Cache, Tensor | None, Tensor]:
+    def _read(self, tokens: Tensor, mask: Tensor) -> tuple[kv_cache.Cache, Tensor | None, Tensor]:
         output = self.model(
             input_ids=tokens,
             attention_mask=mask,
@@ -103,7 +90,7 @@ class CausalLM(RowGenerator):
         return output.past_key_values, None, output.logits[:, -1]
 
     def _extend(
-        self, cache: caches.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
+        self, cache: kv_cache.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
     ) -> Tensor:
         n_rows, n_tokens = tokens.shape
         positions = mask.sum(1, keepdim=True) + torch.arange(n_before, n_before + n_tokens, device=mask.device)

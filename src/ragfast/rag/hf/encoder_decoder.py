@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,20 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from ragfast.rag.hf import caches
-from ragfast.rag.hf.prompts import Template, plain_template
-from ragfast.rag.hf.rows import BATCH_TOKENS, RowGenerator
+from ragfast.rag.hf import kv_cache
+from ragfast.rag.hf.generator import HuggingFaceGenerator
 
 __all__ = ["EncoderDecoder"]
 
 
-class EncoderDecoder(RowGenerator):
+class EncoderDecoder(HuggingFaceGenerator):
     """A generator around an encoder-decoder and its tokenizer, such as AutoModelForSeq2SeqLM and AutoTokenizer load.
 
     All is as for :class:`CausalLM`, but:
 
     - The encoder reads the prompt, with the special tokens that the tokenizer gives it; max_length holds for prompts
-      and for answers apart, and answer_room plays no part. What is kept includes the keys and values of
+      and for answers apart, and answer_capacity plays no part. What is kept includes the keys and values of
       cross-attention.
     - A target that is a text becomes what the tokenizer writes as a label, ending in a stop token. BART's labels begin
       with <s>, which BART then predicts first; T5's do not. An array of tokens is scored as it is, without a token
@@ -48,20 +46,8 @@ class EncoderDecoder(RowGenerator):
 
     ends_align = False
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        template: Template | None = None,
-        max_length: int | None = None,
-        answer_room: int = 64,
-        batch_tokens: int = BATCH_TOKENS,
-        stop_tokens: Sequence[int] | None = None,
-    ) -> None:
-        template = plain_template() if template is None else template
-        super().__init__(model, tokenizer, template, max_length, answer_room, batch_tokens, stop_tokens)
-        configs = (model.config, getattr(model, "generation_config", None))
+    def _set_up(self) -> None:
+        configs = (self.model.config, getattr(self.model, "generation_config", None))
         starts = [getattr(config, "decoder_start_token_id", None) for config in configs]
         start = next((token for token in starts if token is not None), None)
         if start is None:
@@ -81,10 +67,10 @@ class EncoderDecoder(RowGenerator):
     def _prompt_limit(self) -> int | None:
         return self.max_length  # prompt and answer have a context each
 
-    def _room(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
+    def _answer_limit(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
         return self.max_length
 
-    def _read(self, tokens: Tensor, mask: Tensor) -> tuple[caches.Cache, Tensor | None, Tensor]:
+    def _read(self, tokens: Tensor, mask: Tensor) -> tuple[kv_cache.Cache, Tensor | None, Tensor]:
         """The prompts by the encoder, the start token by the decoder: that fills the cache of cross-attention."""
         output = self.model(
             input_ids=tokens,
@@ -95,7 +81,7 @@ class EncoderDecoder(RowGenerator):
         return output.past_key_values, output.encoder_last_hidden_state, output.logits[:, -1]
 
     def _extend(
-        self, cache: caches.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
+        self, cache: kv_cache.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
     ) -> Tensor:
         logits: Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import abc
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from transformers import DPRContextEncoder, DPRQuestionEncoder, PreTrainedTokenizerBase
 
 from ragfast._core import arrays
+from ragfast.rag.hf.batching import batches, evaluating, padded
+from ragfast.rag.hf.model_config import encoder_context_length
 from ragfast.rag.hf.prompts import TruncationWarning
 
 __all__ = ["DPREncoder", "MeanPooled", "SentenceEncoder"]
@@ -35,17 +36,17 @@ class _TokenEncoder(abc.ABC):
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.batch_tokens = arrays.positive_int(batch_tokens, "batch_tokens")
-        room = _room(model, tokenizer)
-        self.max_length = room if max_length is None else arrays.positive_int(max_length, "max_length")
-        if self.max_length > room:
-            raise ValueError(f"max_length: expected at most {room}, the tokens that the model reads, got {max_length}")
+        limit = encoder_context_length(model, tokenizer)
+        self.max_length = limit if max_length is None else arrays.positive_int(max_length, "max_length")
+        if self.max_length > limit:
+            raise ValueError(f"max_length: expected at most {limit}, the tokens that the model reads, got {max_length}")
 
     def __call__(self, texts: Sequence[Text], /) -> NDArray[np.float32]:
         """The embeddings (B,D) of B texts, without gradients and, whatever mode the model is in, without dropout."""
         tokens = self.tokenize(texts)
         embeddings = np.empty((len(tokens), self.dim), np.float32)
-        with _evaluating(self.model), torch.inference_mode():
-            for batch in batches(tokens, self.batch_tokens):
+        with evaluating(self.model), torch.inference_mode():
+            for batch in batches([len(row) for row in tokens], self.batch_tokens):
                 embeddings[batch] = self.embed_tokens([tokens[i] for i in batch]).float().cpu().numpy()
         return embeddings
 
@@ -75,13 +76,7 @@ class _TokenEncoder(abc.ABC):
 
     def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         """As :meth:`embed`, of B >= 1 texts that are tokens already."""
-        width = max(len(row) for row in tokens)
-        ids = torch.full((len(tokens), width), self.tokenizer.pad_token_id or 0)
-        mask = torch.zeros((len(tokens), width), dtype=torch.int64)
-        for i, row in enumerate(tokens):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        ids, mask = padded(tokens, self.tokenizer.pad_token_id or 0, self.model.device)
         return self._pool(self.model(input_ids=ids, attention_mask=mask), mask)
 
     @abc.abstractmethod
@@ -176,7 +171,7 @@ class SentenceEncoder:
         given = self._given(texts)
         if not given:
             return np.empty((0, self.dim), np.float32)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             found = self.model.encode(
                 given, prompt=self.prompt or "", batch_size=self.batch_size, show_progress_bar=False
             )
@@ -197,48 +192,13 @@ class SentenceEncoder:
         for i, text in enumerate(given):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{i}]: expected a string, got {type(text).__name__}")
-        room, tokenizer = self.model.max_seq_length, getattr(self.model, "tokenizer", None)
-        if given and room is not None and isinstance(tokenizer, PreTrainedTokenizerBase):
+        limit, tokenizer = self.model.max_seq_length, getattr(self.model, "tokenizer", None)
+        if given and limit is not None and isinstance(tokenizer, PreTrainedTokenizerBase):
             prompted = [(self.prompt or "") + text for text in given]
             lengths = [len(row) for row in tokenizer(prompted, truncation=False, verbose=False)["input_ids"]]
-            if long := [n for n in lengths if n > room]:
-                _warn_of_cut(long, len(given), room)
+            if long := [n for n in lengths if n > limit]:
+                _warn_of_cut(long, len(given), limit)
         return given
-
-
-def batches(tokens: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
-    """The numbers of the texts, the longest first (what is too large fails at once), as many at a time as batch_tokens
-    has room for with the padding; at least one."""
-    longest_first = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
-    first = 0
-    while first < len(longest_first):
-        n = max(1, batch_tokens // len(tokens[longest_first[first]]))
-        yield longest_first[first : first + n]
-        first += n
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The model without dropout, and afterwards as it was: one that is being trained also retrieves."""
-    modes = [(module, module.training) for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:  # each by itself: parts of a model that trains may be in eval mode
-            module.training = mode
-
-
-def _room(model: Any, tokenizer: Any) -> int:
-    """How many tokens the model reads."""
-    room = int(tokenizer.model_max_length)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions:
-        embedding = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-        padding = getattr(embedding, "padding_idx", None)
-        # RoBERTa and its kin count positions from there.
-        room = min(room, positions if padding is None else positions - padding - 1)
-    return room
 
 
 def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
@@ -259,9 +219,9 @@ def _prompted(text: Any, prompt: str, name: str) -> Text:
     raise TypeError(f"{name}: expected a string, or a pair of strings, got {type(text).__name__}")
 
 
-def _warn_of_cut(lengths: list[int], n_texts: int, room: int) -> None:
+def _warn_of_cut(lengths: list[int], n_texts: int, limit: int) -> None:
     warnings.warn(
-        f"{len(lengths)} of {n_texts} texts are longer than {room} tokens and are cut there; "
+        f"{len(lengths)} of {n_texts} texts are longer than {limit} tokens and are cut there; "
         f"the longest has {max(lengths)}",
         TruncationWarning,
         stacklevel=4,

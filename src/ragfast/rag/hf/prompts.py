@@ -1,10 +1,9 @@
-"""Prompts: how a question and a passage become what a model reads, and what happens to passages that are too long."""
+"""Prompts: how a question and a passage become what a model reads, and the warning of passages that are too long."""
 
 from __future__ import annotations
 
 import string
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["PLAIN_FORMAT", "Template", "TruncationWarning", "chat_template", "plain_template"]
@@ -65,64 +64,3 @@ def chat_template(tokenizer: Any, instruction: str | None = None) -> Template:
         return text
 
     return template
-
-
-def fitted(
-    pairs: Sequence[tuple[str, str]],
-    template: Template,
-    tokenizer: Any,
-    tokenize: Callable[[list[str]], list[list[int]]],
-    limit: int | None,
-) -> list[list[int]]:
-    """The tokens of the prompt of each (question, passage), with passages cut so that none is longer than limit.
-
-    tokenize is how the model at hand reads texts, with the special tokens that it wants.
-    """
-    prompts = tokenize([template(*pair) for pair in pairs])
-    if limit is None:
-        return prompts
-    too_long = [i for i, prompt in enumerate(prompts) if len(prompt) > limit]
-    if not too_long:
-        return prompts
-    kept = []
-    for i in too_long:
-        prompts[i], n_kept = _cut(*pairs[i], template, tokenizer, tokenize, limit)
-        kept.append(n_kept)
-    question, passage = pairs[too_long[0]]
-    warnings.warn(
-        f"{len(too_long)} of {len(pairs)} passages are too long for prompts of {limit} tokens and were cut at their "
-        f"end, to {min(kept)} tokens or more; the first is {passage[:60]!r}, for the question {question[:60]!r}",
-        TruncationWarning,
-        stacklevel=4,  # whoever asks the generator
-    )
-    return prompts
-
-
-def _cut(
-    question: str,
-    passage: str,
-    template: Template,
-    tokenizer: Any,
-    tokenize: Callable[[list[str]], list[list[int]]],
-    limit: int,
-) -> tuple[list[int], int]:
-    """The prompt with as much of the passage's beginning as there is room for, and how many tokens that is."""
-    encoded = tokenizer(passage, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
-    tokens, n_kept = encoded["input_ids"], len(encoded["input_ids"])
-    prompt = tokenize([template(question, passage)])[0]
-    while len(prompt) > limit:
-        if n_kept <= 0:
-            raise ValueError(
-                f"question {question[:60]!r}: takes {len(prompt)} tokens with the template alone, where prompts may "
-                f"have {limit}"
-            )
-        # Not exact where tokens merge across the cut, hence the loop; each round takes at least one away.
-        n_kept = max(0, n_kept - (len(prompt) - limit))
-        if n_kept == 0:
-            text = ""
-        elif tokenizer.is_fast:
-            text = passage[: encoded["offset_mapping"][n_kept - 1][1]]
-        else:
-            text = tokenizer.decode(tokens[:n_kept])
-        prompt = tokenize([template(question, text)])[0]
-    return prompt, n_kept

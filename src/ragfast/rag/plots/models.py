@@ -56,10 +56,10 @@ class _Numbers:
         if self.is_schematic:
             return r"$p(y \mid x)$"
         if variant == SEQUENCE:
-            log_prob = marginalize_sequence(self.doc_logprobs, self.token_logprobs)
+            logprob = marginalize_sequence(self.doc_logprobs, self.token_logprobs)
         else:
-            log_prob = marginalize_token(self.doc_logprobs, self.token_logprobs).sum()
-        return f"$\\log\\,p(y \\mid x)$\n{log_prob:.2f}"
+            logprob = marginalize_token(self.doc_logprobs, self.token_logprobs).sum()
+        return f"$\\log\\,p(y \\mid x)$\n{logprob:.2f}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _Grid:
 
     @classmethod
     def of(cls, numbers: _Numbers) -> _Grid:
-        rows, columns = _few(len(numbers.docs), MOST_DOCS), _few(len(numbers.tokens), MOST_TOKENS)
+        rows, columns = _drawn_places(len(numbers.docs), MOST_DOCS), _drawn_places(len(numbers.tokens), MOST_TOKENS)
         if numbers.is_schematic:
             rows[2] = columns[2] = None
         cell = min(CELLS_WIDTH / len(columns), 0.6)
@@ -126,7 +126,7 @@ def architecture(
 
     With score, from either variant, the numbers in the boxes are those of its best candidate, titles (K) name its
     documents, tokens (T) are the pieces of that answer, and question is what was asked. The first documents and tokens
-    are drawn, and the last one where there are more than room for; all count.
+    are drawn, and the last one where there are more than fit; all count.
 
     figure is a Figure or SubFigure to draw into, for each variant 5.9 inches wide and up to 6.4 high.
 
@@ -145,9 +145,9 @@ def architecture(
     with mpl.rc_context(style.STYLE):
         if figure is None:
             figure = Figure(figsize=(WIDTH * len(variants), grid.height))
-        parts = figure.subfigures(1, len(variants), squeeze=False)[0] if len(variants) > 1 else [figure]
-        for part, name in zip(parts, variants, strict=True):
-            axes = part.add_axes((0, 0, 1, 1))
+        panels = figure.subfigures(1, len(variants), squeeze=False)[0] if len(variants) > 1 else [figure]
+        for panel, name in zip(panels, variants, strict=True):
+            axes = panel.add_axes((0, 0, 1, 1))
             axes.set_xlim(0, WIDTH)
             axes.set_ylim(0, grid.height)
             axes.set_aspect("equal")
@@ -171,7 +171,7 @@ def _numbers(score: Score | None, titles: Sequence[str] | None, tokens: Sequence
     return _Numbers(docs, pieces, np.asarray(score.doc_logprobs, np.float64), logprobs)
 
 
-def _few(n: int, most: int) -> list[int | None]:
+def _drawn_places(n: int, most: int) -> list[int | None]:
     """Which of n are drawn: all, or the first ones and the last, with None for those between."""
     return list(range(n)) if n <= most else [*range(most - 2), None, n - 1]
 
@@ -199,9 +199,9 @@ def _draw(axes: Axes, variant: str, numbers: _Numbers, grid: _Grid, question: st
         _box(axes, 0.1, lane, 1.8, LANE - 0.04, "", fill=FILL)
         which = f"_{'12?K'[row]}" if numbers.is_schematic else ""
         p = "" if numbers.is_schematic else f" = {_p(np.exp(numbers.doc_logprobs[row]))}"
-        small = {"ha": "center", "va": "center", "fontsize": 8.5}
-        axes.text(1.0, lane + 0.085, numbers.docs[row], parse_math=numbers.is_schematic, **small)
-        axes.text(1.0, lane - 0.085, rf"$p(z{which} \mid x)${p}", **small)
+        centred = {"ha": "center", "va": "center", "fontsize": 8.5}
+        axes.text(1.0, lane + 0.085, numbers.docs[row], parse_math=numbers.is_schematic, **centred)
+        axes.text(1.0, lane - 0.085, rf"$p(z{which} \mid x)${p}", **centred)
         _arrow(axes, (1.9, lane), (2.08, lane))
         _arrow(axes, (2.68, lane), (grid.left - 0.04, lane))
     middle = (grid.top + BOTTOM) / 2

@@ -38,7 +38,7 @@ def posterior_heatmap(
     *,
     prior: Any = None,
     title: str | None = None,
-    values: bool | None = None,
+    annotate: bool | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """How much each document had to do with each token of an answer, as figure 2 of Lewis et al. 2020.
@@ -46,7 +46,7 @@ def posterior_heatmap(
     posterior, as a Generation has it or a Score for each candidate, is (K,T) = p(z | x, y_t, y_<t) of RAG-Token, each
     column of which sums to 1 (or is 0 where no document is possible); or (K,) = p(z|x,y) of RAG-Sequence, drawn as one
     column under the whole answer. tokens are the T pieces of the answer, titles those of the K documents. prior (K,) =
-    p(z|x) is a column of its own to the left. title stands above; values says whether each cell has its number, by
+    p(z|x) is a column of its own to the left. title stands above; annotate says whether each cell has its number, by
     default where there are at most 240.
 
     More than 16 tokens go on in further lines, each as wide, unless all are drawn into ax.
@@ -71,8 +71,8 @@ def posterior_heatmap(
     before = None if prior is None else style.probabilities(prior, "prior", "(K,)", (1,))
     if before is not None and len(before) != len(probs):
         raise ValueError(f"prior: expected shape ({len(probs)},), as posterior has documents, got {before.shape}")
-    if values is None:
-        values = probs.size <= MOST_VALUES
+    if annotate is None:
+        annotate = probs.size <= MOST_VALUES
 
     n_tokens = len(columns)
     line = n_tokens if ax is not None else min(PER_LINE, n_tokens)
@@ -102,10 +102,10 @@ def posterior_heatmap(
             axes.set_xlim(left, line)
             axes.set_ylim(len(rows), 0)
             if before is not None and start == 0:
-                _cells(axes, before[:, None], left, values)
+                _cells(axes, before[:, None], left, annotate)
                 place = (left + 0.5, 0), (0, 3)
                 axes.annotate(OF_QUESTION, *place, textcoords="offset points", fontsize=9, **turned)
-            mesh = _cells(axes, part, 0.0, values)
+            mesh = _cells(axes, part, 0.0, annotate)
             names = columns[start : start + line]
             axes.set_xticks(np.arange(part.shape[1]) + 0.5, names, parse_math=not by_token, **turned)
             axes.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
@@ -127,7 +127,7 @@ def posterior_heatmap(
         return figure
 
 
-def _cells(axes: Axes, probs: NDArray[np.float64], left: float, values: bool) -> Any:
+def _cells(axes: Axes, probs: NDArray[np.float64], left: float, annotate: bool) -> Any:
     """A column for each token from left on, with white lines between the cells."""
     mesh = axes.pcolormesh(
         left + np.arange(probs.shape[1] + 1),
@@ -139,7 +139,7 @@ def _cells(axes: Axes, probs: NDArray[np.float64], left: float, values: bool) ->
         edgecolors=style.PAPER,
         linewidth=1.2,
     )
-    if values:
+    if annotate:
         for (row, column), p in np.ndenumerate(probs):
             axes.text(
                 left + column + 0.5,

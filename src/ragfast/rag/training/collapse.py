@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
+from ragfast.rag.protocols import was_found
 
 __all__ = ["CollapseMonitor", "CollapseStatistics", "CollapseWarning"]
 
@@ -148,7 +149,7 @@ class CollapseMonitor:
         # With too little to judge by, what was found before stands.
         limit = self.threshold * (RECOVERED if self._collapsed else 1.0)
         judged = n >= MIN_QUESTIONS and not math.isnan(overlap)
-        few = lists < FEWEST_LISTS / limit and 1 / self.n_docs <= MOST_CHANCE_OF_LISTS * within
+        has_few_lists = lists < FEWEST_LISTS / limit and 1 / self.n_docs <= MOST_CHANCE_OF_LISTS * within
         return CollapseStatistics(
             n_questions=n,
             n_distinct=len(distinct),
@@ -159,7 +160,7 @@ class CollapseMonitor:
             effective_documents=math.exp(entropy),
             overlap=overlap,
             effective_lists=lists,
-            collapsed=overlap > limit or few if judged else self._collapsed,
+            collapsed=overlap > limit or has_few_lists if judged else self._collapsed,
         )
 
     def _overlap(self, totals: NDArray[np.float64], within: float, n: int) -> float:
@@ -183,27 +184,20 @@ def _questions(doc_ids: Any, doc_logprobs: Any) -> list[tuple[NDArray[Any], NDAr
     """The documents of each question, without the -1 or None, and their shares of it."""
     rows = [arrays.id_array(ids, f"doc_ids[{b}]", "(K,)", (None,)) for b, ids in enumerate(doc_ids)]
     if doc_logprobs is None:
-        kept = [ids[_there(ids)] for ids in rows]
-        return [(ids, np.full(len(ids), 1 / max(1, len(ids)))) for ids in kept]
+        doc_logprobs = [np.zeros(len(ids)) for ids in rows]
     if len(doc_logprobs) != len(rows):
         raise ValueError(f"doc_logprobs: expected {len(rows)} rows, as doc_ids has, got {len(doc_logprobs)}")
     found = []
     for b, (ids, given) in enumerate(zip(rows, doc_logprobs, strict=True)):
         name = f"doc_logprobs[{b}]"
         logprobs, _ = arrays.shaped_doubles(given, name, f"({len(ids)},), that of doc_ids[{b}]", ids.shape)
-        ids, logprobs = ids[_there(ids)], logprobs[_there(ids)]
+        ids, logprobs = ids[was_found(ids)], logprobs[was_found(ids)]
         powers = np.exp(logprobs)
         total = float(powers.sum())
         if len(ids) and not (0 < total < math.inf):
             raise ValueError(f"{name}: expected log-probabilities of which one at least is finite, got {given}")
         found.append((ids, powers / total if len(ids) else powers))
     return found
-
-
-def _there(ids: NDArray[Any]) -> NDArray[np.bool_]:
-    if ids.dtype != object:
-        return np.asarray(ids >= 0)
-    return np.array([doc_id is not None for doc_id in ids.tolist()], np.bool_)
 
 
 def _message(found: CollapseStatistics) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -75,6 +75,7 @@ class TrainingStep:
     posterior: Tensor
 
 
+@dataclass(eq=False, repr=False)
 class RAGLoss:
     """The loss of a RAG model, with gradients to the query encoder and the generator; documents stay as they are.
 
@@ -119,50 +120,37 @@ class RAGLoss:
     ((2, 2), torch.Size([2, 2]), torch.Size([4, 2]), torch.Size([4, 4]))
     """
 
-    def __init__(
-        self,
-        encoder: QueryEncoder,
-        generator: TrainableGenerator,
-        index: FlatIndex,
-        documents: Any,
-        *,
-        variant: Variant = "sequence",
-        k: int = 5,
-        temperature: float = 1.0,
-        reduction: Reduction = "mean",
-        label_smoothing: float = 0.0,
-        train_retriever: bool = True,
-        train_generator: bool = True,
-        monitor: Monitor | None = None,
-        inplace: bool = True,
-        n_threads: int | None = None,
-    ) -> None:
-        for part, name, method in ((encoder, "encoder", "embed"), (generator, "generator", "logits")):
-            if not callable(getattr(part, method, None)):
-                raise TypeError(f"{name}: expected a method {method}, which {type(part).__name__} lacks")
-        if not isinstance(index, FlatIndex):
-            raise TypeError(f"index: expected a ragfast.FlatIndex, got {type(index).__name__}")
-        if not (train_retriever or train_generator):
+    encoder: QueryEncoder
+    generator: TrainableGenerator
+    index: FlatIndex
+    documents: Any
+    _: KW_ONLY
+    variant: Variant = "sequence"
+    k: int = 5
+    temperature: float = 1.0
+    reduction: Reduction = "mean"
+    label_smoothing: float = 0.0
+    train_retriever: bool = True
+    train_generator: bool = True
+    monitor: Monitor | None = None
+    inplace: bool = True
+    n_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for given, name, method in ((self.encoder, "encoder", "embed"), (self.generator, "generator", "logits")):
+            if not callable(getattr(given, method, None)):
+                raise TypeError(f"{name}: expected a method {method}, which {type(given).__name__} lacks")
+        if not isinstance(self.index, FlatIndex):
+            raise TypeError(f"index: expected a ragfast.FlatIndex, got {type(self.index).__name__}")
+        if not (self.train_retriever or self.train_generator):
             raise ValueError(
                 "train_retriever, train_generator: expected one of them at least; to evaluate, call a "
                 "loss under torch.no_grad()"
             )
-        arrays.one_of(variant, "variant", VARIANTS)
-        arrays.one_of(reduction, "reduction", REDUCTIONS)
-        self.encoder = encoder
-        self.generator = generator
-        self.index = index
-        self.documents = documents
-        self.variant: Variant = variant
-        self.k = arrays.positive_int(k, "k")
-        self.temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
-        self.reduction: Reduction = reduction
-        self.label_smoothing = label_smoothing
-        self.train_retriever = train_retriever
-        self.train_generator = train_generator
-        self.monitor = monitor
-        self.inplace = inplace
-        self.n_threads = n_threads
+        arrays.one_of(self.variant, "variant", VARIANTS)
+        arrays.one_of(self.reduction, "reduction", REDUCTIONS)
+        self.k = arrays.positive_int(self.k, "k")
+        self.temperature = arrays.finite_float(self.temperature, "temperature", above_zero=True)
 
     def __call__(self, questions: Sequence[Any], answers: Sequence[Any], *, doc_ids: Any = None) -> TrainingStep:
         """The loss of B questions and one answer to each, with a graph for ``loss.backward()``.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ragfast._core import arrays
 from ragfast.index import FlatIndex, Snapshot, writing
 from ragfast.index.names import Names
-from ragfast.rag.models import Documents, RAGSequence, RAGToken
+from ragfast.rag.models import Corpus, RAGSequence, RAGToken
 
 __all__ = ["Refreshed", "refresh", "refresh_in_background", "topk_drift"]
 
@@ -43,25 +43,25 @@ def refresh(
     texts: Sequence[Any],
     *,
     ids: arrays.ArrayLike | None = None,
-    documents_tokens: Any = None,
+    documents: Any = None,
     metadata: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     probes: Sequence[Any] = (),
     progress: Callable[[int, int], object] | None = None,
 ) -> Refreshed:
-    """Encodes all documents into a new FlatIndex, then makes it the model's document_embeddings.
+    """Encodes all documents into a new FlatIndex, then makes it the model's index.
 
     encode takes up to batch_size of the texts, a slice of them, and returns their embeddings (b,D), float32, float64
     (rounded to float32), float16 or bfloat16. texts are in the order of the ids: by default those of the model's index,
     where that has as many documents, else 0, 1, ..., counted anew. The dtype, metric and scan of an index, or of a
     Snapshot, are kept, and its metadata with the ids, of which none is given a second time; metadata, as in
     :meth:`FlatIndex.add`, takes its place: give it with ids where anything filters by it, such as a retriever's own
-    filter. documents_tokens, if given, take the place of the model's in the same moment; give them
-    where documents come, go or change.
+    filter. documents, if given, take the place of the model's in the same moment; give them where documents come, go or
+    change.
 
     The model answers from the old documents all the while, and a retrieval, whichever thread it is in, sees the old
-    ones or the new ones, never some of each: both are ``model.documents``, which is replaced as one. Other models over
-    the same documents follow by ``other.documents = model.documents``. The query encoder is left alone.
+    ones or the new ones, never some of each: both are ``model.corpus``, which is replaced as one. Other models over
+    the same documents follow by ``other.corpus = model.corpus``. The query encoder is left alone.
 
     probes are questions that are retrieved before and after, to measure the drift; a failure there is one of the
     refresh. progress is called after each batch with the number of texts done and that of all; what it raises ends the
@@ -81,7 +81,7 @@ def refresh(
     >>> retriever.query_encoder_W = np.eye(2)
     >>> index = ragfast.FlatIndex.from_vectors(encode(texts), ids=[10, 20, 30])
     >>> tokens = {10: np.eye(2), 20: np.eye(2), 30: np.eye(2)}
-    >>> rag = ragfast.RAGToken(retriever, generator, document_embeddings=index, documents_tokens=tokens, k=1)
+    >>> rag = ragfast.RAGToken(retriever, generator, index=index, documents=tokens, k=1)
     >>> rain = np.float32([[0, 1]])
     >>> before = rag.retrieve([rain])[0].doc_ids.tolist()
     >>> done = refresh(rag, lambda texts: encode(texts)[:, ::-1], texts, probes=[rain])
@@ -91,8 +91,8 @@ def refresh(
     if not isinstance(model, RAGSequence | RAGToken):
         raise TypeError(f"model: expected a RAGSequence or RAGToken, got {type(model).__name__}")
     batch_size = arrays.positive_int(batch_size, "batch_size")
-    before = model.documents
-    old = before.embeddings
+    before = model.corpus
+    old = before.index
     version = _version(old)
     if isinstance(texts, str | bytes):
         raise TypeError("texts: expected a sequence of documents, got a string")
@@ -101,22 +101,22 @@ def refresh(
     held = old.snapshot() if isinstance(old, FlatIndex) else old if isinstance(old, Snapshot) else None
     same = held is not None and ids is None and len(held) == len(texts)
     # Before the long work: what is wrong shows now.
-    kept = None if same else _ids(ids, held, len(texts))
+    new_ids = None if same else _ids(ids, held, len(texts))
     vectors = _encoded(encode, texts, batch_size, None if old is None else _dim(old), progress)
     how = {} if held is None else {"scan": held.scan, "dtype": held.dtype, "metric": held.metric}
     if held is not None and same:
         index = FlatIndex(held.dim, **how)
         index.swap(writing.with_vectors(held, vectors, metadata))
     else:
-        index = FlatIndex.from_vectors(vectors, kept, metadata=metadata or None, **how)
-    after = Documents(index, before.tokens if documents_tokens is None else documents_tokens)
+        index = FlatIndex.from_vectors(vectors, new_ids, metadata=metadata or None, **how)
+    after = Corpus(index, before.documents if documents is None else documents)
     drift = topk_drift(_found(model, before, probes), _found(model, after, probes)) if len(probes) else None
     with _swapping:
-        if model.documents is not before or _version(old) != version:
+        if model.corpus is not before or _version(old) != version:
             raise RuntimeError(
                 "the model's documents were replaced or added to during the refresh; nothing was swapped"
             )
-        model.documents = after
+        model.corpus = after
     return Refreshed(index, len(index), drift)
 
 
@@ -134,7 +134,7 @@ def refresh_in_background(
     >>> import numpy as np, ragfast
     >>> from ragfast.rag.training import refresh_in_background
     >>> retriever, generator = ragfast.SimpleRetriever(2), ragfast.SimpleGenerator(4, 2, 3)
-    >>> rag = ragfast.RAGToken(retriever, generator, document_embeddings=np.eye(2), documents_tokens=[np.eye(2)] * 2)
+    >>> rag = ragfast.RAGToken(retriever, generator, index=np.eye(2), documents=[np.eye(2)] * 2)
     >>> refresh_in_background(rag, np.stack, 2 * np.eye(2)).result().n_docs
     2
     """
@@ -194,17 +194,15 @@ def _encoded(
     return vectors
 
 
-def _version(document_embeddings: Any) -> int:
+def _version(index: Any) -> int:
     """Another after any change that can be seen."""
-    if isinstance(document_embeddings, FlatIndex):
-        return document_embeddings.version
-    return 0 if document_embeddings is None else len(document_embeddings)
+    if isinstance(index, FlatIndex):
+        return index.version
+    return 0 if index is None else len(index)
 
 
-def _dim(document_embeddings: Any) -> int:
-    if isinstance(document_embeddings, (FlatIndex, Snapshot)):
-        return document_embeddings.dim
-    return int(np.shape(document_embeddings)[1])
+def _dim(index: Any) -> int:
+    return index.dim if isinstance(index, (FlatIndex, Snapshot)) else int(np.shape(index)[1])
 
 
 def _ids(ids: Any, held: Snapshot | None, n: int) -> NDArray[Any] | list[str] | None:
@@ -221,10 +219,10 @@ def _ids(ids: Any, held: Snapshot | None, n: int) -> NDArray[Any] | list[str] | 
     return None
 
 
-def _found(model: RAGSequence | RAGToken, documents: Documents, probes: Sequence[Any]) -> list[NDArray[Any]]:
-    """What the model would retrieve from these documents."""
+def _found(model: RAGSequence | RAGToken, corpus: Corpus, probes: Sequence[Any]) -> list[NDArray[Any]]:
+    """What the model would retrieve from this corpus."""
     trial = copy.copy(model)
-    trial.documents = documents
+    trial.corpus = corpus
     return [found.doc_ids for found in trial.retrieve(probes)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ragfast._core import arrays
 
-__all__ = ["context_length", "stop_tokens_of"]
+__all__ = ["context_length", "encoder_context_length", "stop_tokens_of"]
 
 
 def context_length(model: Any, tokenizer: Any, max_length: int | None) -> int | None:
@@ -18,6 +18,18 @@ def context_length(model: Any, tokenizer: Any, max_length: int | None) -> int | 
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if limit is None and tokenizer.model_max_length < 10**9:  # else transformers' way to say that there is none
         limit = tokenizer.model_max_length
+    return limit
+
+
+def encoder_context_length(model: Any, tokenizer: Any) -> int:
+    """How many tokens an encoder reads at most."""
+    limit = int(tokenizer.model_max_length)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions:
+        embedding = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+        padding = getattr(embedding, "padding_idx", None)
+        # RoBERTa and its kin count positions from there.
+        limit = min(limit, positions if padding is None else positions - padding - 1)
     return limit
 
 

@@ -56,8 +56,8 @@ def reorder_answers(cache: Cache, rows: Tensor, n_prompt: int) -> None:
         if type(layer) is not DynamicLayer:
             layer.reorder_cache(rows)
         elif layer.is_initialized:  # else it uses another's keys and values
-            for kept in (layer.keys, layer.values):
-                kept[:, :, n_prompt:] = kept[rows, :, n_prompt:]
+            for tensor in (layer.keys, layer.values):
+                tensor[:, :, n_prompt:] = tensor[rows, :, n_prompt:]
 
 
 def merge(parts: Sequence[tuple[Cache, Sequence[int]]]) -> Cache:
@@ -97,6 +97,6 @@ def stacked(parts: Sequence[tuple[Tensor, Sequence[int]]], *, dim: int, ends_ali
     whole = first.new_zeros(shape)
     for part, rows in parts:
         n = part.shape[dim]
-        room = whole.narrow(dim, shape[dim] - n if ends_align else 0, n)
-        room[torch.as_tensor(rows, device=first.device)] = part
+        place = whole.narrow(dim, shape[dim] - n if ends_align else 0, n)
+        place[torch.as_tensor(rows, device=first.device)] = part
     return whole

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import subprocess
 import sys
 import warnings
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import scripts
 from numpy.typing import NDArray
 from toys import FixedRetriever, TableGenerator
 
 import ragfast
 from ragfast.rag.training import Adam, CollapseWarning, NLLGradients, nll_and_gradients
-from ragfast.rag.training.simple import OWNERS
+from ragfast.rag.training.gradients import OWNERS
 
 Array = NDArray[Any]
 Model = ragfast.RAGSequence | ragfast.RAGToken
@@ -38,7 +37,7 @@ def simple_model(variant: type[Model], *, scale: float = 60.0, index: bool = Fal
     if index:
         given = ragfast.FlatIndex.from_vectors(embeddings.astype(np.float32), ids=10 + 3 * np.arange(N_DOCS))
     tokens: Any = {10 + 3 * z: document for z, document in enumerate(documents)} if index else documents
-    return variant(retriever, generator, document_embeddings=given, documents_tokens=tokens, k=K)
+    return variant(retriever, generator, index=given, documents=tokens, k=K)
 
 
 def batch(seed: int = 1, lengths: tuple[int, ...] = (4, 1, 2)) -> tuple[list[Array], list[Array]]:
@@ -49,8 +48,23 @@ def batch(seed: int = 1, lengths: tuple[int, ...] = (4, 1, 2)) -> tuple[list[Arr
 
 def loss_of(model: Model, questions: list[Array], answers: list[Array]) -> float:
     """The definition: the notebook's forward, whose documents are checked to stay the same."""
-    logs = [score.log_probs[0] for score in model.score(questions, answers)]
+    logs = [score.logprobs[0] for score in model.score(questions, answers)]
     return -float(np.mean(logs))
+
+
+def central_differences(owner: Any, name: str, step: float, value: Callable[[], float]) -> NDArray[np.float64]:
+    """The derivative of a value with regard to each of a part's weights, which are left moved."""
+    weights = getattr(owner, name)
+    numeric = np.empty_like(weights)
+    for place in np.ndindex(weights.shape):
+        sides = []
+        for sign in (1, -1):
+            moved = weights.copy()
+            moved[place] += sign * step
+            setattr(owner, name, moved)
+            sides.append(value())
+        numeric[place] = (sides[0] - sides[1]) / (2 * step)
+    return numeric
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -61,17 +75,13 @@ def test_gradients_are_those_of_finite_differences(variant: type[Model], name: s
     found = nll_and_gradients(model, questions, answers)
     assert found.loss == pytest.approx(loss_of(model, questions, answers), rel=1e-12)
     owner = getattr(model, OWNERS[name])
-    weights, ids = getattr(owner, name), [ids.tolist() for ids in found.doc_ids]
-    numeric = np.empty_like(weights)
-    for place in np.ndindex(weights.shape):
-        sides = []
-        for step in (1e-5, -1e-5):
-            moved = weights.copy()
-            moved[place] += step
-            setattr(owner, name, moved)
-            assert [r.doc_ids.tolist() for r in model.retrieve(questions)] == ids  # else there is no derivative
-            sides.append(loss_of(model, questions, answers))
-        numeric[place] = (sides[0] - sides[1]) / 2e-5
+    ids = [ids.tolist() for ids in found.doc_ids]
+
+    def loss() -> float:
+        assert [r.doc_ids.tolist() for r in model.retrieve(questions)] == ids  # else there is no derivative
+        return loss_of(model, questions, answers)
+
+    numeric = central_differences(owner, name, 1e-5, loss)
     exact = getattr(found, name)
     assert np.abs(exact).max() > 1e-3  # there is something to be compared
     # The query encoder's weights are 0.01 and its output has length 1: its third derivatives are large.
@@ -90,10 +100,10 @@ def test_gradients_are_those_of_autograd(variant: type[Model]) -> None:
     for question, answer, ids in zip(questions, answers, found.doc_ids, strict=True):
         projected = w["query_encoder_W"] @ torch.tensor(question).mean(0)
         query = projected / (projected.norm() + 1e-8)
-        log_prior = torch.log_softmax(torch.tensor(model.document_embeddings[ids]) @ query, 0)
+        log_prior = torch.log_softmax(torch.tensor(model.index[ids]) @ query, 0)
         by_doc = []
         for doc in ids:
-            both = torch.tensor(np.concatenate([question, model.documents_tokens[doc]]))
+            both = torch.tensor(np.concatenate([question, model.documents[doc]]))
             encoded = torch.tanh(w["encoder_W"] @ both.mean(0))
             logits = (encoded + torch.tanh(torch.tensor(answer) @ w["decoder_W"].T)) @ w["output_W"].T
             words = torch.tensor(answer.argmax(axis=1))
@@ -131,8 +141,8 @@ def test_an_index_and_its_array_have_the_same_gradients() -> None:
     plain = ragfast.RAGToken(
         indexed.retriever,
         indexed.generator,
-        document_embeddings=indexed.document_embeddings.vectors,
-        documents_tokens=list(indexed.documents_tokens.values()),
+        index=indexed.index.vectors,
+        documents=list(indexed.documents.values()),
         k=K,
     )
     questions, answers = batch()
@@ -163,16 +173,9 @@ def test_the_norm_of_a_query_counts() -> None:
     retriever.query_encoder_W = 1e-8 * np.array([[1.0, 2, 3], [0, 1, 0], [2, 0, 1]])
     question, grad = np.array([[1.0, -1, 2], [0, 3, 1]]), np.array([0.3, -1.0, 2.0])
     exact = retriever.encode_query_grad(grad, question)
-    weights = retriever.query_encoder_W
-    numeric = np.empty_like(weights)
-    for place in np.ndindex(weights.shape):
-        sides = []
-        for step in (1e-13, -1e-13):
-            moved = weights.copy()
-            moved[place] += step
-            retriever.query_encoder_W = moved
-            sides.append(float(grad @ retriever.encode_query(question)))
-        numeric[place] = (sides[0] - sides[1]) / 2e-13
+    numeric = central_differences(
+        retriever, "query_encoder_W", 1e-13, lambda: float(grad @ retriever.encode_query(question))
+    )
     np.testing.assert_allclose(exact, numeric, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
     retriever.query_encoder_W = np.zeros((3, 3))
     np.testing.assert_allclose(retriever.encode_query_grad(grad, question), np.outer(grad, question.mean(0)) / 1e-8)
@@ -181,10 +184,10 @@ def test_the_norm_of_a_query_counts() -> None:
 def test_logits_are_what_token_logprobs_come_from() -> None:
     model: Any = simple_model(ragfast.RAGToken)
     (question, *_), (answer, *_) = batch()
-    docs = model.documents_tokens[:4]
+    docs = model.documents[:4]
     logits = model.generator.logits(question, docs, answer)
     assert logits.shape == (4, 4, VOCAB)
-    words = model.generator.words(answer)
+    words = model.generator.target_ids(answer)
     assert words.tolist() == answer.argmax(axis=1).tolist()
     np.testing.assert_allclose(
         ragfast.target_logprobs(logits, words), model.generator.token_logprobs(question, docs, answer), rtol=1e-12
@@ -207,7 +210,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
         Adam(ragfast.RAGToken(FixedRetriever([1.0]), model.generator))
     with pytest.raises(TypeError, match="model: expected a RAGSequence or RAGToken, got list"):
         Adam([])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="documents_tokens: expected both"):
+    with pytest.raises(ValueError, match="index, documents: expected both"):
         nll_and_gradients(ragfast.RAGToken(model.retriever, model.generator), questions, answers)
     with pytest.raises(ValueError, match=r"grad: expected shape \(2, 4, 11\), that of the logits"):
         model.generator.logits_grad(  # type: ignore[attr-defined]
@@ -258,14 +261,7 @@ def test_training_needs_numpy_alone() -> None:
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    path = Path(__file__).parents[3] / "examples" / "train_simple.py"
-    spec = importlib.util.spec_from_file_location("train_simple", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_simple"] = module  # where its classes look themselves up
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("examples/train_simple.py")
 
 
 def before_and_after(example: ModuleType, **options: Any) -> tuple[Any, Any]:

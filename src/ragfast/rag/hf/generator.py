@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from torch import Tensor
 
 import ragfast
 from ragfast._core import arrays
-from ragfast.rag.hf import caches
-from ragfast.rag.hf.prompts import Template, fitted
-from ragfast.rag.hf.settings import context_length, stop_tokens_of
+from ragfast.rag.hf import kv_cache
+from ragfast.rag.hf.batching import batches, evaluating, padded
+from ragfast.rag.hf.model_config import context_length, stop_tokens_of
+from ragfast.rag.hf.prompts import Template, TruncationWarning, plain_template
 
-__all__ = ["Reading", "RowDecoder", "RowGenerator"]
+__all__ = ["EncodedPrompts", "HuggingFaceDecoder", "HuggingFaceGenerator"]
 
 # Where a core is busy from about 500 tokens on, a larger pass only brings more padding: reading 20 prompts of 78 to 251
 # tokens with SmolLM2 took 12, 11, 15 and 21 s of one core in passes of 512, 1024, 2048 and 8192 tokens.
@@ -33,38 +35,41 @@ MAX_LOGITS = 2**27  # half a gigabyte of float32
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncodedPrompts:
     """What the model keeps of R prompts, and what it says of the first token of an answer to each."""
 
-    cache: caches.Cache
+    cache: kv_cache.Cache
     mask: Tensor  # (R,P) int64, 1 on tokens and 0 on padding
     states: Tensor | None  # of the encoder (R,P,H)
     next_logits: Tensor  # (R,V)
     rows: dict[tuple[int, ...], int]  # of each prompt
 
-    def select(self, rows: Tensor) -> Reading:
+    def select(self, rows: Tensor) -> EncodedPrompts:
         """The reading of these rows (R',), some perhaps several times."""
         states = None if self.states is None else self.states[rows]
-        return Reading(caches.select(self.cache, rows), self.mask[rows], states, self.next_logits[rows], self.rows)
+        return EncodedPrompts(
+            kv_cache.select(self.cache, rows), self.mask[rows], states, self.next_logits[rows], self.rows
+        )
 
 
-class RowGenerator(abc.ABC):
+class HuggingFaceGenerator(abc.ABC):
     """The base of CausalLM and EncoderDecoder, whose docstrings say what users need."""
 
     def __init__(
         self,
         model: Any,
         tokenizer: Any,
-        template: Template,
-        max_length: int | None,
-        answer_room: int,
-        batch_tokens: int,
-        stop_tokens: Sequence[int] | None,
+        *,
+        template: Template | None = None,
+        max_length: int | None = None,
+        answer_capacity: int = 64,
+        batch_tokens: int = BATCH_TOKENS,
+        stop_tokens: Sequence[int] | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.template = template
-        self.answer_room = arrays.positive_int(answer_room, "answer_room")
+        self.template = plain_template() if template is None else template
+        self.answer_capacity = arrays.positive_int(answer_capacity, "answer_capacity")
         self.batch_tokens = arrays.positive_int(batch_tokens, "batch_tokens")
         self.max_length = context_length(model, tokenizer, max_length)
         self.vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
@@ -75,8 +80,13 @@ class RowGenerator(abc.ABC):
         # It is masked, so that any token would do, but for encoders that number positions by it.
         pads = (tokenizer.pad_token_id, model.config.get_text_config(decoder=True).pad_token_id, 0)
         self._pad = next(pad for pad in pads if pad is not None and 0 <= pad < self.vocab_size)
-        self._last: tuple[Any, Reading] | None = None
+        self._last: tuple[Any, EncodedPrompts] | None = None
         self._lock = threading.RLock()
+        self._set_up()
+
+    @abc.abstractmethod
+    def _set_up(self) -> None:
+        """Read what else a subclass needs of the model."""
 
     # ---- text and tokens
 
@@ -118,7 +128,7 @@ class RowGenerator(abc.ABC):
 
         ValueError for a question without documents, a target that is not one-dimensional or has a token outside the
         vocabulary, a question that does not fit the context, and a target for which the prompt leaves no room (see
-        answer_room); TypeError for a target that is not of integers.
+        answer_capacity); TypeError for a target that is not of integers.
         """
         pairs = self._pairs(query_tokens, doc_tokens)
         targets = [
@@ -149,7 +159,7 @@ class RowGenerator(abc.ABC):
             self._score(reading, todo)
         return results
 
-    def open(self, query_tokens: Sequence[str], doc_tokens: Sequence[Sequence[str]], /) -> RowDecoder:
+    def open(self, query_tokens: Sequence[str], doc_tokens: Sequence[Sequence[str]], /) -> HuggingFaceDecoder:
         """A decoder with an empty answer for each of B questions under each of its K_b documents, in that order."""
         prompts = self._prompts(self._pairs(query_tokens, doc_tokens))
         with self._evaluating():
@@ -157,7 +167,7 @@ class RowGenerator(abc.ABC):
             rows = [reading.rows[prompt] for prompt in prompts]
             if rows != list(range(len(reading.mask))):
                 reading = reading.select(torch.tensor(rows, device=self.model.device))
-        return RowDecoder(self, reading, np.array(rows), self._room(prompts))
+        return HuggingFaceDecoder(self, reading, np.array(rows), self._answer_limit(prompts))
 
     # ---- reading
 
@@ -170,16 +180,16 @@ class RowGenerator(abc.ABC):
         """How many tokens a prompt may have."""
 
     @abc.abstractmethod
-    def _room(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
+    def _answer_limit(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
         """How many tokens an answer after any of these prompts may have."""
 
     @abc.abstractmethod
-    def _read(self, tokens: Tensor, mask: Tensor) -> tuple[caches.Cache, Tensor | None, Tensor]:
+    def _read(self, tokens: Tensor, mask: Tensor) -> tuple[kv_cache.Cache, Tensor | None, Tensor]:
         """The cache, the encoder's states and the logits (R,V) of what comes first, of prompts (R,P)."""
 
     @abc.abstractmethod
     def _extend(
-        self, cache: caches.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
+        self, cache: kv_cache.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
     ) -> Tensor:
         """The logits (R,T,V) of what follows each of tokens (R,T), which come after n_before others of the answer."""
 
@@ -212,35 +222,69 @@ class RowGenerator(abc.ABC):
         return tokens.astype(np.int64, copy=False)
 
     def _prompts(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, ...]]:
-        """The same whatever is then asked of them, so that decoding and scoring see the same passages."""
+        """The tokens of the prompt of each (question, passage), with passages cut so that none passes the limit.
+
+        They are the same whatever is then asked of them, so that decoding and scoring see the same passages.
+        """
+        prompts = self._tokenize([self.template(*pair) for pair in pairs])
         limit = self._prompt_limit()
-        prompts = [tuple(p) for p in fitted(pairs, self.template, self.tokenizer, self._tokenize, limit)]
-        if () in prompts:
-            question = pairs[prompts.index(())][0]
+        too_long = [] if limit is None else [i for i, prompt in enumerate(prompts) if len(prompt) > limit]
+        if limit is not None and too_long:
+            n_left = []
+            for i in too_long:
+                prompts[i], n = self._cut(*pairs[i], limit)
+                n_left.append(n)
+            question, passage = pairs[too_long[0]]
+            warnings.warn(
+                f"{len(too_long)} of {len(pairs)} passages are too long for prompts of {limit} tokens and were cut at "
+                f"their end, to {min(n_left)} tokens or more; the first is {passage[:60]!r}, for the question "
+                f"{question[:60]!r}",
+                TruncationWarning,
+                stacklevel=3,  # the caller of the public method
+            )
+        if [] in prompts:
+            question = pairs[prompts.index([])][0]
             raise ValueError(f"template: no token in the prompt for question {question[:60]!r}; expected one at least")
-        return prompts
+        return [tuple(prompt) for prompt in prompts]
+
+    def _cut(self, question: str, passage: str, limit: int) -> tuple[list[int], int]:
+        """The prompt with as much of the passage's beginning as fits the limit, and how many tokens that is."""
+        is_fast = self.tokenizer.is_fast
+        encoded = self.tokenizer(passage, add_special_tokens=False, return_offsets_mapping=is_fast, verbose=False)
+        tokens, n_left = encoded["input_ids"], len(encoded["input_ids"])
+        prompt = self._tokenize([self.template(question, passage)])[0]
+        while len(prompt) > limit:
+            if n_left <= 0:
+                raise ValueError(
+                    f"question {question[:60]!r}: takes {len(prompt)} tokens with the template alone, where prompts "
+                    f"may have {limit}"
+                )
+            # Not exact where tokens merge across the cut, hence the loop; each round takes at least one away.
+            n_left = max(0, n_left - (len(prompt) - limit))
+            if n_left == 0:
+                text = ""
+            elif is_fast:
+                text = passage[: encoded["offset_mapping"][n_left - 1][1]]
+            else:
+                text = self.tokenizer.decode(tokens[:n_left])
+            prompt = self._tokenize([self.template(question, text)])[0]
+        return prompt, n_left
 
     def _refuse_beyond(self, prompts: Sequence[tuple[int, ...]], n_answer: int) -> None:
-        room = self._room(prompts)
-        if room is not None and n_answer > room:
+        limit = self._answer_limit(prompts)
+        if limit is not None and n_answer > limit:
             raise ValueError(
-                f"an answer of {n_answer} tokens: there is room for {room} beside the prompt in the context of "
-                f"{self.max_length}; passages are cut so that answer_room={self.answer_room} tokens remain"
+                f"an answer of {n_answer} tokens: there is room for {limit} beside the prompt in the context of "
+                f"{self.max_length}; passages are cut so that answer_capacity={self.answer_capacity} tokens remain"
             )
 
     def _padded(
         self, rows: Sequence[Sequence[int] | NDArray[np.int64]], *, on_the_left: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Tokens (R,P) and their mask on the model's device."""
-        width = max(len(row) for row in rows)
-        tokens, mask = np.full((len(rows), width), self._pad), np.zeros((len(rows), width), np.int64)
-        for i, row in enumerate(rows):
-            place = slice(width - len(row), width) if on_the_left else slice(len(row))
-            tokens[i, place], mask[i, place] = row, 1
-        device = self.model.device
-        return torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
+        return padded(rows, self._pad, self.model.device, on_the_left=on_the_left)
 
-    def _read_once(self, prompts: Sequence[tuple[int, ...]]) -> Reading:
+    def _read_once(self, prompts: Sequence[tuple[int, ...]]) -> EncodedPrompts:
         """A reading that has all these prompts; it may have others, and it is shared."""
         state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters()]
         if self._last is None or self._last[0] != state or not all(p in self._last[1].rows for p in prompts):
@@ -248,31 +292,34 @@ class RowGenerator(abc.ABC):
             self._last = state, self._read_all(list(dict.fromkeys(prompts)))
         return self._last[1]  # nobody else is here: _evaluating
 
-    def _read_all(self, prompts: Sequence[tuple[int, ...]]) -> Reading:
-        batches = _batches([len(prompt) for prompt in prompts], self.batch_tokens)
-        parts: list[tuple[Any, Tensor, Tensor | None, Tensor]] = []
-        while len(parts) < len(batches):
-            tokens, mask = self._padded([prompts[row] for row in batches[len(parts)]], on_the_left=self.ends_align)
+    def _read_all(self, prompts: Sequence[tuple[int, ...]]) -> EncodedPrompts:
+        lengths = [len(prompt) for prompt in prompts]
+        all_at_once = [list(range(len(prompts)))]
+        fit = len(lengths) * max(lengths) <= self.batch_tokens
+        plan = all_at_once if fit else list(batches(lengths, self.batch_tokens))
+        results: list[tuple[Any, Tensor, Tensor | None, Tensor]] = []
+        while len(results) < len(plan):
+            tokens, mask = self._padded([prompts[row] for row in plan[len(results)]], on_the_left=self.ends_align)
             cache, states, logits = self._read(tokens, mask)
-            if len(batches) > 1 and not caches.mergeable(cache):  # as of recurrent layers: all in one pass then
-                batches = [list(range(len(prompts)))]
+            if len(plan) > 1 and not kv_cache.mergeable(cache):  # as of recurrent layers: all in one pass then
+                plan = all_at_once
                 continue
-            parts.append((cache, mask, states, logits))
+            results.append((cache, mask, states, logits))
 
         def together(tensors: Sequence[Tensor]) -> Tensor:
-            return caches.stacked(list(zip(tensors, batches, strict=True)), dim=1, ends_align=self.ends_align)
+            return kv_cache.stacked(list(zip(tensors, plan, strict=True)), dim=1, ends_align=self.ends_align)
 
-        return Reading(
-            caches.merge([(cache, batch) for (cache, _, _, _), batch in zip(parts, batches, strict=True)]),
-            together([mask for _, mask, _, _ in parts]),
-            None if parts[0][2] is None else together([states for _, _, states, _ in parts if states is not None]),
-            together([logits for _, _, _, logits in parts]),
+        return EncodedPrompts(
+            kv_cache.merge([(cache, batch) for (cache, _, _, _), batch in zip(results, plan, strict=True)]),
+            together([mask for _, mask, _, _ in results]),
+            None if results[0][2] is None else together([states for _, _, states, _ in results if states is not None]),
+            together([logits for _, _, _, logits in results]),
             {prompt: row for row, prompt in enumerate(prompts)},
         )
 
     # ---- scoring
 
-    def _score(self, reading: Reading, todo: Sequence[tuple[int, NDArray[np.int64], NDArray[Any]]]) -> None:
+    def _score(self, reading: EncodedPrompts, todo: Sequence[tuple[int, NDArray[np.int64], NDArray[Any]]]) -> None:
         """Writes the log-probabilities of each target after each row into the array that comes with them."""
         n_prompt = reading.mask.shape[1]
         longest = max(len(target) for _, target, _ in todo)
@@ -336,30 +383,25 @@ class RowGenerator(abc.ABC):
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Without dropout and gradients, one thread at a time; the model is left as it was."""
-        with self._lock:
-            training = [module for module in self.model.modules() if module.training]
-            self.model.eval()
-            try:
-                with torch.inference_mode():
-                    yield
-            finally:
-                for module in training:
-                    module.training = True
+        with self._lock, evaluating(self.model), torch.inference_mode():
+            yield
 
 
-class RowDecoder:
-    """A ``ragfast.rag.generators.Decoder``: R answers growing, each under one document.
+class HuggingFaceDecoder:
+    """A ``ragfast.rag.Decoder``: R answers growing, each under one document.
 
-    logits (R,V) are float32 (float64 of a float64 model), and not normalised; room is how many tokens an answer may
-    have, None without a limit.
+    logits (R,V) are float32 (float64 of a float64 model), and not normalised; capacity is how many tokens an
+    answer may have, None without a limit.
     """
 
-    def __init__(self, generator: RowGenerator, reading: Reading, sources: NDArray[np.int64], room: int | None) -> None:
+    def __init__(
+        self, generator: HuggingFaceGenerator, reading: EncodedPrompts, sources: NDArray[np.int64], capacity: int | None
+    ) -> None:
         self._generator = generator
-        self._cache, self._mask, self._states = caches.fork(reading.cache), reading.mask, reading.states
+        self._cache, self._mask, self._states = kv_cache.fork(reading.cache), reading.mask, reading.states
         self._sources = sources  # whose prompt each row has read
         self._n_answer = 0
-        self.room = room
+        self.capacity = capacity
         self.logits: NDArray[Any] = _array(reading.next_logits).copy()  # the reading is shared
 
     def step(self, rows: NDArray[np.int64], tokens: NDArray[np.int64], /) -> NDArray[Any]:
@@ -375,10 +417,10 @@ class RowDecoder:
             raise ValueError(f"rows: expected 0 to {n_rows - 1}, got {rows.min()} to {rows.max()}")
         if tokens.min() < 0 or tokens.max() >= generator.vocab_size:
             raise ValueError(f"tokens: expected 0 to {generator.vocab_size - 1}, got {tokens.min()} to {tokens.max()}")
-        if self.room is not None and self._n_answer + 1 >= self.room:
+        if self.capacity is not None and self._n_answer + 1 >= self.capacity:
             raise ValueError(
                 f"rows: the answers have {self._n_answer} tokens, and the context of {generator.max_length} has room "
-                f"for {self.room} beside the prompt; answer_room of {generator.answer_room} is kept free of passages"
+                f"for {self.capacity} beside the prompt, after passages cut to leave {generator.answer_capacity}"
             )
         with generator._evaluating():
             self._select(rows)
@@ -393,7 +435,7 @@ class RowDecoder:
             return
         chosen, sources = torch.from_numpy(rows.astype(np.int64)).to(self._mask.device), self._sources[rows]
         if self._n_answer > 0 and np.array_equal(sources, self._sources):
-            caches.reorder_answers(self._cache, chosen, self._mask.shape[1])
+            kv_cache.reorder_answers(self._cache, chosen, self._mask.shape[1])
             return
         self._cache.reorder_cache(chosen)
         self._mask, self._sources = self._mask[chosen], sources
@@ -408,17 +450,3 @@ def _array(logits: Tensor) -> NDArray[Any]:
     wide = logits if logits.dtype == torch.float64 else logits.float()
     array: NDArray[Any] = wide.numpy(force=True)
     return array
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """The rows, those of like length together, as many at a time as batch_tokens has room for with the padding."""
-    if len(lengths) * max(lengths) <= batch_tokens:
-        return [list(range(len(lengths)))]
-    batches: list[list[int]] = []
-    width = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if not batches or (len(batches[-1]) + 1) * width > batch_tokens:
-            batches.append([])
-            width = lengths[row]
-        batches[-1].append(row)
-    return batches

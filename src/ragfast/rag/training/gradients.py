@@ -73,7 +73,7 @@ def nll_and_gradients(
     >>> rng = np.random.default_rng(0)
     >>> retriever, generator = ragfast.SimpleRetriever(4, rng=rng), ragfast.SimpleGenerator(4, 4, 8, rng=rng)
     >>> documents = rng.standard_normal((6, 4)), [rng.standard_normal((3, 4)) for _ in range(6)]
-    >>> rag = ragfast.RAGToken(retriever, generator, document_embeddings=documents[0], documents_tokens=documents[1])
+    >>> rag = ragfast.RAGToken(retriever, generator, index=documents[0], documents=documents[1])
     >>> adam = Adam(rag, lr=0.01)
     >>> for _ in range(40):
     ...     gradients = nll_and_gradients(rag, [np.eye(4)[:2]], [np.eye(4)[2:]])
@@ -81,7 +81,7 @@ def nll_and_gradients(
     >>> round(float(-np.log(1 / 4) * 2), 1), gradients.loss < 1.0
     (2.8, True)
     """
-    retriever, generator = _parts(model)
+    retriever, generator = _simple_pair(model)
     if len(questions) != len(answers):
         raise ValueError(f"answers: expected {len(questions)}, one a question, got {len(answers)}")
     if len(questions) == 0:
@@ -98,7 +98,7 @@ def nll_and_gradients(
         nll = loss_of(
             logits,
             documents.doc_logprobs[None],
-            generator.words(answer)[None],
+            generator.target_ids(answer)[None],
             reduction="sum",
             grad=["doc_scores", "logits"],
             return_posterior=True,
@@ -108,7 +108,7 @@ def nll_and_gradients(
         assert nll.doc_scores_grad is not None
         losses[b] = nll.loss
         posteriors.append(nll.posterior[0])
-        embedding_grad = _embedding_grad(model.document_embeddings, documents.doc_ids, nll.doc_scores_grad)
+        embedding_grad = _embedding_grad(model.index, documents.doc_ids, nll.doc_scores_grad)
         sums["query_encoder_W"] += retriever.encode_query_grad(embedding_grad, question)
         of_generator = generator.logits_grad(nll.logits_grad[0], question, documents.doc_tokens, answer)
         for name, grad in of_generator._asdict().items():
@@ -123,19 +123,17 @@ def nll_and_gradients(
     )
 
 
-def _embedding_grad(
-    document_embeddings: Any, doc_ids: NDArray[np.int64], scores_grad: NDArray[Any]
-) -> NDArray[np.float64]:
+def _embedding_grad(index: Any, doc_ids: NDArray[np.int64], scores_grad: NDArray[Any]) -> NDArray[np.float64]:
     """dL/dq (D,) = sum_z dL/ds_z d_z."""
-    if isinstance(document_embeddings, FlatIndex | Snapshot):
-        grads = document_embeddings.gather_scores_grad(scores_grad, doc_ids[None], dtype=np.float64)
+    if isinstance(index, FlatIndex | Snapshot):
+        grads = index.gather_scores_grad(scores_grad, doc_ids[None], dtype=np.float64)
     else:
-        grads = gather_scores_grad(scores_grad, document_embeddings, doc_ids[None], dtype=np.float64)
+        grads = gather_scores_grad(scores_grad, index, doc_ids[None], dtype=np.float64)
     of_query: NDArray[np.float64] = grads[0]
     return of_query
 
 
-def _parts(model: RAGSequence | RAGToken) -> tuple[SimpleRetriever, SimpleGenerator]:
+def _simple_pair(model: RAGSequence | RAGToken) -> tuple[SimpleRetriever, SimpleGenerator]:
     if not isinstance(model, RAGSequence | RAGToken):
         raise TypeError(f"model: expected a RAGSequence or RAGToken, got {type(model).__name__}")
     if not isinstance(model.retriever, SimpleRetriever):
@@ -162,7 +160,7 @@ class Adam:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        retriever, generator = _parts(model)
+        retriever, generator = _simple_pair(model)
         self._owners: dict[str, Any] = {"retriever": retriever, "generator": generator}
         self.lr = arrays.finite_float(lr, "lr", above_zero=False)
         self.retriever_lr = self.lr
@@ -179,14 +177,14 @@ class Adam:
     def step(self, gradients: NLLGradients) -> None:
         """Moves every weight against its gradient."""
         self._steps += 1
-        keep_mean, keep_square = self._betas
-        seen_mean, seen_square = 1 - keep_mean**self._steps, 1 - keep_square**self._steps
+        decay_mean, decay_square = self._betas
+        seen_mean, seen_square = 1 - decay_mean**self._steps, 1 - decay_square**self._steps
         for name, owner in OWNERS.items():
             grad = getattr(gradients, name)
             mean = self._means.setdefault(name, np.zeros_like(grad))
             square = self._squares.setdefault(name, np.zeros_like(grad))
-            mean += (1 - keep_mean) * (grad - mean)
-            square += (1 - keep_square) * (grad**2 - square)
+            mean += (1 - decay_mean) * (grad - mean)
+            square += (1 - decay_square) * (grad**2 - square)
             rate = self.retriever_lr if owner == "retriever" else self.lr
             step = rate * (mean / seen_mean) / (np.sqrt(square / seen_square) + self._eps)
             setattr(self._owners[owner], name, getattr(self._owners[owner], name) - step)
