@@ -24,14 +24,14 @@ def exports(
     """
     module_of = {name: module for module, names in names_of.items() for name in names.split()}
     public = sorted(module_of)
+    namespace = vars(sys.modules[package])
 
     def getattribute(name: str) -> Any:
         if name in module_of:
-            value = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
-            setattr(sys.modules[package], name, value)
-            return value
+            namespace[name] = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+            return namespace[name]
         if name in submodules:
             return importlib.import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return public, getattribute, lambda: sorted({*vars(sys.modules[package]), *public, *submodules})
+    return public, getattribute, lambda: sorted({*namespace, *public, *submodules})
