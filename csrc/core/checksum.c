@@ -13,20 +13,12 @@ static const uint64_t prime_1 = 0x9E3779B185EBCA87, prime_2 = 0xC2B2AE3D27D4EB4F
 
 static inline uint64_t rotated(uint64_t x, unsigned n) { return x << n | x >> (64 - n); }
 
-static inline uint64_t word_64(const uint8_t *x) {
-    uint64_t word;
-    memcpy(&word, x, sizeof word);
+/* n <= 8 bytes as a number. */
+static inline uint64_t word_of(const uint8_t *x, size_t n) {
+    uint64_t word = 0;
+    memcpy(&word, x, n);
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
     word = __builtin_bswap64(word);
-#endif
-    return word;
-}
-
-static inline uint64_t word_32(const uint8_t *x) {
-    uint32_t word;
-    memcpy(&word, x, sizeof word);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    word = __builtin_bswap32(word);
 #endif
     return word;
 }
@@ -37,10 +29,10 @@ static inline uint64_t mixed(uint64_t sum, uint64_t word) { return rotated(sum +
 static const uint8_t *take_stripes(uint64_t sums[4], const uint8_t *x, size_t n_stripes) {
     uint64_t a = sums[0], b = sums[1], c = sums[2], d = sums[3];
     for (; n_stripes > 0; n_stripes--, x += STRIPE) {
-        a = mixed(a, word_64(x));
-        b = mixed(b, word_64(x + 8));
-        c = mixed(c, word_64(x + 16));
-        d = mixed(d, word_64(x + 24));
+        a = mixed(a, word_of(x, 8));
+        b = mixed(b, word_of(x + 8, 8));
+        c = mixed(c, word_of(x + 16, 8));
+        d = mixed(d, word_of(x + 24, 8));
     }
     sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
     return x;
@@ -54,8 +46,8 @@ static uint64_t finish(const uint64_t sums[4], uint64_t n_bytes, const uint8_t *
         for (size_t i = 0; i < 4; i++) hash = (hash ^ mixed(0, sums[i])) * prime_1 + prime_4;
     }
     hash += n_bytes;
-    for (; n >= 8; n -= 8, rest += 8) hash = rotated(hash ^ mixed(0, word_64(rest)), 27) * prime_1 + prime_4;
-    for (; n >= 4; n -= 4, rest += 4) hash = rotated(hash ^ word_32(rest) * prime_1, 23) * prime_2 + prime_3;
+    for (; n >= 8; n -= 8, rest += 8) hash = rotated(hash ^ mixed(0, word_of(rest, 8)), 27) * prime_1 + prime_4;
+    for (; n >= 4; n -= 4, rest += 4) hash = rotated(hash ^ word_of(rest, 4) * prime_1, 23) * prime_2 + prime_3;
     for (; n > 0; n--, rest++) hash = rotated(hash ^ *rest * prime_5, 11) * prime_1;
     hash = (hash ^ hash >> 33) * prime_2;
     hash = (hash ^ hash >> 29) * prime_3;

@@ -18,9 +18,8 @@ enum {
 };
 
 float ragfast_norm_rounded_up(double squared) {
-    double norm = sqrt(squared) * (1 + 0x1p-36); /* covers the rounding of the sum (D <= 2^20) and of the root */
-    float f = (float)norm;
-    return (double)f < norm ? nextafterf(f, INFINITY) : f;
+    /* The factor covers the rounding of the sum (D <= 2^20) and of the root. */
+    return ragfast_rounded_up(sqrt(squared) * (1 + 0x1p-36));
 }
 
 const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,

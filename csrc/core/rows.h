@@ -13,6 +13,11 @@ const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const v
 /* Rows (n,D) as tile_packed_f32 has queries: (n / TILE_QUERIES rounded up, D, TILE_QUERIES), absent ones zero. */
 void ragfast_interleave_f32(float *out, const float *rows, size_t n, size_t dim);
 
+static inline float ragfast_rounded_up(double x) {
+    float f = (float)x;
+    return (double)f < x ? nextafterf(f, INFINITY) : f;
+}
+
 /* An upper bound in float32 of a norm, from its square in float64. */
 float ragfast_norm_rounded_up(double squared);
 

@@ -41,13 +41,13 @@ typedef struct rows {
     ragfast_dtype dtype;
     double *logprobs, *lse, *sums; /* sums may be NULL */
     int lse_known;
-    char *grad;                  /* may be the logits */
-    const double *scale, *shift; /* see ragfast_target_grad; shift may be NULL */
+    char *grad;            /* may be the logits */
+    double *scale, *shift; /* see ragfast_target_grad; shift may be NULL */
     int stream;
     /* Of answers; 0 for plain rows: */
     const ragfast_answers *answers;
     size_t first_query, first_token, n_tokens; /* of the block */
-    const double *doc_logprobs;                /* (B,K) */
+    double *doc_logprobs;                      /* (B,K) */
     double *vocab_sums;                        /* (B,K,T) sum over v of the posterior of a document at v */
     double *smooth;                            /* (B,T) */
     double smooth_weight;                      /* e / V; with weights (B,) or NULL: */
@@ -146,46 +146,44 @@ static int targets_are_below(const int64_t *targets, size_t n, size_t vocab) {
     return 1;
 }
 
+/* run of each row, for rows that are no answers. */
+static ragfast_status run_plain(rows *r, void (*run)(const rows *, size_t, size_t), size_t n_rows, int n_threads) {
+    if (n_threads < 0 || overflows(n_rows, r->vocab) || !targets_are_below(r->targets, n_rows, r->vocab))
+        return RAGFAST_ERROR_ARGUMENT;
+    r->kernels = ragfast_current_kernels();
+    r->row_size = r->vocab * ragfast_element_size(r->dtype);
+    r->stream = r->grad && r->grad != r->logits && n_rows * r->row_size >= STREAM_BYTES;
+    ragfast_fp_state saved = ragfast_fp_enter();
+    run_all(r, run, n_rows, r->vocab, n_threads);
+    ragfast_fp_leave(saved);
+    return RAGFAST_OK;
+}
+
 ragfast_status ragfast_target_logprobs(double *logprobs, double *lse, double *sums, const void *logits,
                                        const int64_t *targets, size_t n_rows, size_t vocab, ragfast_dtype dtype,
                                        int n_threads) {
-    if (n_threads < 0 || overflows(n_rows, vocab) || !targets_are_below(targets, n_rows, vocab))
-        return RAGFAST_ERROR_ARGUMENT;
-    rows r = {.kernels = ragfast_current_kernels(),
-              .logits = logits,
+    rows r = {.logits = logits,
               .targets = targets,
               .vocab = vocab,
-              .row_size = vocab * ragfast_element_size(dtype),
               .dtype = dtype,
               .logprobs = logprobs,
               .lse = lse,
               .sums = sums};
-    ragfast_fp_state saved = ragfast_fp_enter();
-    run_all(&r, score_plain, n_rows, vocab, n_threads);
-    ragfast_fp_leave(saved);
-    return RAGFAST_OK;
+    return run_plain(&r, score_plain, n_rows, n_threads);
 }
 
 ragfast_status ragfast_target_grad(void *out, const void *logits, const int64_t *targets, const double *lse,
                                    const double *scale, const double *shift, size_t n_rows, size_t vocab,
                                    ragfast_dtype dtype, int n_threads) {
-    if (n_threads < 0 || overflows(n_rows, vocab) || !targets_are_below(targets, n_rows, vocab))
-        return RAGFAST_ERROR_ARGUMENT;
-    rows r = {.kernels = ragfast_current_kernels(),
-              .logits = logits,
+    rows r = {.logits = logits,
               .targets = targets,
               .vocab = vocab,
-              .row_size = vocab * ragfast_element_size(dtype),
               .dtype = dtype,
-              .lse = (double *)lse, /* read alone, by grad_row */
+              .lse = (double *)lse, /* grad_row only reads these three */
               .grad = out,
-              .scale = scale,
-              .shift = shift,
-              .stream = out != logits && n_rows * vocab * ragfast_element_size(dtype) >= STREAM_BYTES};
-    ragfast_fp_state saved = ragfast_fp_enter();
-    run_all(&r, grad_plain, n_rows, vocab, n_threads);
-    ragfast_fp_leave(saved);
-    return RAGFAST_OK;
+              .scale = (double *)scale,
+              .shift = (double *)shift};
+    return run_plain(&r, grad_plain, n_rows, n_threads);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------- */
@@ -317,38 +315,33 @@ static double softmax(const ragfast_kernels *kernels, double *p, const double *j
 }
 
 typedef struct mixing {
-    const ragfast_kernels *kernels;
-    const ragfast_answers *answers;
+    rows *rows; /* what they hold of all (b,k,t), and the weights that are written for them */
     const ragfast_loss *loss;
     const ragfast_nll_out *out;
-    const double *logprobs, *sums; /* (B,K,T); sums may be NULL */
-    const double *vocab_sums, *smooth;
-    double *doc_logprobs;          /* (B,K) */
-    double *scale, *shift;         /* (B,K,T) weights of the rows; shift may be NULL */
     double *posteriors;            /* (B,K,T), RAG-Token: of the block's tokens */
     double *prior, *joint, *r, *u; /* (K,) each, of one query */
     double *mixture, *possible;    /* (T,) each */
 } mixing;
 
 static void fill_priors(mixing *m) {
-    const ragfast_answers *a = m->answers;
+    const ragfast_answers *a = m->rows->answers;
     for (size_t b = 0; b < a->n_queries; b++) {
-        double *logprobs = m->doc_logprobs + b * a->n_docs;
-        const double *scores = a->doc_scores + b * a->n_docs, top = m->kernels->max_f64(scores, a->n_docs);
+        double *logprobs = m->rows->doc_logprobs + b * a->n_docs;
+        const double *scores = a->doc_scores + b * a->n_docs, top = m->rows->kernels->max_f64(scores, a->n_docs);
         /* Less the best one, which changes no probability, so that a small temperature overflows nothing. */
         for (size_t k = 0; k < a->n_docs; k++)
             logprobs[k] = scores[k] == top ? (top == -INFINITY ? top : 0) : (scores[k] - top) / m->loss->temperature;
-        ragfast_lse terms = ragfast_careful_lse(m->kernels, logprobs, a->n_docs, RAGFAST_F64);
+        ragfast_lse terms = ragfast_careful_lse(m->rows->kernels, logprobs, a->n_docs, RAGFAST_F64);
         if (terms.top == -INFINITY) terms.top = 0;
         for (size_t k = 0; k < a->n_docs; k++) logprobs[k] = (logprobs[k] - terms.top) - terms.log_rest;
     }
 }
 
 static void mix_sequence(mixing *m, size_t query) {
-    const ragfast_answers *a = m->answers;
+    const ragfast_answers *a = m->rows->answers;
     const size_t n_docs = a->n_docs, n_tokens = a->n_tokens;
     const int64_t *targets = a->targets + query * n_tokens;
-    const double *doc_logprobs = m->doc_logprobs + query * n_docs;
+    const double *doc_logprobs = m->rows->doc_logprobs + query * n_docs;
     const double e = m->loss->label_smoothing, weight = m->loss->weights ? m->loss->weights[query] : 1;
     const int has_prior = !m->loss->as_hf || (n_tokens > 1 && targets[1] >= 0);
     const double vocab = (double)a->vocab, prior_times = m->loss->as_hf ? vocab : 1;
@@ -359,15 +352,15 @@ static void mix_sequence(mixing *m, size_t query) {
         double sum = 0, smooth = 0;
         for (size_t t = 0; t < n_tokens && !missing; t++) {
             if (targets[t] < 0) continue;
-            if (t > 0 || !m->loss->skip_first) sum += m->logprobs[first + t];
-            if (m->sums) smooth += m->sums[first + t];
+            if (t > 0 || !m->loss->skip_first) sum += m->rows->logprobs[first + t];
+            if (m->rows->sums) smooth += m->rows->sums[first + t];
         }
         m->prior[k] = exp(doc_logprobs[k]);
         m->joint[k] = missing ? -INFINITY : sum + (has_prior ? doc_logprobs[k] : 0);
         m->u[k] = missing ? -INFINITY : sums_times * smooth + (has_prior ? prior_times * doc_logprobs[k] : 0);
     }
-    const double lse = softmax(m->kernels, m->r, m->joint, n_docs);
-    const double smooth_lse = e > 0 ? softmax(m->kernels, m->u, m->u, n_docs) : 0;
+    const double lse = softmax(m->rows->kernels, m->r, m->joint, n_docs);
+    const double smooth_lse = e > 0 ? softmax(m->rows->kernels, m->u, m->u, n_docs) : 0;
     m->out->nll[query] = e > 0 ? (1 - e) * -lse + e * smooth_times * -smooth_lse : -lse;
     for (size_t k = 0; k < n_docs; k++) {
         const double r = m->r[k], u = e > 0 ? m->u[k] : 0;
@@ -380,33 +373,33 @@ static void mix_sequence(mixing *m, size_t query) {
             m->out->doc_scores_grad[query * n_docs + k] =
                 missing || !has_prior ? 0 : weight * grad / m->loss->temperature;
         }
-        for (size_t t = 0; t < n_tokens && m->scale; t++) {
+        for (size_t t = 0; t < n_tokens && m->rows->scale; t++) {
             const size_t row = (query * n_docs + k) * n_tokens + t;
             const int scored = targets[t] >= 0 && !missing;
-            m->scale[row] = scored && (t > 0 || !m->loss->skip_first) ? weight * (1 - e) * r : 0;
-            if (m->shift) m->shift[row] = scored ? weight * e * u / vocab : 0;
+            m->rows->scale[row] = scored && (t > 0 || !m->loss->skip_first) ? weight * (1 - e) * r : 0;
+            if (m->rows->shift) m->rows->shift[row] = scored ? weight * e * u / vocab : 0;
         }
     }
 }
 
 /* Tokens first to first + n of a query; what it adds up over tokens was set to 0 before the first. */
 static void mix_tokens(mixing *m, size_t query, size_t first, size_t n) {
-    const ragfast_answers *a = m->answers;
+    const ragfast_answers *a = m->rows->answers;
     const size_t n_docs = a->n_docs, n_tokens = a->n_tokens, start = query * n_docs * n_tokens + first;
     const int64_t *targets = a->targets + query * n_tokens;
-    const double *doc_logprobs = m->doc_logprobs + query * n_docs;
+    const double *doc_logprobs = m->rows->doc_logprobs + query * n_docs;
     const double e = m->loss->label_smoothing, weight = m->loss->weights ? m->loss->weights[query] : 1;
-    m->kernels->mix_f64(m->mixture + first, m->posteriors + start, doc_logprobs, m->logprobs + start, n_docs, n,
-                        n_tokens);
+    m->rows->kernels->mix_f64(m->mixture + first, m->posteriors + start, doc_logprobs, m->rows->logprobs + start,
+                              n_docs, n, n_tokens);
     for (size_t t = first; t < first + n; t++) {
         if (targets[t] < 0) continue;
-        const double smooth = e > 0 ? e / (double)a->vocab * m->smooth[query * n_tokens + t] : 0;
+        const double smooth = e > 0 ? e / (double)a->vocab * m->rows->smooth[query * n_tokens + t] : 0;
         m->out->nll[query] += (1 - e) * -m->mixture[t] + smooth;
     }
     for (size_t t = first; t < first + n && e > 0; t++) { /* V, less each v that no document allows */
         m->possible[t] = 0;
         for (size_t k = 0; k < n_docs; k++)
-            m->possible[t] += m->vocab_sums[(query * n_docs + k) * n_tokens + t] / (double)a->vocab;
+            m->possible[t] += m->rows->vocab_sums[(query * n_docs + k) * n_tokens + t] / (double)a->vocab;
     }
     for (size_t k = 0; k < n_docs; k++) {
         const int missing = doc_logprobs[k] == -INFINITY;
@@ -417,9 +410,9 @@ static void mix_tokens(mixing *m, size_t query, size_t first, size_t n) {
             const int scored = targets[t] >= 0 && !missing, possible = m->mixture[t] != -INFINITY;
             const double r = scored ? m->posteriors[row] : 0;
             if (scored && possible) grad += (1 - e) * (prior - r);
-            if (scored && e > 0) grad += e * (prior * m->possible[t] - m->vocab_sums[row] / (double)a->vocab);
+            if (scored && e > 0) grad += e * (prior * m->possible[t] - m->rows->vocab_sums[row] / (double)a->vocab);
             if (m->out->posterior) m->out->posterior[row] = r;
-            if (m->scale) m->scale[row] = weight * (1 - e) * r;
+            if (m->rows->scale) m->rows->scale[row] = weight * (1 - e) * r;
         }
         if (m->out->doc_scores_grad)
             m->out->doc_scores_grad[query * n_docs + k] += weight * grad / m->loss->temperature;
@@ -470,15 +463,15 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
               .weights = loss->weights,
               .worker_size = worker_size};
     r.stream = out->logits_grad != a->logits && n_rows * row_size >= STREAM_BYTES;
-    mixing m = {.kernels = r.kernels, .answers = a, .loss = loss, .out = out};
+    mixing m = {.rows = &r, .loss = loss, .out = out};
     r.logprobs = TAKE(n_rows);
     r.lse = out->lse ? out->lse : TAKE(n_rows);
     r.sums = smooth && !by_token ? TAKE(n_rows) : NULL;
-    m.scale = has_grad ? TAKE(n_rows) : NULL;
-    m.shift = r.sums && has_grad ? TAKE(n_rows) : NULL;
+    r.scale = has_grad ? TAKE(n_rows) : NULL;
+    r.shift = r.sums && has_grad ? TAKE(n_rows) : NULL;
     m.posteriors = by_token ? TAKE(n_rows) : NULL;
     r.vocab_sums = smooth && by_token ? TAKE(n_rows) : NULL;
-    m.doc_logprobs = TAKE(a->n_queries * a->n_docs);
+    r.doc_logprobs = TAKE(a->n_queries * a->n_docs);
     r.smooth = TAKE(a->n_queries * a->n_tokens);
     m.prior = TAKE(a->n_docs);
     m.joint = TAKE(a->n_docs);
@@ -488,13 +481,6 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
     m.possible = TAKE(a->n_tokens);
     r.worker_scratch = TAKE(n_workers * worker_size);
 #undef TAKE
-    m.logprobs = r.logprobs;
-    m.sums = r.sums;
-    m.vocab_sums = r.vocab_sums;
-    m.smooth = r.smooth;
-    r.doc_logprobs = m.doc_logprobs;
-    r.scale = m.scale;
-    r.shift = m.shift;
 
     ragfast_fp_state saved = ragfast_fp_enter();
     fill_priors(&m);
@@ -538,7 +524,7 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
         }
     }
     if (out->token_logprobs_grad)
-        for (size_t i = 0; i < n_rows; i++) out->token_logprobs_grad[i] = -m.scale[i];
+        for (size_t i = 0; i < n_rows; i++) out->token_logprobs_grad[i] = -r.scale[i];
     ragfast_fp_leave(saved);
     free(scratch);
     return RAGFAST_OK;

@@ -31,6 +31,14 @@ typedef struct job {
     void (*run)(const struct job *j, size_t row, size_t col, size_t n);
 } job;
 
+/* x into an array of the type of the job. */
+static void store(const job *j, void *out, size_t i, double x) {
+    if (j->dtype == RAGFAST_F32)
+        ((float *)out)[i] = (float)x;
+    else
+        ((double *)out)[i] = x;
+}
+
 static int product_overflows(size_t a, size_t b, size_t c) {
     return (b && a > SIZE_MAX / 16 / b) || (c && a * b > SIZE_MAX / 16 / c);
 }
@@ -75,10 +83,7 @@ static void logsumexp_row(const job *j, size_t row, size_t col, size_t n) {
             lse = terms.top + terms.log_rest;
         }
     }
-    if (j->dtype == RAGFAST_F32)
-        ((float *)j->out)[row] = (float)lse;
-    else
-        ((double *)j->out)[row] = lse;
+    store(j, j->out, row, lse);
 }
 
 static void log_softmax_row(const job *j, size_t row, size_t col, size_t n) {
@@ -125,23 +130,17 @@ ragfast_status ragfast_log_softmax(void *out, const void *x, size_t n_rows, size
 /* ---- documents --------------------------------------------------------------------------------------------------- */
 
 /* Eight partial sums, which the baseline's vectors hold, in one order whatever the level. */
-static double sum_f32(const float *x, size_t n) {
-    double lanes[8] = {0};
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (size_t l = 0; l < 8; l++) lanes[l] += x[i + l];
-    for (; i < n; i++) lanes[i % 8] += x[i];
-    return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
-}
-
-static double sum_f64(const double *x, size_t n) {
-    double lanes[8] = {0};
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (size_t l = 0; l < 8; l++) lanes[l] += x[i + l];
-    for (; i < n; i++) lanes[i % 8] += x[i];
-    return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
-}
+#define SUM(name, type)                                                                                                \
+    static double name(const type *x, size_t n) {                                                                      \
+        double lanes[8] = {0};                                                                                         \
+        size_t i = 0;                                                                                                  \
+        for (; i + 8 <= n; i += 8)                                                                                     \
+            for (size_t l = 0; l < 8; l++) lanes[l] += x[i + l];                                                       \
+        for (; i < n; i++) lanes[i % 8] += x[i];                                                                       \
+        return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));      \
+    }
+SUM(sum_f32, float)
+SUM(sum_f64, double)
 
 /* log p(z) + log p(y|z) of `n` documents from `first`. */
 static void joint_logprobs(const job *j, double *joint, size_t query, size_t first, size_t n) {
@@ -179,10 +178,7 @@ static void sequence_row(const job *j, size_t query, size_t col, size_t n_tokens
         ragfast_lse some = ragfast_careful_lse(j->kernels, joint, n, RAGFAST_F64);
         total = first ? lse_of_both(total, some) : some;
     }
-    if (j->dtype == RAGFAST_F32)
-        ((float *)j->out)[query] = (float)(total.top + total.log_rest);
-    else
-        ((double *)j->out)[query] = total.top + total.log_rest;
+    store(j, j->out, query, total.top + total.log_rest);
     if (!j->posterior) return;
     if (total.top == -INFINITY) total.top = 0; /* exp(-inf), or NaN */
     for (size_t first = 0; first < j->n_docs; first += STACK_DOCS) {
@@ -190,10 +186,7 @@ static void sequence_row(const job *j, size_t query, size_t col, size_t n_tokens
         if (j->n_docs > STACK_DOCS) joint_logprobs(j, joint, query, first, n);
         for (size_t i = 0; i < n; i++) {
             double weight = exp(joint[i] - total.top - total.log_rest);
-            if (j->dtype == RAGFAST_F32)
-                ((float *)j->posterior)[query * j->n_docs + first + i] = (float)weight;
-            else
-                ((double *)j->posterior)[query * j->n_docs + first + i] = weight;
+            store(j, j->posterior, query * j->n_docs + first + i, weight);
         }
     }
 }
@@ -209,9 +202,10 @@ static void token_row(const job *j, size_t query, size_t token, size_t n) {
         j->kernels->mix_f64(out, posterior, docs, tokens, j->n_docs, n, j->n_cols);
 }
 
-ragfast_status ragfast_marginalize_sequence(void *out, void *posterior, const void *doc_logprobs,
-                                            const void *token_logprobs, size_t n_queries, size_t n_docs,
-                                            size_t n_tokens, ragfast_dtype dtype, int n_threads) {
+/* run: of whole queries, or of some of their tokens where split_tokens. */
+static ragfast_status marginalize(void *out, void *posterior, const void *doc_logprobs, const void *token_logprobs,
+                                  size_t n_queries, size_t n_docs, size_t n_tokens, ragfast_dtype dtype, int n_threads,
+                                  int split_tokens, void (*run)(const job *, size_t, size_t, size_t)) {
     if (n_docs == 0 || n_threads < 0 || product_overflows(n_queries, n_docs, n_tokens + 1))
         return RAGFAST_ERROR_ARGUMENT;
     job j = {.dtype = dtype,
@@ -222,26 +216,22 @@ ragfast_status ragfast_marginalize_sequence(void *out, void *posterior, const vo
              .n_rows = n_queries,
              .n_docs = n_docs,
              .n_cols = n_tokens,
-             .run = sequence_row};
-    run_job(&j, n_docs * (n_tokens + 1), 0, n_threads);
+             .run = run};
+    if (n_tokens == 0 && split_tokens) return RAGFAST_OK;
+    run_job(&j, n_docs * (n_tokens + !split_tokens), split_tokens, n_threads);
     return RAGFAST_OK;
+}
+
+ragfast_status ragfast_marginalize_sequence(void *out, void *posterior, const void *doc_logprobs,
+                                            const void *token_logprobs, size_t n_queries, size_t n_docs,
+                                            size_t n_tokens, ragfast_dtype dtype, int n_threads) {
+    return marginalize(out, posterior, doc_logprobs, token_logprobs, n_queries, n_docs, n_tokens, dtype, n_threads, 0,
+                       sequence_row);
 }
 
 ragfast_status ragfast_marginalize_token(void *out, void *posterior, const void *doc_logprobs,
                                          const void *token_logprobs, size_t n_queries, size_t n_docs, size_t n_tokens,
                                          ragfast_dtype dtype, int n_threads) {
-    if (n_docs == 0 || n_threads < 0 || product_overflows(n_queries, n_docs, n_tokens + 1))
-        return RAGFAST_ERROR_ARGUMENT;
-    if (n_tokens == 0) return RAGFAST_OK;
-    job j = {.dtype = dtype,
-             .out = out,
-             .posterior = posterior,
-             .x = token_logprobs,
-             .doc_logprobs = doc_logprobs,
-             .n_rows = n_queries,
-             .n_docs = n_docs,
-             .n_cols = n_tokens,
-             .run = token_row};
-    run_job(&j, n_docs * n_tokens, 1, n_threads);
-    return RAGFAST_OK;
+    return marginalize(out, posterior, doc_logprobs, token_logprobs, n_queries, n_docs, n_tokens, dtype, n_threads, 1,
+                       token_row);
 }

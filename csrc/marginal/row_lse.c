@@ -48,17 +48,14 @@ double ragfast_row_max(const ragfast_kernels *kernels, const void *x, size_t n, 
     return top;
 }
 
-static int has_nan_f32(const float *x, size_t n) {
-    int found = 0;
-    for (size_t i = 0; i < n; i++) found |= x[i] != x[i];
-    return found;
-}
-
-static int has_nan_f64(const double *x, size_t n) {
-    int found = 0;
-    for (size_t i = 0; i < n; i++) found |= x[i] != x[i];
-    return found;
-}
+#define HAS_NAN(name, type)                                                                                            \
+    static int name(const type *x, size_t n) {                                                                         \
+        int found = 0;                                                                                                 \
+        for (size_t i = 0; i < n; i++) found |= x[i] != x[i];                                                          \
+        return found;                                                                                                  \
+    }
+HAS_NAN(has_nan_f32, float)
+HAS_NAN(has_nan_f64, double)
 
 int ragfast_fast_lse(const ragfast_kernels *kernels, double *lse, double *sum_x, const void *x, size_t n, double top,
                      ragfast_dtype dtype) {

@@ -105,11 +105,6 @@ static void put_in_planes(uint8_t *high, uint8_t *low, const uint8_t *codes, siz
     }
 }
 
-static float rounded_up(double x) {
-    float f = (float)x;
-    return (double)f < x ? nextafterf(f, INFINITY) : f;
-}
-
 /* (L5): NaN counts as 0, the lowest there is. */
 static float half_square_below(double half_square, float scale) {
     double x = half_square * scale;
@@ -141,10 +136,10 @@ static void encode_row(const encode_job *job, const float *y, float largest, uin
     }
     double tail = prefix ? sqrt(job->kernels->inner_f64_f32(y + prefix, y + prefix, dim - prefix)) * scale : 0;
     bounds->scale[j] = scale;
-    bounds->high_residual[j] = coded ? rounded_up(sqrt((double)sums[1]) * up + moved) : INFINITY;
-    bounds->residual[j] = coded ? rounded_up(sqrt((double)sums[0]) * up + moved) : INFINITY;
-    bounds->norm[j] = rounded_up(norm);
-    bounds->tail[j] = coded && prefix ? rounded_up(tail * (1 + 0x1p-20) + moved) : 0;
+    bounds->high_residual[j] = coded ? ragfast_rounded_up(sqrt((double)sums[1]) * up + moved) : INFINITY;
+    bounds->residual[j] = coded ? ragfast_rounded_up(sqrt((double)sums[0]) * up + moved) : INFINITY;
+    bounds->norm[j] = ragfast_rounded_up(norm);
+    bounds->tail[j] = coded && prefix ? ragfast_rounded_up(tail * (1 + 0x1p-20) + moved) : 0;
     if (coded && job->half_squares) bounds->tail[j] = half_square_below(job->half_squares[row], scale);
 }
 

@@ -16,21 +16,19 @@ void ragfast_scan_f64(search *s, const doc_block *block, size_t worker) {
         for (size_t q = 0; q < s->n_queries; q++) {
             const void *vectors[BATCH];
             double scores[BATCH];
-            uint32_t rows[BATCH];
+            size_t rows[BATCH];
             size_t n = 0;
             for (size_t j = first; j < end; j++) {
                 size_t row = ragfast_row_of(block, j);
                 if (ragfast_is_excluded(s, q, row)) continue;
                 vectors[n] = ragfast_row_at(docs, row);
-                rows[n++] = (uint32_t)row;
+                rows[n++] = row;
             }
             ragfast_score_vectors(s, q, scores, vectors, n, ahead, q == 0 ? n_ahead : 0);
             for (size_t i = 0; i < n; i++)
                 if (scores[i] >= ragfast_threshold_of(s, q) &&
                     !ragfast_is_below_group(s, q, worker, rows[i], scores[i]))
-                    ragfast_add(s, q, worker,
-                                (ragfast_candidate){scores[i], scores[i], ragfast_id_of(docs, rows[i]), rows[i],
-                                                    s->segment, 1});
+                    ragfast_add(s, q, worker, rows[i], scores[i], scores[i], 1);
             s->workers[worker].slots[q].rescored += n;
             s->workers[worker].slots[q].unscanned += n;
         }

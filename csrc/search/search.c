@@ -76,12 +76,11 @@ static int rows_checksum_ok(search *s, const doc_block *block) {
 static void run_block(search *s, const doc_block *block, size_t worker) {
     const ragfast_docs *docs = s->docs;
     search_worker *w = &s->workers[worker];
-    size_t dim = docs->dim;
     if (block->rows || s->exact_only) prefetch_rows(s, block);
     if (!rows_checksum_ok(s, block)) return; /* before they are called infinite: damaged ones may be */
     int checked = docs->dtype == RAGFAST_F64 || docs->norms || find_norms(s, block, w->block_norms);
     for (size_t j = 0; j < block->n_docs && docs->dtype == RAGFAST_F64; j++) /* listed where not all are allowed */
-        checked &= ragfast_all_finite((const double *)docs->vectors + ragfast_row_of(block, j) * dim, dim);
+        checked &= ragfast_all_finite((const double *)docs->vectors + ragfast_row_of(block, j) * docs->dim, docs->dim);
     if (!checked) {
         ragfast_fail(s, RAGFAST_ERROR_NONFINITE_DOC);
         return;
@@ -117,11 +116,10 @@ static void run_chunk(void *context, size_t chunk, size_t worker) {
         if (list_disabled(s, w)) ragfast_scan_i8(s, first, end, worker);
         if (!w->n_listed) return;
     }
-    const ragfast_docs *docs = s->docs;
     while (first < end && atomic_load_explicit(&s->status, memory_order_relaxed) == RAGFAST_OK) {
         doc_block block;
         if (s->listed) {
-            block = ragfast_list_rows(docs, w->rows, s->block_docs, &first, end);
+            block = ragfast_list_rows(s->docs, w->rows, s->block_docs, &first, end);
             if (block.n_docs == 0) break;
         } else {
             block = (doc_block){.first = first, .n_docs = ragfast_min(end - first, s->block_docs)};
@@ -156,8 +154,7 @@ static void finish_query(void *context, size_t q, size_t worker) {
     (void)worker;
     search *s = context;
     query_slot total;
-    size_t n = ragfast_take_best(s, q, &total);
-    write_results(s, q, ragfast_candidates_of(s, q, 0), n);
+    write_results(s, q, ragfast_candidates_of(s, q, 0), ragfast_take_best(s, q, &total));
     if (s->stats) s->stats[q] = (ragfast_query_stats){total.rescored, total.by_codes, total.by_float32};
 }
 
@@ -334,9 +331,8 @@ static void begin_segment(search *s, size_t segment) {
  * scan that a segment may take: memory that is not touched costs nothing. */
 static size_t lay_out(search *s, char *block, size_t group) {
     size_t used = 0, dim = s->segments->dim, row = ragfast_padded(dim);
-    int scans = s->needs_scan_buffers, coded = s->needs_code_buffers, lists = 0,
-        wide = s->segments->dtype != RAGFAST_F32;
-    int norms = 0;
+    int scans = s->needs_scan_buffers, coded = s->needs_code_buffers, lists = 0, norms = 0;
+    int wide = s->segments->dtype != RAGFAST_F32;
     for (size_t i = 0; i < s->n_segments; i++) {
         lists |= s->segments[i].allowed != NULL;
         norms |= s->segments[i].norms == NULL;

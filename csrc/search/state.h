@@ -80,7 +80,7 @@ typedef struct search {
     size_t k;             /* min(K, N of all segments) */
     size_t max_per_group; /* documents of a group, 0: any number */
     int l2, any_mapped;
-    size_t page_bytes; /* of memory, where any are far */
+    size_t page_bytes; /* of memory, if any segment is mapped */
     size_t block_docs; /* that the caches hold */
     size_t n_workers;
     double gamma, underflow;
@@ -94,7 +94,7 @@ typedef struct search {
     int exact_only;      /* no scan: float64 documents, or too few to repay one */
     int coded;           /* by codes as long as they repay it */
     int unpacked;        /* codes are unpacked; else read from the high plane */
-    int refine_all_bits; /* far: refine by all eight bits, and follow the high plane too */
+    int refine_all_bits; /* mapped: refine by all eight bits, also what the high plane let through */
     int listed;          /* the float32 scan, or float64, takes rows from a list made of the bitmap */
     size_t chunk_docs;   /* that a worker takes at a time: some blocks */
     size_t n_chunks, chunk_stride;

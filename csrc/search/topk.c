@@ -101,9 +101,10 @@ void ragfast_prune(search *s, size_t q, size_t worker) {
     if (slot->count == s->k) raise_threshold(s, q, items[s->k - 1].lower);
 }
 
-void ragfast_add(search *s, size_t q, size_t worker, ragfast_candidate candidate) {
+void ragfast_add(search *s, size_t q, size_t worker, size_t row, double lower, double upper, int exact) {
     query_slot *slot = &s->workers[worker].slots[q];
-    ragfast_candidates_of(s, q, worker)[slot->count++] = candidate;
+    ragfast_candidates_of(s, q, worker)[slot->count++] =
+        (ragfast_candidate){lower, upper, ragfast_id_of(s->docs, row), (uint32_t)row, s->segment, exact != 0};
     if (slot->count == s->capacity) ragfast_prune(s, q, worker);
 }
 
@@ -118,9 +119,7 @@ ragfast_outcome ragfast_offer(search *s, size_t q, size_t worker, size_t row, do
     if (middle + error < threshold || ragfast_is_excluded(s, q, row) ||
         ragfast_is_below_group(s, q, worker, row, middle + error))
         return RAGFAST_DROPPED;
-    ragfast_add(
-        s, q, worker,
-        (ragfast_candidate){middle - error, middle + error, ragfast_id_of(s->docs, row), (uint32_t)row, s->segment, 0});
+    ragfast_add(s, q, worker, row, middle - error, middle + error, 0);
     return middle >= threshold ? RAGFAST_LIKELY : RAGFAST_BUFFERED;
 }
 

@@ -11,8 +11,8 @@ typedef enum ragfast_outcome { RAGFAST_DROPPED, RAGFAST_BUFFERED, RAGFAST_LIKELY
  * unless it is certainly below the threshold. */
 ragfast_outcome ragfast_offer(search *s, size_t q, size_t worker, size_t row, double middle, double error);
 
-/* Adds a candidate. A full buffer is pruned. */
-void ragfast_add(search *s, size_t q, size_t worker, ragfast_candidate candidate);
+/* Adds a row of the segment as a candidate whose score lies between lower and upper. A full buffer is pruned. */
+void ragfast_add(search *s, size_t q, size_t worker, size_t row, double lower, double upper, int exact);
 void ragfast_prune(search *s, size_t q, size_t worker);
 
 /* Raises the threshold by what the buffer holds. */

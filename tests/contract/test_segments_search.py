@@ -81,7 +81,7 @@ class Part:
     always: bool
     norms: bool
     sums: bool
-    far: bool
+    mapped: bool
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def docs_of(part: Part, problem: Problem, seed: int) -> _kernels.Docs:
         groups=part.groups,
         half_squares=half_squares,
         row_sums=_kernels.row_sums(part.vectors) if part.sums else None,
-        mapped=part.far,
+        mapped=part.mapped,
     )
 
 
@@ -342,7 +342,7 @@ def test_problems_are_of_every_kind() -> None:
 def one_part(values: Floats, ids: NDArray[np.int64], storage: str = "float32", **others: Any) -> Part:
     vectors, exact = stored(values, storage)
     plain = {"allowed": None, "groups": None, "quantizer": Quantizer(), "always": True, "norms": True}
-    return Part(vectors, exact, ids, True, **{**plain, "sums": False, "far": False, **others})  # type: ignore[arg-type]
+    return Part(vectors, exact, ids, True, **{**plain, "sums": False, "mapped": False, **others})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16"])

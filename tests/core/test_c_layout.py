@@ -1,4 +1,4 @@
-"""The structure of the C sources: where intrinsics live, what the library calls, and that no module depends on itself."""
+"""The structure of the C sources: where intrinsics are, what the library calls, and no cycles between modules."""
 
 from __future__ import annotations
 

@@ -4,9 +4,7 @@
 
 #include "ragfast/status.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+RAGFAST_BEGIN_DECLARATIONS
 
 /* ---- log-sum-exp and marginalization ----------------------------------------------------------------------------- */
 
@@ -125,7 +123,5 @@ RAGFAST_API ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad
 RAGFAST_API ragfast_status ragfast_segment_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows,
                                                      size_t n, size_t n_keys, int n_threads);
 
-#ifdef __cplusplus
-}
-#endif
+RAGFAST_END_DECLARATIONS
 #endif

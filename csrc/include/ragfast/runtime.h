@@ -4,9 +4,7 @@
 
 #include "ragfast/status.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+RAGFAST_BEGIN_DECLARATIONS
 
 /* ---- instruction-set levels -------------------------------------------------------------------------------------
  * Levels ascend: "scalar", then on x86-64 "avx2" (AVX2, FMA, F16C), "avx512" (F, BW, DQ, VL), "avx512vnni", "amx" (tiles of
@@ -16,8 +14,8 @@ RAGFAST_API size_t ragfast_isa_count(void);         /* levels in this build */
 RAGFAST_API const char *ragfast_isa_name(size_t i); /* name of level i < count, ascending */
 RAGFAST_API int ragfast_isa_available(size_t i);    /* 1 if this CPU and operating system run level i */
 RAGFAST_API const char *ragfast_isa(void);          /* the level in use: the highest available one unless set */
-RAGFAST_API ragfast_status
-ragfast_set_isa(const char *name); /* for the whole process; searches under way keep theirs */
+/* Sets the level for the whole process; searches under way keep theirs. */
+RAGFAST_API ragfast_status ragfast_set_isa(const char *name);
 
 /* ---- threads ----------------------------------------------------------------------------------------------------
  * One pool a process, started at the first call that wants it, restarted in a forked child. The calling thread takes
@@ -26,7 +24,5 @@ ragfast_set_isa(const char *name); /* for the whole process; searches under way 
 RAGFAST_EXPORT int ragfast_get_num_threads(void);   /* used where n_threads is 0: 1 until set */
 RAGFAST_EXPORT void ragfast_set_num_threads(int n); /* n < 1 counts as 1 */
 
-#ifdef __cplusplus
-}
-#endif
+RAGFAST_END_DECLARATIONS
 #endif

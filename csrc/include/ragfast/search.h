@@ -4,9 +4,7 @@
 
 #include "ragfast/status.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+RAGFAST_BEGIN_DECLARATIONS
 
 /* Codes: the documents once more in a byte an element, for a scan in integers. It finds the same results as the scan in
  * float32, to the bit, whatever stands here: docs/exactness.md. A code is of y = rotation ((x - center) weight). */
@@ -138,7 +136,5 @@ RAGFAST_API ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, cons
                                               const int64_t *in_ids, size_t n_lists, size_t n_queries, size_t n_in,
                                               size_t k);
 
-#ifdef __cplusplus
-}
-#endif
+RAGFAST_END_DECLARATIONS
 #endif

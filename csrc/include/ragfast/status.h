@@ -7,9 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+RAGFAST_BEGIN_DECLARATIONS
 
 typedef enum ragfast_status {
     RAGFAST_OK = 0,
@@ -28,7 +26,5 @@ RAGFAST_API const char *ragfast_strerror(ragfast_status status);
 /* The two of 16 bits are stored forms of documents, as uint16_t; their values are meant wherever this header says vector. */
 typedef enum ragfast_dtype { RAGFAST_F32 = 0, RAGFAST_F64 = 1, RAGFAST_F16 = 2, RAGFAST_BF16 = 3 } ragfast_dtype;
 
-#ifdef __cplusplus
-}
-#endif
+RAGFAST_END_DECLARATIONS
 #endif

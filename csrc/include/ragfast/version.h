@@ -18,12 +18,16 @@
 #endif
 
 #ifdef __cplusplus
-extern "C" {
+#define RAGFAST_BEGIN_DECLARATIONS extern "C" {
+#define RAGFAST_END_DECLARATIONS }
+#else
+#define RAGFAST_BEGIN_DECLARATIONS
+#define RAGFAST_END_DECLARATIONS
 #endif
+
+RAGFAST_BEGIN_DECLARATIONS
 
 RAGFAST_API const char *ragfast_version(void); /* RAGFAST_VERSION of the library that is linked */
 
-#ifdef __cplusplus
-}
-#endif
+RAGFAST_END_DECLARATIONS
 #endif

@@ -28,7 +28,7 @@ cdef const double *half_squares_of(np.ndarray half_squares, np.ndarray vectors) 
 
 
 cdef class Codes:
-    """Room for int8 codes of n_docs documents, of y = rotation ((x - center) weight); ragfast.h, ragfast_codes."""
+    """Buffers for int8 codes of n_docs documents, of y = rotation ((x - center) weight); ragfast/search.h, ragfast_codes."""
 
     cdef ragfast_codes c
     cdef readonly Py_ssize_t nbytes, n_docs
@@ -41,7 +41,7 @@ cdef class Codes:
     def __init__(self, size_t n_docs, size_t dim, np.ndarray center, np.ndarray weight, np.ndarray rotation,
                  double rotation_error, size_t prefix, bint always):
         if self.arrays is not None:
-            raise TypeError("codes: these have their room already, which searches may be reading")
+            raise TypeError("codes: already initialized; searches may be reading these buffers")
         cdef size_t high, low, bounds
         ragfast_codes_size(&high, &low, &bounds, n_docs, dim)
         self.take(n_docs, (dim + 15) // 16, dim, on_line(high), on_line(low), on_line(bounds), center, weight, rotation,
@@ -83,7 +83,7 @@ cdef class Codes:
         for name, x, ndim in (("center", center, 1), ("weight", weight, 1), ("rotation", rotation, 2)):
             if x is not None and (not is_plain(x, np.NPY_FLOAT, ndim) or np.shape(x) != (dim,) * ndim):
                 raise ValueError(f"codes: expected {name} as a plain float32 array {(dim,) * ndim}, got {x.dtype} {np.shape(x)}")
-        if prefix % 16 or (n_groups and prefix >= 16 * n_groups):  # without panels, nobody knows D
+        if prefix % 16 or (n_groups and prefix >= 16 * n_groups):  # without panels D is unknown
             raise ValueError(f"codes: expected a prefix that is a multiple of 16 and below D, got {prefix}")
         if not 0 <= rotation_error < 0.01:
             raise ValueError(f"codes: expected a rotation_error from 0 to below 0.01, got {rotation_error}")

@@ -13,7 +13,7 @@ cdef object KEEP = object()
 
 
 cdef class Docs:
-    """A segment as C sees it; ragfast.h, ragfast_docs. Plain arrays, read-only ones too, which it keeps alive: vectors (N,D)
+    """A segment as C sees it; ragfast/search.h, ragfast_docs. Plain arrays, read-only ones too, which it keeps alive: vectors (N,D)
     float32, float64 or the bits of 16-bit floats; norms (N,) float32, ids (N,) int64, codes of at least N documents, allowed
     (N / 32 rounded up,) uint32 bits, groups (N,) int32, half_squares (N,) float64, row_sums (N,) uint32, each or None.
 

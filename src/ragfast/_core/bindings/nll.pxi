@@ -34,7 +34,7 @@ def target_logprobs(np.ndarray logits not None, np.ndarray targets not None, bin
 
 def target_grad(np.ndarray out not None, np.ndarray logits not None, np.ndarray targets not None,
                 np.ndarray lse not None, np.ndarray scale not None, np.ndarray shift, bint bfloat16, int n_threads):
-    """Into out (n_rows,V), which may be logits: the gradient of what target_logprobs gives; ragfast.h. lse, scale and
+    """Into out (n_rows,V), which may be logits: the gradient of what target_logprobs gives; ragfast/marginal.h. lse, scale and
     shift (n_rows,) plain float64, shift or None."""
     cdef void *out_data = np.PyArray_DATA(out)
     cdef const void *logits_data = np.PyArray_DATA(logits)

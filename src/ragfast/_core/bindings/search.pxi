@@ -167,7 +167,7 @@ def narrowed(np.ndarray x not None):
 
 
 def widened(np.ndarray x not None):
-    """A plain float32 array as float64, likewise."""
+    """A plain float32 array as float64, similarly."""
     cdef np.ndarray out = np.PyArray_EMPTY(np.PyArray_NDIM(x), np.PyArray_DIMS(x), np.NPY_DOUBLE, 0)
     cdef double *out_data = <double *>np.PyArray_DATA(out)
     cdef const float *x_data = <const float *>np.PyArray_DATA(x)
