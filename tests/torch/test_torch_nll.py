@@ -171,7 +171,7 @@ def test_errors() -> None:
         rt.rag_token_nll_from_logprobs(logits[..., 0], doc_scores, temperature=0.0)
     with pytest.raises(ValueError, match=r"^bos_token_id: only rag_sequence_nll with compat"):
         rt.rag_token_nll(logits, doc_scores, targets, compat="hf", bos_token_id=0)
-    with pytest.raises(TypeError, match=r"^mask: expected torch\.bool, .*, got torch\.int64$"):
+    with pytest.raises(TypeError, match=r"^mask: expected bool, .*, got int64$"):
         rt.rag_token_nll_from_logprobs(logits[..., 0], doc_scores, mask=targets)
     with pytest.raises(ValueError, match=r"^mask: expected shape \(2, 3\), as token_logprobs has shape"):
         rt.rag_token_nll_from_logprobs(logits[..., 0], doc_scores, mask=targets[0] > 0)

@@ -28,9 +28,9 @@ from ragfast.torch.loss import (
     rag_sequence_nll_from_logprobs,
     rag_token_nll,
     rag_token_nll_from_logprobs,
+    target_logprobs,
 )
 from ragfast.torch.lse import log_softmax, logsumexp, marginalize_sequence, marginalize_token
-from ragfast.torch.targets import target_logprobs
 
 __all__ = [
     "gather_scores",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ragfast._core import arrays
 from ragfast.marginal import divergence
 from ragfast.marginal.divergence import kl_divergence as kl_of_arrays
-from ragfast.torch.tensors import array_of, double_of, once_only
+from ragfast.torch.tensors import as_array, as_double, once_only
 
 
 class _KL(torch.autograd.Function):
@@ -33,7 +33,7 @@ class _KL(torch.autograd.Function):
     @staticmethod
     @once_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        weights = array_of(grad)[..., None]
+        weights = as_array(grad)[..., None]
         of_scores, of_target = (None if x is None else torch.from_numpy(x * weights) for x in ctx.grads)
         return of_scores, of_target, None, None
 
@@ -60,7 +60,7 @@ def kl_divergence(
     """
     arrays.one_of(direction, "direction", divergence.DIRECTIONS)
     arrays.one_of(reduction, "reduction", divergence.REDUCTIONS)
-    own, target = double_of(scores, "scores"), double_of(target_scores, "target_scores")
+    own, target = as_double(scores, "scores"), as_double(target_scores, "target_scores")
     keywords: dict[str, Any] = {
         "temperature": temperature,
         "target_temperature": target_temperature,

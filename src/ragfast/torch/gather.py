@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ragfast.index import FlatIndex, Snapshot, gather
-from ragfast.torch.tensors import array_of, once_only, tensor_of, wide_of
+from ragfast.torch.tensors import as_array, cpu_tensor, once_only, single_or_double
 
 
 class _GatherScores(torch.autograd.Function):
@@ -53,7 +53,7 @@ def gather_scores(queries: Tensor, vectors: Any, rows: Any, *, n_threads: int | 
     ([[3.0, 2.0]], [[3.0, 2.0]])
     """
     chosen = np.array(
-        array_of(tensor_of(rows, "rows")) if isinstance(rows, Tensor) else rows
+        as_array(cpu_tensor(rows, "rows")) if isinstance(rows, Tensor) else rows
     )  # a copy, kept for the gradient
-    found: Tensor = _GatherScores.apply(wide_of(queries, "queries"), vectors, chosen, n_threads)
+    found: Tensor = _GatherScores.apply(single_or_double(queries, "queries"), vectors, chosen, n_threads)
     return found

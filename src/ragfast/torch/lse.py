@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ragfast.marginal import lse as marginal
-from ragfast.torch.tensors import once_only, wide_of
+from ragfast.torch.tensors import once_only, single_or_double
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -51,7 +51,7 @@ def logsumexp(x: Tensor, axis: int = -1) -> Tensor:
     >>> x.grad.mul(8).round().tolist()
     [1.0, 2.0, 5.0]
     """
-    out: Tensor = _LogSumExp.apply(wide_of(x, "x"), axis)
+    out: Tensor = _LogSumExp.apply(single_or_double(x, "x"), axis)
     return out
 
 
@@ -62,7 +62,7 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     >>> ragfast.torch.log_softmax(torch.log(torch.tensor([1.0, 1.0, 2.0]))).exp().tolist()
     [0.25, 0.25, 0.5]
     """
-    out: Tensor = _LogSoftmax.apply(wide_of(x, "x"), axis)
+    out: Tensor = _LogSoftmax.apply(single_or_double(x, "x"), axis)
     return out
 
 
@@ -92,7 +92,7 @@ class _Marginal(torch.autograd.Function):
 
 
 def _marginalize(doc_logprobs: Tensor, token_logprobs: Tensor, by_token: bool, return_posterior: bool) -> Any:
-    docs, tokens = wide_of(doc_logprobs, "doc_logprobs"), wide_of(token_logprobs, "token_logprobs")
+    docs, tokens = single_or_double(doc_logprobs, "doc_logprobs"), single_or_double(token_logprobs, "token_logprobs")
     if docs.dtype != tokens.dtype and docs.is_floating_point() and tokens.is_floating_point():
         docs, tokens = docs.double(), tokens.double()
     log_probs, posterior = _Marginal.apply(docs, tokens, by_token)
