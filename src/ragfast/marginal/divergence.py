@@ -39,6 +39,7 @@ def row_divergences(
     target_scores: NDArray[Any],
     with_grad: bool,
     with_target_grad: bool,
+    /,
     *,
     temperature: float = 1.0,
     target_temperature: float = 1.0,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from ragfast._core import arrays
+from ragfast._core.arrays import ArrayLike
+from ragfast._core.signatures import options_of
 from ragfast.marginal.decode_step import marginalize_step
-from ragfast.marginal.loss import Reduction, rag_token_nll_from_logprobs
+from ragfast.marginal.loss import CommonOptions, rag_token_nll_from_logprobs
 from ragfast.rag.methods.inputs import temperate_logprobs
 
 __all__ = ["replug_logprobs", "replug_nll"]
 
 
 def replug_logprobs(
-    logits: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
+    logits: ArrayLike,
+    doc_scores: ArrayLike,
     *,
     temperature: float = 1.0,
     top_b: int | None = None,
@@ -43,15 +45,14 @@ def replug_logprobs(
     return marginalize_step(logits, weights, top_b=top_b, n_threads=n_threads)
 
 
+@options_of(rag_token_nll_from_logprobs, without=["compat", "null_score", "grad"])
 def replug_nll(
-    token_logprobs: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
+    token_logprobs: ArrayLike,
+    doc_scores: ArrayLike,
     *,
-    mask: arrays.ArrayLike | None = None,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
+    mask: ArrayLike | None = None,
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[CommonOptions],
 ) -> Any:
     """-log p of a continuation under REPLUG's ensemble, which is taken anew for each token: the number of RAG-Token.
 
@@ -67,8 +68,9 @@ def replug_nll(
         token_logprobs,
         doc_scores,
         mask=mask,
-        temperature=temperature,
-        reduction=reduction,
+        compat="paper",
+        null_score=None,
+        grad=(),
         return_posterior=return_posterior,
-        n_threads=n_threads,
+        **options,
     )
