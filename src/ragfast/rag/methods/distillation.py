@@ -18,10 +18,18 @@ from numpy.typing import NDArray
 from ragfast._core import _kernels, arrays
 from ragfast._core.arrays import ArrayLike
 from ragfast._core.signatures import options_of
-from ragfast.marginal.divergence import Direction, kl_divergence
-from ragfast.rag.methods.inputs import AnswerOptions, DistillationOptions, summed_logprobs
+from ragfast.marginal.divergence import Direction, DivergenceOptions, kl_divergence
+from ragfast.rag.methods.inputs import MaskedDivergenceOptions, summed_logprobs
 
 __all__ = ["adist_loss", "fid_distillation_loss", "loop_loss", "pdist_loss", "replug_lsr_loss"]
+
+
+class _Options(DivergenceOptions, total=False):
+    return_grad: bool
+
+
+class _MaskedOptions(MaskedDivergenceOptions, _Options, total=False):
+    pass
 
 
 @options_of(kl_divergence, without=["direction"])
@@ -35,7 +43,7 @@ def _from_answers(
     *,
     mask: ArrayLike | None = None,
     length_normalized: bool = False,
-    **options: Unpack[DistillationOptions],
+    **options: Unpack[_Options],
 ) -> Any:
     """Return the divergence from answers, given under each document or, with leave_one_out, without each document."""
     target, is_single = summed_logprobs(token_logprobs, mask, length_normalized, name)
@@ -44,7 +52,7 @@ def _from_answers(
     return _distilled(doc_scores, target, is_single, name, direction, options)
 
 
-def _from_scores(doc_scores: Any, target_scores: Any, name: str, options: DistillationOptions) -> Any:
+def _from_scores(doc_scores: Any, target_scores: Any, name: str, options: _Options) -> Any:
     """Return the forward divergence from scores that are given, one for each document."""
     given = arrays.floats(target_scores, name)
     return _distilled(doc_scores, given.astype(np.float64), given.dtype.num == arrays.FLOAT, name, "forward", options)
@@ -56,7 +64,7 @@ def _distilled(
     target_is_single: bool,
     name: str,
     direction: Direction,
-    options: DistillationOptions,
+    options: _Options,
     *,
     infinity_has_all: bool = False,
 ) -> Any:
@@ -86,7 +94,7 @@ def _distilled(
 
 
 @options_of(_from_answers)
-def pdist_loss(doc_scores: ArrayLike, token_logprobs: ArrayLike, **options: Unpack[AnswerOptions]) -> Any:
+def pdist_loss(doc_scores: ArrayLike, token_logprobs: ArrayLike, **options: Unpack[_MaskedOptions]) -> Any:
     """Perplexity distillation, PDist (Izacard et al. 2023, Atlas, section 2.2): KL(Q || P) of P = softmax(doc_scores)
     from the language model's posterior under a uniform prior, Q(z) = p(y|x,z) / sum_z' p(y|x,z').
 
@@ -106,7 +114,7 @@ def pdist_loss(doc_scores: ArrayLike, token_logprobs: ArrayLike, **options: Unpa
 
 
 @options_of(_from_answers)
-def loop_loss(doc_scores: ArrayLike, left_out_logprobs: ArrayLike, **options: Unpack[AnswerOptions]) -> Any:
+def loop_loss(doc_scores: ArrayLike, left_out_logprobs: ArrayLike, **options: Unpack[_MaskedOptions]) -> Any:
     """Leave-one-out perplexity distillation, LOOP (Izacard et al. 2023, Atlas, section 2.2): KL(Q || P) with
     Q(z) proportional to 1 / p(y | x, all documents but z): a document counts for what is lost without it. One without
     which the answer is impossible, with left_out_logprobs of -inf, has all of Q, as its limit is; several have equal
@@ -125,7 +133,7 @@ def loop_loss(doc_scores: ArrayLike, left_out_logprobs: ArrayLike, **options: Un
 
 
 @options_of(kl_divergence, without=["direction"])
-def adist_loss(doc_scores: ArrayLike, attention_scores: ArrayLike, **options: Unpack[DistillationOptions]) -> Any:
+def adist_loss(doc_scores: ArrayLike, attention_scores: ArrayLike, **options: Unpack[_Options]) -> Any:
     """Attention distillation, ADist (Izacard et al. 2023, Atlas, section 2.2): KL(Q || P) with Q = softmax of
     attention_scores (...,K), how much the reader's cross-attention took from each document.
 
@@ -140,9 +148,7 @@ def adist_loss(doc_scores: ArrayLike, attention_scores: ArrayLike, **options: Un
 
 
 @options_of(kl_divergence, without=["direction"])
-def fid_distillation_loss(
-    doc_scores: ArrayLike, reader_scores: ArrayLike, **options: Unpack[DistillationOptions]
-) -> Any:
+def fid_distillation_loss(doc_scores: ArrayLike, reader_scores: ArrayLike, **options: Unpack[_Options]) -> Any:
     """Distillation of a Fusion-in-Decoder reader into its retriever (Izacard and Grave 2021, section 3): KL(Q || P)
     with Q = softmax of reader_scores (...,K), the cross-attention scores before their softmax, averaged for each
     document.
@@ -164,7 +170,7 @@ def replug_lsr_loss(
     token_logprobs: ArrayLike,
     *,
     direction: Direction = "reverse",
-    **options: Unpack[AnswerOptions],
+    **options: Unpack[_MaskedOptions],
 ) -> Any:
     """REPLUG LSR (Shi et al. 2023, section 4): KL(P || Q) of P = softmax(doc_scores / temperature), gamma in the paper,
     and Q = softmax(log p(y|x,z) / target_temperature), beta in the paper.

@@ -30,13 +30,7 @@ class MaskedMarginalOptions(MarginalOptions, total=False):
     mask: ArrayLike | None
 
 
-class DistillationOptions(DivergenceOptions, total=False):
-    """Options of the losses that are a divergence from scores."""
-
-    return_grad: bool
-
-
-class AnswerOptions(DistillationOptions, total=False):
+class MaskedDivergenceOptions(DivergenceOptions, total=False):
     """Options of the losses that are a divergence from the log-probabilities of answers."""
 
     mask: ArrayLike | None
