@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
+from ragfast._core.arrays import ArrayLike
 from ragfast._core.signatures import options_of, refuse_unknown
 
 __all__ = ["kl_divergence"]
@@ -58,15 +59,14 @@ def row_divergences(
         raise ValueError(f"target_scores: expected shape {scores.shape}, that of scores, got {target_scores.shape}")
     arrays.one_of(direction, "direction", DIRECTIONS)
     arrays.one_of(reduction, "reduction", REDUCTIONS)
-    own = arrays.wide(scores), arrays.finite_float(temperature, "temperature", above_zero=True)
-    other = arrays.wide(target_scores), arrays.finite_float(target_temperature, "target_temperature", above_zero=True)
+    x, y = arrays.wide(scores), arrays.wide(target_scores)
+    t = arrays.finite_float(temperature, "temperature", above_zero=True)
+    u = arrays.finite_float(target_temperature, "target_temperature", above_zero=True)
     threads = arrays.thread_count(n_threads)
     if direction == "forward":
-        (p, p_temperature), (q, q_temperature) = other, own
-        loss, target_grad, grad = _kernels.kl(p, q, p_temperature, q_temperature, with_target_grad, with_grad, threads)
+        loss, target_grad, grad = _kernels.kl(y, x, u, t, with_target_grad, with_grad, threads)
     else:
-        (p, p_temperature), (q, q_temperature) = own, other
-        loss, grad, target_grad = _kernels.kl(p, q, p_temperature, q_temperature, with_grad, with_target_grad, threads)
+        loss, grad, target_grad = _kernels.kl(x, y, t, u, with_grad, with_target_grad, threads)
     if reduction == "batchmean":
         return loss, grad, target_grad, loss.size
     return loss, grad, target_grad, {"none": None, "sum": 1, "mean": scores.size}[reduction]
@@ -74,24 +74,24 @@ def row_divergences(
 
 @overload
 def kl_divergence(
-    scores: arrays.ArrayLike,
-    target_scores: arrays.ArrayLike,
+    scores: ArrayLike,
+    target_scores: ArrayLike,
     *,
     return_grad: Literal[True],
     **options: Unpack[KLOptions],
 ) -> tuple[Any, NDArray[Any]]: ...
 @overload
 def kl_divergence(
-    scores: arrays.ArrayLike,
-    target_scores: arrays.ArrayLike,
+    scores: ArrayLike,
+    target_scores: ArrayLike,
     *,
     return_grad: bool = False,
     **options: Unpack[KLOptions],
 ) -> Any: ...
 @options_of(row_divergences)
 def kl_divergence(
-    scores: arrays.ArrayLike,
-    target_scores: arrays.ArrayLike,
+    scores: ArrayLike,
+    target_scores: ArrayLike,
     *,
     return_grad: bool = False,
     **options: Unpack[KLOptions],

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
+from ragfast._core.arrays import ArrayLike
 from ragfast._core.signatures import options_of, refuse_unknown
 
 __all__ = [
@@ -48,7 +49,7 @@ class LossOptions(CommonOptions, total=False):
     """Options of the four RAG losses."""
 
     compat: Compat
-    null_score: arrays.ArrayLike | None
+    null_score: ArrayLike | None
 
 
 class LogitsOptions(LossOptions, total=False):
@@ -62,7 +63,7 @@ class LogitsOptions(LossOptions, total=False):
 class LogprobsOptions(LossOptions, total=False):
     """Options of the losses from log-probabilities."""
 
-    mask: arrays.ArrayLike | None
+    mask: ArrayLike | None
 
 
 class _TargetOptions(TypedDict, total=False):
@@ -98,12 +99,14 @@ class NLL:
 class LossFromLogits(Protocol):
     """The type of the losses from logits."""
 
+    __name__: str
+
     @overload
     def __call__(
         self,
-        logits: arrays.ArrayLike,
-        doc_scores: arrays.ArrayLike,
-        targets: arrays.ArrayLike,
+        logits: ArrayLike,
+        doc_scores: ArrayLike,
+        targets: ArrayLike,
         *,
         grad: Collection[Literal["doc_scores", "logits"]] = ...,
         return_posterior: Literal[True],
@@ -113,9 +116,9 @@ class LossFromLogits(Protocol):
     @overload
     def __call__(
         self,
-        logits: arrays.ArrayLike,
-        doc_scores: arrays.ArrayLike,
-        targets: arrays.ArrayLike,
+        logits: ArrayLike,
+        doc_scores: ArrayLike,
+        targets: ArrayLike,
         *,
         grad: Collection[Literal["doc_scores", "logits"]] = ...,
         return_posterior: bool = ...,
@@ -127,11 +130,13 @@ class LossFromLogits(Protocol):
 class LossFromLogprobs(Protocol):
     """The type of the losses from log-probabilities."""
 
+    __name__: str
+
     @overload
     def __call__(
         self,
-        token_logprobs: arrays.ArrayLike,
-        doc_scores: arrays.ArrayLike,
+        token_logprobs: ArrayLike,
+        doc_scores: ArrayLike,
         *,
         grad: Collection[Literal["doc_scores", "token_logprobs"]] = ...,
         return_posterior: Literal[True],
@@ -140,8 +145,8 @@ class LossFromLogprobs(Protocol):
     @overload
     def __call__(
         self,
-        token_logprobs: arrays.ArrayLike,
-        doc_scores: arrays.ArrayLike,
+        token_logprobs: ArrayLike,
+        doc_scores: ArrayLike,
         *,
         grad: Collection[Literal["doc_scores", "token_logprobs"]] = ...,
         return_posterior: bool = ...,
@@ -151,23 +156,23 @@ class LossFromLogprobs(Protocol):
 
 @overload
 def target_logprobs(
-    logits: arrays.ArrayLike,
-    targets: arrays.ArrayLike,
+    logits: ArrayLike,
+    targets: ArrayLike,
     *,
     return_sums: Literal[True],
     **options: Unpack[_TargetOptions],
 ) -> tuple[Any, Any]: ...
 @overload
 def target_logprobs(
-    logits: arrays.ArrayLike,
-    targets: arrays.ArrayLike,
+    logits: ArrayLike,
+    targets: ArrayLike,
     *,
     return_sums: bool = False,
     **options: Unpack[_TargetOptions],
 ) -> Any: ...
 def target_logprobs(
-    logits: arrays.ArrayLike,
-    targets: arrays.ArrayLike,
+    logits: ArrayLike,
+    targets: ArrayLike,
     *,
     ignore_index: int | None = None,
     return_sums: bool = False,
@@ -294,7 +299,7 @@ def _loss_inputs(
     temperature: float = 1.0,
     reduction: Reduction = "mean",
     compat: Compat = "paper",
-    null_score: arrays.ArrayLike | None = None,
+    null_score: ArrayLike | None = None,
     n_threads: int | None = None,
     **unknown: Any,
 ) -> LossInputs:
@@ -351,7 +356,7 @@ def inputs_from_logprobs(
     doc_scores: Any,
     /,
     *,
-    mask: arrays.ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     **options: Unpack[LossOptions],
 ) -> LossInputs:
     """Check the inputs of a loss from token_logprobs of this shape."""

@@ -213,7 +213,7 @@ def test_replug(temperature: float) -> None:
     expected = np.log((weights[..., None] * softmax(logits)).sum(axis=1))
     found = methods.replug_logprobs(logits, SCORES, temperature=temperature)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
-    values, tokens = methods.replug_logprobs(logits, SCORES, temperature=temperature, top_b=2)
+    values, tokens = methods.replug_logprobs(logits, SCORES, temperature=temperature, n_best=2)
     assert tokens.tolist() == np.argsort(-expected, axis=1)[:, :2].tolist()
     np.testing.assert_allclose(values, -np.sort(-expected, axis=1)[:, :2], rtol=1e-12, atol=1e-14)
     nll = methods.replug_nll(TOKENS, SCORES, mask=MASK, temperature=temperature, reduction="none")
