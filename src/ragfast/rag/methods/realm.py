@@ -132,7 +132,7 @@ def realm_reader_nll(
     docs, _ = arrays.shaped_doubles(doc_scores, "doc_scores", f"{given.shape[:2]}", given.shape[:2])
     right = bools(correct, "correct", given.shape, "that of span_scores")
     refuse_token_mean(reduction)
-    spans = np.where((docs == -np.inf)[..., None], -np.inf, given)
+    spans = np.where((docs == -np.inf)[..., None], -np.inf, given.astype(np.float64))
     grads: list[Any] = []
     if normalization == "joint":
         both = (spans + docs[..., None]).reshape(len(spans), -1)
