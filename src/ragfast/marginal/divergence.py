@@ -74,27 +74,15 @@ def row_divergences(
 
 @overload
 def kl_divergence(
-    scores: ArrayLike,
-    target_scores: ArrayLike,
-    *,
-    return_grad: Literal[True],
-    **options: Unpack[KLOptions],
+    scores: ArrayLike, target_scores: ArrayLike, *, return_grad: Literal[True], **options: Unpack[KLOptions]
 ) -> tuple[Any, NDArray[Any]]: ...
 @overload
 def kl_divergence(
-    scores: ArrayLike,
-    target_scores: ArrayLike,
-    *,
-    return_grad: bool = False,
-    **options: Unpack[KLOptions],
+    scores: ArrayLike, target_scores: ArrayLike, *, return_grad: bool = False, **options: Unpack[KLOptions]
 ) -> Any: ...
 @options_of(row_divergences)
 def kl_divergence(
-    scores: ArrayLike,
-    target_scores: ArrayLike,
-    *,
-    return_grad: bool = False,
-    **options: Unpack[KLOptions],
+    scores: ArrayLike, target_scores: ArrayLike, *, return_grad: bool = False, **options: Unpack[KLOptions]
 ) -> Any:
     """Return the Kullback-Leibler divergence of two softmaxes over documents.
 

@@ -156,19 +156,11 @@ class LossFromLogprobs(Protocol):
 
 @overload
 def target_logprobs(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    return_sums: Literal[True],
-    **options: Unpack[_TargetOptions],
+    logits: ArrayLike, targets: ArrayLike, *, return_sums: Literal[True], **options: Unpack[_TargetOptions]
 ) -> tuple[Any, Any]: ...
 @overload
 def target_logprobs(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    return_sums: bool = False,
-    **options: Unpack[_TargetOptions],
+    logits: ArrayLike, targets: ArrayLike, *, return_sums: bool = False, **options: Unpack[_TargetOptions]
 ) -> Any: ...
 def target_logprobs(
     logits: ArrayLike,

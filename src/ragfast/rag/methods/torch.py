@@ -129,12 +129,7 @@ def _marginal_nll(
     arrays.one_of(marginal, "marginal", MARGINALS)
     by_sequence, by_token = ragfast.torch.rag_sequence_nll_from_logprobs, ragfast.torch.rag_token_nll_from_logprobs
     return (by_sequence if marginal == "sequence" else by_token)(
-        token_logprobs,
-        doc_scores,
-        null_score=null_score,
-        return_posterior=return_posterior,
-        compat="paper",
-        **options,
+        token_logprobs, doc_scores, null_score=null_score, return_posterior=return_posterior, compat="paper", **options
     )
 
 
