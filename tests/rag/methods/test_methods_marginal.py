@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from method_cases import differences, softmax
 from numpy.typing import NDArray
 
 import ragfast
@@ -22,11 +23,6 @@ TOKENS = ragfast.target_logprobs(LOGITS, TARGETS[:, None])
 MASK = np.arange(T) < np.array([[5], [3], [1]])
 
 
-def softmax(x: Array) -> Array:
-    weights: Array = np.exp(x - x.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
 def mixture(tokens: Array, prior: Array, mask: Array, marginal: str) -> Array:
     """-log p(y|x) (B,) by probabilities: of whole answers, or token by token."""
     out = np.zeros(len(tokens))
@@ -36,17 +32,6 @@ def mixture(tokens: Array, prior: Array, mask: Array, marginal: str) -> Array:
             out[b] = -np.log((prior[b] * scored.prod(axis=1)).sum())
         else:
             out[b] = -np.log((prior[b][:, None] * scored).sum(axis=0)).sum()
-    return out
-
-
-def differences(loss: Any, at: Array, step: float = 1e-5) -> Array:
-    out = np.empty_like(at)
-    for place in np.ndindex(at.shape):
-        moved = at.copy()
-        moved[place] += step
-        above = float(np.sum(loss(moved)))
-        moved[place] -= 2 * step
-        out[place] = (above - float(np.sum(loss(moved)))) / (2 * step)
     return out
 
 
