@@ -32,6 +32,8 @@ __all__ = [
 
 Reduction: TypeAlias = Literal["none", "sum", "mean", "token_mean"]
 Compat: TypeAlias = Literal["paper", "hf"]
+LogitsGrad: TypeAlias = Collection[Literal["doc_scores", "logits"]]
+LogprobsGrad: TypeAlias = Collection[Literal["doc_scores", "token_logprobs"]]
 
 REDUCTIONS = ("none", "sum", "mean", "token_mean")
 COMPATS = ("paper", "hf")
@@ -108,7 +110,7 @@ class LossFromLogits(Protocol):
         doc_scores: ArrayLike,
         targets: ArrayLike,
         *,
-        grad: Collection[Literal["doc_scores", "logits"]] = ...,
+        grad: LogitsGrad = ...,
         return_posterior: Literal[True],
         out: Any = ...,
         **options: Unpack[LogitsOptions],
@@ -120,7 +122,7 @@ class LossFromLogits(Protocol):
         doc_scores: ArrayLike,
         targets: ArrayLike,
         *,
-        grad: Collection[Literal["doc_scores", "logits"]] = ...,
+        grad: LogitsGrad = ...,
         return_posterior: bool = ...,
         out: Any = ...,
         **options: Unpack[LogitsOptions],
@@ -138,7 +140,7 @@ class LossFromLogprobs(Protocol):
         token_logprobs: ArrayLike,
         doc_scores: ArrayLike,
         *,
-        grad: Collection[Literal["doc_scores", "token_logprobs"]] = ...,
+        grad: LogprobsGrad = ...,
         return_posterior: Literal[True],
         **options: Unpack[LogprobsOptions],
     ) -> NLL: ...
@@ -148,7 +150,7 @@ class LossFromLogprobs(Protocol):
         token_logprobs: ArrayLike,
         doc_scores: ArrayLike,
         *,
-        grad: Collection[Literal["doc_scores", "token_logprobs"]] = ...,
+        grad: LogprobsGrad = ...,
         return_posterior: bool = ...,
         **options: Unpack[LogprobsOptions],
     ) -> Any: ...
@@ -379,11 +381,11 @@ def _loss_from_logprobs(function: Callable[..., Any]) -> LossFromLogprobs:
 
 @_loss_from_logits
 def rag_sequence_nll(
-    logits: Any,
-    doc_scores: Any,
-    targets: Any,
+    logits: ArrayLike,
+    doc_scores: ArrayLike,
+    targets: ArrayLike,
     *,
-    grad: Any = (),
+    grad: LogitsGrad = (),
     return_posterior: bool = False,
     out: Any = None,
     **options: Any,
@@ -467,11 +469,11 @@ def rag_sequence_nll(
 
 @_loss_from_logits
 def rag_token_nll(
-    logits: Any,
-    doc_scores: Any,
-    targets: Any,
+    logits: ArrayLike,
+    doc_scores: ArrayLike,
+    targets: ArrayLike,
     *,
-    grad: Any = (),
+    grad: LogitsGrad = (),
     return_posterior: bool = False,
     out: Any = None,
     **options: Any,
@@ -500,7 +502,12 @@ def rag_token_nll(
 
 @_loss_from_logprobs
 def rag_sequence_nll_from_logprobs(
-    token_logprobs: Any, doc_scores: Any, *, grad: Any = (), return_posterior: bool = False, **options: Any
+    token_logprobs: ArrayLike,
+    doc_scores: ArrayLike,
+    *,
+    grad: LogprobsGrad = (),
+    return_posterior: bool = False,
+    **options: Any,
 ) -> Any:
     """Return the negative log-likelihood of answers under RAG-Sequence, from log-probabilities of their tokens.
 
@@ -530,7 +537,12 @@ def rag_sequence_nll_from_logprobs(
 
 @_loss_from_logprobs
 def rag_token_nll_from_logprobs(
-    token_logprobs: Any, doc_scores: Any, *, grad: Any = (), return_posterior: bool = False, **options: Any
+    token_logprobs: ArrayLike,
+    doc_scores: ArrayLike,
+    *,
+    grad: LogprobsGrad = (),
+    return_posterior: bool = False,
+    **options: Any,
 ) -> Any:
     """Return the negative log-likelihood of answers under RAG-Token, from log-probabilities of their tokens.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from ragfast._core import _kernels, arrays
 from ragfast._core.arrays import ArrayLike
 from ragfast._core.signatures import options_of
-from ragfast.marginal.loss import NLL, Reduction, rag_sequence_nll_from_logprobs
+from ragfast.marginal.loss import NLL, LogprobsGrad, Reduction, rag_sequence_nll_from_logprobs
 from ragfast.rag.methods.inputs import MaskedMarginalOptions, bools, marginal_nll, refuse_token_mean
 
 __all__ = ["marginal_log_loss", "realm_nll", "realm_reader_nll"]
@@ -26,7 +25,7 @@ def realm_nll(
     doc_scores: ArrayLike,
     *,
     null_score: ArrayLike | None,
-    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
+    grad: LogprobsGrad = (),
     return_posterior: bool = False,
     **options: Unpack[MaskedMarginalOptions],
 ) -> Any:
