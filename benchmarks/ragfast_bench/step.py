@@ -138,7 +138,7 @@ UNDERFLOWS = "gives -inf where p is below 1e-45"
 
 def contenders(arrays: Arrays, n_best: int | None, full: bool) -> list[Contender]:
     compiling = "" if full else "compiling takes long: in the full size"
-    ours = partial(ragfast.marginalize_step, *arrays, top_b=n_best)
+    ours = partial(ragfast.marginalize_step, *arrays, n_best=n_best)
     if n_best is None:
         return [
             Contender("ragfast", lambda: ours, ours=True),

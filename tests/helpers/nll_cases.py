@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
+from exact import LEVELS as LEVELS
 from logit_types import cast, dtype_of, result_type
 from nll_oracle import Exact, exact_nll
 from numpy.typing import NDArray
@@ -16,10 +16,6 @@ Array = NDArray[Any]
 LOSSES = [rag_sequence_nll, rag_token_nll]
 LOSSES_FROM_LOGPROBS = [rag_sequence_nll_from_logprobs, rag_token_nll_from_logprobs]
 IGNORED = -100
-
-LEVELS = pytest.mark.usefixtures("isa")
-if np.finfo(np.longdouble).eps > 1e-18:
-    LEVELS = pytest.mark.skip(reason="no extended precision here to calculate reference values in")
 
 ALL = {"reduction": "none", "grad": ("doc_scores", "logits"), "return_posterior": True}
 

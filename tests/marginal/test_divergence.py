@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from exact import LEVELS, layouts
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 import ragfast
 from ragfast import kl_divergence
-from ragfast._core import _kernels
 
 Array = NDArray[Any]
 DIRECTIONS = ["forward", "reverse"]
 
-pytestmark = pytest.mark.usefixtures("isa")
-if np.finfo(np.longdouble).eps > 1e-18:
-    pytestmark = pytest.mark.skip(reason="no extended precision here to calculate reference values in")
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = ragfast.get_num_threads()
-    yield
-    ragfast.set_num_threads(before)
+pytestmark = LEVELS
 
 
 def exact_log_softmax(x: Array, temperature: float) -> Array:
@@ -227,26 +217,22 @@ def test_far_apart() -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("shape", [(900, 50), (30, 1501)])
-def test_threads_change_no_bit(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("shape", [(900, 50), (30, 1501), (3000, 100)])
+def test_threads_change_no_bit(direction: str, shape: tuple[int, int]) -> None:
     scores, target = np.random.default_rng(5).standard_normal((2, *shape))
+    given: dict[str, Any] = {"temperature": 0.5, "reduction": "none", "return_grad": True}
     results = []
-    for n_threads in (1, 2, 3):
-        ragfast.set_num_threads(n_threads)
-        results.append([a.tobytes() for a in _kernels.kl(scores, target, 0.5, 1.0, True, True, 0) if a is not None])
-    assert len(results[0]) == 3
-    assert results[1:] == results[:1] * 2
+    for n_threads in (1, 2, 3, None):
+        ragfast.set_num_threads(2 if n_threads is None else 1)
+        results.append([a.tobytes() for a in kl(direction, scores, target, n_threads=n_threads, **given)])
+    assert results[1:] == results[:1] * 3
 
 
 def test_layouts() -> None:
     scores, target = np.random.default_rng(6).standard_normal((2, 3, 4, 7))
     expected, expected_grad = kl_divergence(scores, target, return_grad=True)
-    raw = np.empty(scores.nbytes + 1, np.uint8)
-    unaligned = raw[1:].view(float).reshape(scores.shape)
-    unaligned[...] = scores
-    strided = np.empty((3, 4, 14))[..., ::2]
-    strided[...] = scores
-    for layout in (unaligned, strided, np.asfortranarray(scores), scores.astype(">f8"), scores.tolist()):
+    for layout in (*layouts(scores).values(), scores.tolist()):
         loss, grad = kl_divergence(layout, target, return_grad=True)
         assert loss == expected
         assert grad.tobytes() == expected_grad.tobytes()
@@ -257,15 +243,6 @@ def test_layouts() -> None:
     one = kl_divergence(scores[0, 0], target[0, 0], reduction="none")
     assert type(one) is np.float64
     assert one == kl_divergence(scores, target, reduction="none")[0, 0]
-
-
-def test_n_threads_changes_no_bit() -> None:
-    """Of a size above the one from which work is shared."""
-    scores, target = np.random.default_rng(4).standard_normal((2, 3000, 100))
-    expected, expected_grad = kl_divergence(scores, target, return_grad=True, n_threads=1)
-    loss, grad = kl_divergence(scores, target, return_grad=True, n_threads=3)
-    assert loss == expected
-    assert grad.tobytes() == expected_grad.tobytes()
 
 
 def test_no_rows() -> None:

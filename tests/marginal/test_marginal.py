@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from exact import CANCELLED, LEVELS, MOST_ULPS, error_in_ulps, layouts, lse_terms, rows
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -15,80 +15,22 @@ import ragfast
 from ragfast.marginal.lse import log_softmax, logsumexp, marginalize_sequence, marginalize_token
 
 Array = NDArray[Any]
-DTYPES = [np.float32, np.float64]
 SIZES = [*range(1, 71), 127, 128, 129, 1000, 4095, 4096, 4097, 8200, 50265, 300_000]
-# What the header promises, and what it allows where the maximum and the logarithm of the sum cancel.
-MOST_ULPS = {np.float32: 2.0, np.float64: 4.0}
-CANCELLED = 4e-16
 
-pytestmark = pytest.mark.usefixtures("isa")
-if np.finfo(np.longdouble).eps > 1e-18:
-    pytestmark = pytest.mark.skip(reason="no extended precision here to calculate reference values in")
-
-
-@pytest.fixture(params=DTYPES, ids=["float32", "float64"])
-def dtype(request: pytest.FixtureRequest) -> type[Any]:
-    chosen: type[Any] = request.param
-    return chosen
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = ragfast.get_num_threads()
-    yield
-    ragfast.set_num_threads(before)
-
-
-def parts(x: Array) -> tuple[Any, Any]:
-    """The maximum of a row and log(sum exp(x - maximum)), apart so that neither drowns the other."""
-    wide = x.astype(np.longdouble)
-    top = wide.max()
-    if not np.isfinite(top):
-        return top, np.longdouble(0)
-    return top, np.log1p(np.exp(np.delete(wide, wide.argmax()) - top).sum())
-
-
-def error_in_ulps(found: Any, exact: Any, terms: Any = 0.0) -> float:
-    """The largest error in units in the last place of the exact value, less what cancelling `terms` allow."""
-    found = np.asarray(found)
-    rounded = np.abs(np.asarray(exact).astype(found.dtype))
-    unit = np.maximum(rounded - np.nextafter(rounded, 0), np.finfo(found.dtype).smallest_subnormal)
-    error = np.abs(found.astype(np.longdouble) - exact)
-    allowed = CANCELLED * np.maximum(np.abs(terms), 1) if np.any(terms) else 0
-    return float((np.maximum(error - allowed, 0) / unit).max(initial=0))
-
-
-def inputs(n: int, dtype: type[Any], rng: np.random.Generator) -> dict[str, Array]:
-    normal = rng.standard_normal(n)
-    largest = float(np.finfo(dtype).max)
-    with np.errstate(over="ignore"):
-        kinds = {
-            "logits": 3 * normal,
-            "equal": np.full(n, 1.1),
-            "wide": 30 * normal,
-            "narrow": 0.01 * normal - 5,
-            "far": 1e4 * normal,
-            "past 2**16": 3 * normal - 70_000,
-            "log-probabilities": 3 * normal - np.log(np.exp(3 * normal).sum()),
-            "tiny": 1e-30 * normal,
-            "denormal": normal * float(np.finfo(dtype).smallest_subnormal) * 1000,
-            "one ahead": np.where(np.arange(n) == n // 2, 3.0, -40.0),
-            "many behind": np.where(np.arange(n) == 0, 0.0044, -12.3456),
-            "huge": np.clip(normal, -3, 3) / 4 * largest,
-            "largest": np.full(n, largest),
-            "smallest": np.full(n, -largest),
-            "missing": np.where(rng.random(n) < 0.5, normal, -np.inf),
-            "masked": np.where(rng.random(n) < 0.5, normal, -1e9),
-        }
-    return {name: x.astype(dtype) for name, x in kinds.items()}
+pytestmark = LEVELS
 
 
 def test_accuracy(isa: str, dtype: type[Any]) -> None:
     rng = np.random.default_rng(7)
     worst = {"logsumexp": (0.0, ""), "log_softmax": (0.0, "")}
     for n in SIZES:
-        for name, x in inputs(n, dtype, rng).items():
-            top, log_sum = parts(x)
+        ahead = {
+            "one ahead": np.where(np.arange(n) == n // 2, 3.0, -40.0),
+            "many behind": np.where(np.arange(n) == 0, 0.0044, -12.3456),
+        }
+        for name, row in (rows(n, dtype, rng) | ahead).items():
+            x = row.astype(dtype)
+            top, log_sum = lse_terms(x)
             # Terms of opposite sign cancel; others do not, and then nothing is allowed.
             terms = max(abs(top), log_sum) if top < 0 and np.isfinite(top) else 0
             exact = top + log_sum
@@ -142,7 +84,7 @@ def test_results_just_below_2() -> None:
     assert error_in_ulps(logsumexp(flat), np.longdouble(flat[0]) + np.log(np.longdouble(len(flat)))) <= 2
     row = np.full(4096, -10.0625172, np.float32)
     row[-1] = -3.59958148
-    top, log_sum = parts(row)
+    top, log_sum = lse_terms(row)
     found = ragfast.target_logprobs(row[None], [4095])
     assert error_in_ulps(found, row[-1].astype(np.longdouble) - top - log_sum) <= 2
 
@@ -177,25 +119,6 @@ def test_axes(dtype: type[Any], axis: int) -> None:
     assert log_softmax(np.moveaxis(x, axis, -1)).tolist() == np.moveaxis(logprobs, axis, -1).tolist()
 
 
-def layouts(x: Array) -> dict[str, Array]:
-    """The same values lying in memory in other ways."""
-    room = np.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
-    room[..., ::2] = x
-    raw = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
-    raw[...] = x
-    read_only = x.copy()
-    read_only.flags.writeable = False
-    return {
-        "strided": room[..., ::2],
-        "reversed": x[..., ::-1].copy()[..., ::-1],
-        "Fortran": np.asfortranarray(x),
-        "unaligned": raw,
-        "read-only": read_only,
-        "big-endian": x.astype(x.dtype.newbyteorder(">")),
-        "list": x.tolist() if x.dtype == np.float64 else x[...],
-    }
-
-
 def test_layouts(dtype: type[Any]) -> None:
     rng = np.random.default_rng(2)
     docs, tokens = rng.standard_normal((3, 5)).astype(dtype), rng.standard_normal((3, 5, 7)).astype(dtype)
@@ -211,6 +134,9 @@ def test_layouts(dtype: type[Any]) -> None:
             assert found.dtype == dtype, name
             assert found.tolist() == marginalize(docs, tokens).tolist(), name
         assert np.array_equal(before, some_tokens), name
+    lists = docs.astype(float).tolist(), tokens.astype(float).tolist()
+    assert log_softmax(lists[1]).tolist() == log_softmax(tokens.astype(float)).tolist()
+    assert marginalize_token(*lists).tolist() == marginalize_token(docs.astype(float), tokens.astype(float)).tolist()
 
 
 def test_float16_is_widened() -> None:
@@ -393,18 +319,17 @@ def test_properties_of_logsumexp(x: Array, shift: float, seed: int) -> None:
 @settings(max_examples=60)
 @given(data=st.data(), k=st.integers(1, 9), t=st.integers(1, 9), shift=st.floats(-50, 50))
 def test_properties_of_marginals(data: st.DataObject, k: int, t: int, shift: float) -> None:
-    logprobs = st.floats(-50, 0)
     scores = data.draw(hnp.arrays(np.float64, k, elements=st.floats(-20, 20)))
-    tokens = data.draw(hnp.arrays(np.float64, (k, t), elements=logprobs))
+    tokens = data.draw(hnp.arrays(np.float64, (k, t), elements=st.floats(-50, 0)))
     order = data.draw(st.permutations(range(k)))
     docs, shifted = log_softmax(scores), log_softmax(scores + shift)
     for marginalize, axis in ((marginalize_sequence, 0), (marginalize_token, 0)):
-        log_probs, posterior = marginalize(docs, tokens, return_posterior=True)
-        assert (log_probs <= 1e-12).all()
+        logprobs, posterior = marginalize(docs, tokens, return_posterior=True)
+        assert (logprobs <= 1e-12).all()
         np.testing.assert_allclose(posterior.sum(axis=axis), 1, rtol=1e-12)
-        np.testing.assert_allclose(marginalize(shifted, tokens), log_probs, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(marginalize(shifted, tokens), logprobs, rtol=1e-12, atol=1e-12)
         permuted, weights = marginalize(docs[order], tokens[order], return_posterior=True)
-        np.testing.assert_allclose(permuted, log_probs, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(permuted, logprobs, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(weights, posterior[order], rtol=1e-9, atol=1e-300)
 
 

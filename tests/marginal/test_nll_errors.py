@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
-from nll_cases import LEVELS, LOSSES
+from nll_cases import LEVELS, LOSSES, LOSSES_FROM_LOGPROBS
 
 from ragfast import rag_sequence_nll, rag_token_nll
+from ragfast.marginal.loss import LogitsOptions, LogprobsOptions
 
 pytestmark = LEVELS
 
@@ -98,3 +100,22 @@ def test_errors_of_out(by_token: bool) -> None:
         rag_token_nll(*GOOD, compat="hf", bos_token_id=1)
     with pytest.raises(TypeError, match=r"^bos_token_id: expected an integer, got str"):
         rag_sequence_nll(*GOOD, compat="hf", bos_token_id="1")
+
+
+def test_options_have_one_default_and_one_type() -> None:
+    """help() shows every option, a type checker knows every option, and an unknown one is refused by name."""
+    for losses, options, own in (
+        (LOSSES, LogitsOptions, {"grad", "return_posterior", "out"}),
+        (LOSSES_FROM_LOGPROBS, LogprobsOptions, {"grad", "return_posterior"}),
+    ):
+        for loss in losses:
+            parameters = inspect.signature(loss).parameters.values()
+            keywords = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+            assert keywords.keys() == options.__annotations__.keys() | own
+            assert not [p for p in keywords.values() if p.default is p.empty]
+            assert not [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            scores = [np.zeros((1, 2, 3, 4)), np.zeros((1, 2)), np.zeros((1, 3), int)]
+            given = scores if losses is LOSSES else [scores[0][..., 0], scores[1]]
+            unknown = rf"^{loss.__name__}\(\) got an unexpected keyword argument 'tempreature'"
+            with pytest.raises(TypeError, match=unknown):
+                loss(*given, tempreature=1.0)

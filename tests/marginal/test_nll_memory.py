@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from exact import layouts
 from nll_cases import ALL, IGNORED, LEVELS, LOSSES, assert_is, case, exactly
 
 import ragfast
@@ -86,17 +86,7 @@ def test_logits_beyond_the_caches(by_token: bool, shape: tuple[int, int, int, in
 def test_any_layout(by_token: bool, kind: str) -> None:
     logits, docs, targets = case(kind, 3, 2, 5, 37)
     expected = LOSSES[by_token](logits, docs, targets, ignore_index=IGNORED, **ALL)
-    buffer = np.empty(logits.nbytes + 1, np.uint8)
-    unaligned = np.ndarray(logits.shape, logits.dtype, buffer, offset=1)
-    unaligned[...] = logits
-    wider = np.zeros((3, 2, 5, 2 * 37), logits.dtype)
-    wider[..., ::2] = logits
-    read_only = logits.copy()
-    read_only.flags.writeable = False
-    layouts = [unaligned, wider[..., ::2], np.asfortranarray(logits), read_only, logits[::-1].copy()[::-1]]
-    if kind != "bfloat16":
-        layouts.append(logits.astype(logits.dtype.newbyteorder(">")))
-    for x in layouts:
+    for x in layouts(logits).values():
         before = x.tobytes()
         found = LOSSES[by_token](
             x, np.asfortranarray(docs), targets[:, ::-1].copy()[:, ::-1], ignore_index=IGNORED, **ALL
@@ -112,13 +102,6 @@ def test_any_layout(by_token: bool, kind: str) -> None:
     )
     assert as_lists.logits_grad.dtype == as_lists.loss.dtype == np.float64
     np.testing.assert_allclose(as_lists.loss, expected.loss, rtol=1e-6)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = ragfast.get_num_threads()
-    yield
-    ragfast.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

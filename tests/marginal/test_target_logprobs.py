@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from logit_types import MOST_ULPS, cast, dtype_of, result_type
+from exact import LEVELS, error_in_ulps, rows
+from logit_types import MOST_ULPS, cast, result_type
 from nll_oracle import lse
 from numpy.typing import NDArray
 
@@ -14,44 +15,10 @@ from ragfast import target_logprobs
 
 Array = NDArray[Any]
 
-pytestmark = pytest.mark.usefixtures("isa")
-if np.finfo(np.longdouble).eps > 1e-18:
-    pytestmark = pytest.mark.skip(reason="no extended precision here to calculate reference values in")
+pytestmark = LEVELS
 
 
-def rows(n: int, dtype: Any, rng: np.random.Generator) -> dict[str, Array]:
-    normal = rng.standard_normal(n)
-    largest = float(np.finfo(np.float64 if dtype == np.float64 else np.float32).max)
-    ahead = np.arange(n) == n // 2
-    kinds = {
-        "logits": 3 * normal,
-        "equal": np.full(n, 1.1),
-        "wide": 30 * normal,
-        "narrow": 0.01 * normal - 5,
-        "far": 1e4 * normal,
-        "past 2**16": 3 * normal - 70_000,
-        "log-probabilities": 3 * normal - np.log(np.exp(3 * normal).sum()),
-        "tiny": 1e-30 * normal,
-        "denormal": normal * float(np.finfo(np.float32).smallest_subnormal) * 1000,
-        "huge": np.clip(normal, -3, 3) / 4 * largest,
-        "largest": np.full(n, largest),
-        "smallest": np.full(n, -largest),
-        "1e38": np.where(rng.random(n) < 0.5, 1e38, -1e38),
-        "one huge": np.where(ahead, 1e38, normal),
-        "missing": np.where(rng.random(n) < 0.5, normal, -np.inf),
-        "masked": np.where(rng.random(n) < 0.5, normal, -1e9),
-    }
-    for lead in (3, 8, 12, 16, 20, 30, 60, 100):  # log p near 0
-        kinds[f"{lead} ahead"] = np.where(ahead, lead, normal - 3)
-    return kinds
-
-
-def error_in_ulps(found: Any, exact: Any) -> float:
-    rounded = abs(np.asarray(exact).astype(found.dtype))
-    unit = max(rounded - np.nextafter(rounded, rounded.dtype.type(0)), np.finfo(found.dtype).smallest_subnormal)
-    return float(abs(found.astype(np.longdouble) - exact) / unit)
-
-
+LEADS = (3, 8, 12, 16, 20, 30, 60, 100)
 SIZES = [*range(1, 40), 63, 64, 65, 127, 1000, 4095, 8200, 50265, 300_000]
 
 
@@ -60,8 +27,14 @@ def test_accuracy_of_target_logprobs(isa: str, kind: str) -> None:
     rng = np.random.default_rng(7)
     worst, compared = (0.0, ""), 0
     for n in SIZES:
-        for name, wide in rows(n, dtype_of(kind), rng).items():
-            x = cast(wide, kind)
+        ahead = np.arange(n) == n // 2
+        near_0 = {f"{lead} ahead": np.where(ahead, lead, rng.standard_normal(n) - 3) for lead in LEADS}
+        huge = {
+            "1e38": np.where(rng.random(n) < 0.5, 1e38, -1e38),
+            "one huge": np.where(ahead, 1e38, rng.standard_normal(n)),
+        }
+        for name, row in (rows(n, result_type(kind), rng) | near_0 | huge).items():
+            x = cast(row, kind)
             exact_x = x.astype(np.longdouble)
             top = int(np.argmax(x))
             targets = [top, n // 2, int(rng.integers(n))]
@@ -110,8 +83,8 @@ def test_sums_over_the_vocabulary(kind: str) -> None:
         targets = rng.integers(0, n, (2, 3))
         found, sums = target_logprobs(x, targets, return_sums=True)
         assert found.tolist() == target_logprobs(x, targets).tolist()
-        wide = x.astype(np.longdouble)
-        exact = (wide - lse(wide, 2)[..., None]).sum(axis=2).astype(float)
+        extended = x.astype(np.longdouble)
+        exact = (extended - lse(extended, 2)[..., None]).sum(axis=2).astype(float)
         assert sums.dtype == result_type(kind)
         np.testing.assert_allclose(sums, exact, rtol=1e-13 if kind == "float64" else 5e-7, atol=1e-12)
 

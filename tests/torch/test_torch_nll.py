@@ -117,6 +117,7 @@ def test_a_bos_token_id_beyond_int64_is_no_target() -> None:
 
 
 def test_errors() -> None:
+    """Of tensors; the checks of options and shapes are those of the functions of arrays."""
     logits, doc_scores, targets = random(B, K, T, V), random(B, K), random_targets()
     on_meta = logits.to("meta")
     for call in (
@@ -153,28 +154,14 @@ def test_errors() -> None:
         rt.rag_token_nll(logits[0], doc_scores, targets)
     with pytest.raises(ValueError, match=r"^targets: expected shape \(2, 3\), as logits has shape \(2, 2, 3, 37\)"):
         rt.rag_token_nll(logits, doc_scores, targets.T)
-    with pytest.raises(ValueError, match=r"^targets: expected 0 to 36, as V is 37, got 37"):
-        rt.rag_sequence_nll(logits, doc_scores, targets.clamp_min(37))
-    with pytest.raises(ValueError, match=r"^doc_scores: expected shape \(2, 2\), as logits has shape"):
-        rt.rag_sequence_nll(logits, doc_scores[:, :1], targets)
     with pytest.raises(ValueError, match=r"^doc_scores: expected shape \(2, 1\), .* null document"):
         rt.rag_sequence_nll(logits, doc_scores, targets, null_score=0.0)
     with pytest.raises(ValueError, match=r"^null_score: expected a number or shape \(2,\), got \(3,\)$"):
         rt.rag_sequence_nll(logits, doc_scores[:, :1], targets, null_score=torch.zeros(3))
-    with pytest.raises(ValueError, match=r'^compat: expected "paper" or "hf", got \'HF\'$'):
-        rt.rag_sequence_nll(logits, doc_scores, targets, compat="HF")
-    with pytest.raises(ValueError, match=r"^reduction: expected"):
-        rt.rag_sequence_nll(logits, doc_scores, targets, reduction="batchmean")
-    with pytest.raises(ValueError, match=r"^label_smoothing: expected a number from 0 to below 1, got 1"):
-        rt.rag_sequence_nll(logits, doc_scores, targets, label_smoothing=1.0)
-    with pytest.raises(ValueError, match=r"^temperature: expected a finite number above 0"):
-        rt.rag_token_nll_from_logprobs(logits[..., 0], doc_scores, temperature=0.0)
     with pytest.raises(ValueError, match=r"^bos_token_id: only rag_sequence_nll with compat"):
         rt.rag_token_nll(logits, doc_scores, targets, compat="hf", bos_token_id=0)
-    with pytest.raises(TypeError, match=r"^mask: expected torch\.bool, .*, got torch\.int64$"):
+    with pytest.raises(TypeError, match=r"^mask: expected bool, .*, got int64$"):
         rt.rag_token_nll_from_logprobs(logits[..., 0], doc_scores, mask=targets)
-    with pytest.raises(ValueError, match=r"^mask: expected shape \(2, 3\), as token_logprobs has shape"):
-        rt.rag_token_nll_from_logprobs(logits[..., 0], doc_scores, mask=targets[0] > 0)
 
 
 def test_ragfast_does_not_import_torch_and_says_what_brings_it() -> None:

@@ -297,10 +297,10 @@ def thread_count(n_threads: object) -> int:
 
 
 def finite_float(x: object, name: str, *, above_zero: bool) -> float:
+    if type(x) is float and 0.0 < x < math.inf:
+        return x
     expected = "above 0" if above_zero else "of 0 or more"
-    if type(x) is float:
-        value = x
-    elif isinstance(x, Real) and not isinstance(x, bool):
+    if isinstance(x, Real) and not isinstance(x, bool):
         try:
             value = float(x)
         except OverflowError:

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal, cast, overload
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
+from ragfast._core.arrays import ArrayLike
 
 __all__ = ["log_softmax", "logsumexp", "marginalize_sequence", "marginalize_token", "segment_logsumexp"]
 
+Logprobs = TypeVar("Logprobs", covariant=True)
 
-def logsumexp(x: arrays.ArrayLike, axis: int = -1) -> Any:
-    """log sum exp x along an axis, without overflow and without losing small results: float32 to 2 units in the last
-    place, float64 to 4, save where the maximum and the logarithm of the sum cancel.
 
-    x is float32, float64, or float16 or bfloat16, which are widened exactly to float32; the result has that type and
-    the shape of x without the axis, a NumPy scalar where none is left. -inf for nothing but -inf, or for nothing;
-    +inf where there is one; NaN where there is one.
+def logsumexp(x: ArrayLike, axis: int = -1) -> Any:
+    """Return log sum exp x along an axis, without overflow and without losing small results.
 
-    TypeError for another dtype, ValueError for no axis or one out of range.
+    Parameters
+    ----------
+    x : array_like
+        float32 or float64; float16 and bfloat16 are widened to float32 exactly.
+    axis : int, default -1
 
+    Returns
+    -------
+    NumPy scalar or ndarray of the shape of `x` without the axis
+        Of the dtype of `x`, float32 to 2 units in the last place and float64 to 4, unless the maximum and the logarithm
+        of the sum cancel. -inf if there is nothing but -inf, or nothing; +inf or NaN if there is one.
+
+    Raises
+    ------
+    TypeError
+        For another dtype.
+    ValueError
+        For no axis, or one out of range.
+
+    Examples
+    --------
     >>> import numpy as np, ragfast
     >>> ragfast.logsumexp(np.log([[1.0, 2.0, 5.0], [0.25, 0.5, 0.25]])).round(4).tolist()
     [2.0794, 0.0]
@@ -32,11 +50,14 @@ def logsumexp(x: arrays.ArrayLike, axis: int = -1) -> Any:
     return _kernels.logsumexp(x, 0)
 
 
-def log_softmax(x: arrays.ArrayLike, axis: int = -1) -> NDArray[Any]:
-    """x - logsumexp(x) along an axis, also accurate where it is nearly 0; dtypes and errors as :func:`logsumexp`.
+def log_softmax(x: ArrayLike, axis: int = -1) -> NDArray[Any]:
+    """Return x - logsumexp(x) along an axis, accurate also where the result is nearly 0.
 
-    The shape of x, in a new array. Where all is -inf (no document qualifies) the result is -inf, not NaN.
+    Parameters and errors are those of :func:`logsumexp`. The result is a new array of the shape of `x`. It is -inf, not
+    NaN, if there is nothing but -inf, as when no document qualifies.
 
+    Examples
+    --------
     >>> import numpy as np, ragfast
     >>> ragfast.log_softmax(np.log([1.0, 2.0, 5.0])).round(4).tolist()
     [-2.0794, -1.3863, -0.47]
@@ -47,96 +68,149 @@ def log_softmax(x: arrays.ArrayLike, axis: int = -1) -> NDArray[Any]:
     return np.moveaxis(_kernels.log_softmax(arrays.plain(np.moveaxis(a, position, -1)), 0), -1, position)
 
 
-@overload
-def marginalize_sequence(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: Literal[True]
-) -> tuple[Any, NDArray[Any]]: ...
-@overload
-def marginalize_sequence(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool = False
-) -> Any: ...
-def marginalize_sequence(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool = False
-) -> Any:
-    """RAG-Sequence: log p(y|x) = log sum_z p(z|x) prod_t p(y_t | x, z, y_<t).
+class Marginalization(Protocol[Logprobs]):
+    """The type of the two marginals."""
 
-    doc_logprobs (...,K) = log p(z|x), with -inf for a document that is missing, which then has no part whatever finite
-    values stand for its tokens. token_logprobs (...,K,T) = log p(y_t | x, z, y_<t); T may be 0. float32 or float64;
-    where they differ, both are taken as float64; sums over tokens are float64. Returns (...,) and, with
-    return_posterior, p(z|x,y) (...,K), which sums to 1, or is all 0 where no document is possible and log p(y|x) -inf.
+    __name__: str
 
-    TypeError for another dtype, ValueError for shapes that do not go together or K of 0.
+    @overload
+    def __call__(
+        self, doc_logprobs: ArrayLike, token_logprobs: ArrayLike, *, return_posterior: Literal[False] = False
+    ) -> Logprobs: ...
+    @overload
+    def __call__(
+        self, doc_logprobs: ArrayLike, token_logprobs: ArrayLike, *, return_posterior: Literal[True]
+    ) -> tuple[Logprobs, NDArray[Any]]: ...
+    @overload
+    def __call__(self, doc_logprobs: ArrayLike, token_logprobs: ArrayLike, *, return_posterior: bool) -> Any: ...
 
+
+def _scalar_or_array(function: Callable[..., Any]) -> Marginalization[Any]:
+    return cast(Marginalization[Any], function)
+
+
+def _array(function: Callable[..., Any]) -> Marginalization[NDArray[Any]]:
+    return cast(Marginalization[NDArray[Any]], function)
+
+
+@_scalar_or_array
+def marginalize_sequence(doc_logprobs: ArrayLike, token_logprobs: ArrayLike, *, return_posterior: bool = False) -> Any:
+    """Return the log-likelihood of answers under RAG-Sequence, from log-probabilities.
+
+    log p(y|x) = log sum_z p(z|x) prod_t p(y_t | x, z, y_<t).
+
+    Parameters
+    ----------
+    doc_logprobs : array_like of shape (..., K)
+        log p(z|x). A missing document has -inf; it has no part for any finite log-probabilities of its tokens.
+    token_logprobs : array_like of shape (..., K, T)
+        log p(y_t | x, z, y_<t). T may be 0.
+    return_posterior : bool, default False
+        Return the posterior too.
+
+    Returns
+    -------
+    logprobs : NumPy scalar or ndarray of shape (...,)
+        float32 or float64 as the arguments, float64 if they differ. Sums over tokens are float64.
+    posterior : ndarray of shape (..., K)
+        Only with `return_posterior`: p(z|x,y). It sums to 1, or is 0 if no document is possible and log p(y|x) is -inf.
+
+    Raises
+    ------
+    TypeError
+        For another dtype.
+    ValueError
+        For shapes that do not go together, or for K of 0.
+
+    Examples
+    --------
     >>> import numpy as np, ragfast
-    >>> log_prob, posterior = ragfast.marginalize_sequence(
+    >>> logprob, posterior = ragfast.marginalize_sequence(
     ...     np.log([0.5, 0.5]), np.log([[0.5, 0.5], [0.25, 1.0]]), return_posterior=True
     ... )
-    >>> round(float(np.exp(log_prob)), 4), posterior.round(4).tolist()
+    >>> round(float(np.exp(logprob)), 4), posterior.round(4).tolist()
     (0.25, [0.5, 0.5])
     """
-    log_probs, posterior = _kernels.marginalize(
-        doc_logprobs, token_logprobs, False, return_posterior, 0
-    ) or _marginalize(doc_logprobs, token_logprobs, False, return_posterior)
-    return (log_probs, posterior) if return_posterior else log_probs
+    marginals = _kernels.marginalize(doc_logprobs, token_logprobs, False, return_posterior, 0) or _marginalize(
+        doc_logprobs, token_logprobs, False, return_posterior
+    )
+    return marginals if return_posterior else marginals[0]
 
 
-@overload
-def marginalize_token(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: Literal[False] = False
-) -> NDArray[Any]: ...
-@overload
-def marginalize_token(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: Literal[True]
-) -> tuple[NDArray[Any], NDArray[Any]]: ...
-@overload
-def marginalize_token(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool
-) -> Any: ...
-def marginalize_token(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, *, return_posterior: bool = False
-) -> Any:
-    """RAG-Token: log p(y_t | x, y_<t) = log sum_z p(z|x) p(y_t | x, z, y_<t) for each t; their sum is log p(y|x).
+@_array
+def marginalize_token(doc_logprobs: ArrayLike, token_logprobs: ArrayLike, *, return_posterior: bool = False) -> Any:
+    """Return the log-likelihood of each token under RAG-Token, from log-probabilities.
 
-    Arguments and errors as :func:`marginalize_sequence`. Returns (...,T) and, with return_posterior,
-    p(z_t | x, y_t, y_<t) (...,K,T), which sums to 1 over K.
+    log p(y_t | x, y_<t) = log sum_z p(z|x) p(y_t | x, z, y_<t) for each t; their sum is log p(y|x). Parameters and
+    errors are those of :func:`marginalize_sequence`.
 
+    Returns
+    -------
+    logprobs : ndarray of shape (..., T)
+    posterior : ndarray of shape (..., K, T)
+        Only with `return_posterior`: p(z_t | x, y_t, y_<t), which sums to 1 over K.
+
+    Examples
+    --------
     >>> import numpy as np, ragfast
     >>> ragfast.marginalize_token(np.log([0.5, 0.5]), np.log([[0.5, 0.5], [0.25, 1.0]])).round(4).tolist()
     [-0.9808, -0.2877]
     """
-    log_probs, posterior = _kernels.marginalize(
-        doc_logprobs, token_logprobs, True, return_posterior, 0
-    ) or _marginalize(doc_logprobs, token_logprobs, True, return_posterior)
-    return (log_probs, posterior) if return_posterior else log_probs
+    marginals = _kernels.marginalize(doc_logprobs, token_logprobs, True, return_posterior, 0) or _marginalize(
+        doc_logprobs, token_logprobs, True, return_posterior
+    )
+    return marginals if return_posterior else marginals[0]
 
 
 @overload
-def segment_logsumexp(
-    x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int, *, n_threads: int | None = None
-) -> NDArray[Any]: ...
+def segment_logsumexp(x: ArrayLike, keys: ArrayLike, n_keys: int, *, n_threads: int | None = None) -> NDArray[Any]: ...
 @overload
 def segment_logsumexp(
-    x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: None = None, *, n_threads: int | None = None
+    x: ArrayLike, keys: ArrayLike, n_keys: None = None, *, n_threads: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[Any]]: ...
-def segment_logsumexp(
-    x: arrays.ArrayLike, keys: arrays.ArrayLike, n_keys: int | None = None, *, n_threads: int | None = None
-) -> Any:
-    """For each key the logsumexp of the elements that have it: log sum_{i: keys_i = key} exp x_i. It adds up the votes
-    of neighbours for tokens (kNN-LM: Khandelwal et al. 2020, section 2), or the documents' shares in equal hypotheses
-    (Lewis et al. 2020, section 2.5, Fast Decoding).
+def segment_logsumexp(x: ArrayLike, keys: ArrayLike, n_keys: int | None = None, *, n_threads: int | None = None) -> Any:
+    """Return the log-sum-exp of each segment: of the elements that have the same key.
 
-    x (...,n) float64 or float32; keys of the same shape, integers. With n_keys, keys are 0 to n_keys - 1 and the result
-    is (...,n_keys), -inf for a key that no element has; elements of negative keys are left out, such as the -1 of a
-    search that found no document. Without it x is (n,) and keys are any integers: returns the distinct keys, int64,
-    ascending, and their values. The values have the type of x, and the accuracy of :func:`logsumexp`.
-    n_threads: see :func:`ragfast.set_num_threads`; it changes no bit.
+    log sum_{i: keys_i = key} exp x_i adds up the votes of neighbours for tokens [1]_, or the documents' shares in equal
+    hypotheses [2]_.
 
-    TypeError for another dtype, ValueError for shapes that differ, a key of n_keys or more, or n_keys below 1.
+    Parameters
+    ----------
+    x : array_like of shape (..., n)
+        float64 or float32.
+    keys : array_like of int of shape (..., n)
+        With `n_keys` below `n_keys`; elements of negative keys are skipped, such as the -1 of a search that found no
+        document. Without it any integers, for `x` of shape (n,).
+    n_keys : int, optional
+        The number of segments.
+    n_threads : int, optional
+        See :func:`ragfast.set_num_threads`. It changes no bit.
 
+    Returns
+    -------
+    keys : ndarray of int64
+        Only without `n_keys`: the distinct keys, ascending.
+    logsumexps : ndarray of shape (..., n_keys), or one for each distinct key
+        Of the dtype of `x`, as accurate as :func:`logsumexp`; -inf for a key that no element has.
+
+    Raises
+    ------
+    TypeError
+        For another dtype.
+    ValueError
+        For shapes that differ, a key of `n_keys` or more, or `n_keys` below 1.
+
+    References
+    ----------
+    .. [1] Khandelwal et al. 2020, Generalization through Memorization (kNN-LM), section 2.
+    .. [2] Lewis et al. 2020, section 2.5, Fast Decoding.
+
+    Examples
+    --------
     >>> import numpy as np, ragfast
     >>> votes, tokens = np.log([0.5, 0.2, 0.3]), [7, 2, 7]  # of three neighbours for the next token
-    >>> keys, values = ragfast.segment_logsumexp(votes, tokens)
-    >>> keys.tolist(), np.exp(values).round(4).tolist()
+    >>> keys, logsumexps = ragfast.segment_logsumexp(votes, tokens)
+    >>> keys.tolist(), np.exp(logsumexps).round(4).tolist()
     ([2, 7], [0.2, 0.8])
     >>> np.exp(ragfast.segment_logsumexp(votes, tokens, 8)).round(4).tolist()
     [0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.8]
@@ -151,34 +225,36 @@ def segment_logsumexp(
         raise TypeError(f"keys: expected integers, got {given.dtype}")
     if given.size and given.max() >= 2**63:
         raise ValueError(f"keys: expected less than 2**63, got {given.max()}")
-    chosen, threads = given.astype(np.int64), arrays.thread_count(n_threads)
+    segments, threads = given.astype(np.int64), arrays.thread_count(n_threads)
+    distinct = None
     if n_keys is None:
         if a.ndim != 1:
             raise ValueError(f"n_keys: expected a number for x of shape {a.shape}; without it x is (n,)")
-        distinct, places = np.unique(chosen, return_inverse=True)
-        return distinct, _keyed(a, places.astype(np.int64), len(distinct), threads)
-    most = arrays.positive_int(n_keys, "n_keys")
-    if chosen.size and chosen.max() >= most:
-        raise ValueError(f"keys: expected less than n_keys, {most}, got {chosen.max()}")
-    return _keyed(a, chosen, most, threads)
+        distinct, inverse = np.unique(segments, return_inverse=True)
+        segments, n_segments = inverse.astype(np.int64), len(distinct)
+    else:
+        n_segments = arrays.positive_int(n_keys, "n_keys")
+        if segments.size and segments.max() >= n_segments:
+            raise ValueError(f"keys: expected less than n_keys, {n_segments}, got {segments.max()}")
+    exact = _kernels.segment_logsumexp(arrays.wide(a), np.ascontiguousarray(segments), n_segments, threads)
+    found = _kernels.narrowed(exact) if a.dtype.num == arrays.FLOAT else exact
+    return found if distinct is None else (distinct, found)
 
 
-def _keyed(a: NDArray[Any], keys: NDArray[np.int64], n_keys: int, threads: int) -> NDArray[Any]:
-    values = _kernels.segment_logsumexp(arrays.wide(a), np.ascontiguousarray(keys), n_keys, threads)
-    return _kernels.narrowed(values) if a.dtype.num == arrays.FLOAT else values
+def documents_error(shape: tuple[int, ...], name: str, last: str, docs_shape: tuple[int, ...]) -> ValueError:
+    """Return the error of an array that does not have one row, of the length called last, for each of doc_logprobs."""
+    if not docs_shape:
+        return ValueError("doc_logprobs: expected shape (..., K), got ()")
+    expected = "".join(f"{n}, " for n in docs_shape)
+    return ValueError(f"{name}: expected shape ({expected}{last}), as doc_logprobs has shape {docs_shape}, got {shape}")
 
 
 def _marginalize(
-    doc_logprobs: arrays.ArrayLike, token_logprobs: arrays.ArrayLike, by_token: bool, with_posterior: bool
+    doc_logprobs: ArrayLike, token_logprobs: ArrayLike, by_token: bool, with_posterior: bool
 ) -> tuple[Any, NDArray[Any] | None]:
     docs, tokens = arrays.floats(doc_logprobs, "doc_logprobs"), arrays.floats(token_logprobs, "token_logprobs")
-    if docs.ndim == 0:
-        raise ValueError("doc_logprobs: expected shape (..., K), got ()")
-    if tokens.shape[:-1] != docs.shape or tokens.ndim == 0:
-        expected = "".join(f"{n}, " for n in docs.shape)
-        raise ValueError(
-            f"token_logprobs: expected shape ({expected}T), as doc_logprobs has shape {docs.shape}, got {tokens.shape}"
-        )
+    if docs.ndim == 0 or tokens.shape[:-1] != docs.shape:
+        raise documents_error(tokens.shape, "token_logprobs", "T", docs.shape)
     if docs.shape[-1] == 0:
         raise ValueError(f"doc_logprobs: expected at least one document (K of 1 or more), got shape {docs.shape}")
     if docs.dtype.num != tokens.dtype.num:
@@ -187,8 +263,8 @@ def _marginalize(
     return cast(tuple[Any, NDArray[Any] | None], found)  # None is for what is not plain
 
 
-def _along(x: arrays.ArrayLike, axis: int) -> tuple[NDArray[Any], int]:
-    """x as an array, and which of its axes is meant."""
+def _along(x: ArrayLike, axis: int) -> tuple[NDArray[Any], int]:
+    """Return x as an array, and which of its axes is meant."""
     a = arrays.floats(x, "x")
     try:
         position = operator.index(axis)

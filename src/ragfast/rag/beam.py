@@ -189,7 +189,7 @@ class _NextTokens:
     def best(self, n: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """The n likeliest tokens of each answer, or all there are, and their log p."""
         n = min(n, self.logits.shape[-1])
-        found: tuple[NDArray[Any], NDArray[np.int64]] = marginalize_step(self.logits, self.doc_logprobs, top_b=n)
+        found: tuple[NDArray[Any], NDArray[np.int64]] = marginalize_step(self.logits, self.doc_logprobs, n_best=n)
         return found
 
     def exact(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -21,15 +21,16 @@ try:
 except ImportError as error:
     raise ImportError("ragfast.torch needs torch: pip install 'ragfast-kernels[torch]'") from error
 
-from ragfast.torch.marginal import log_softmax, logsumexp, marginalize_sequence, marginalize_token
-from ragfast.torch.nll import (
+from ragfast.torch.divergence import kl_divergence
+from ragfast.torch.gather import gather_scores
+from ragfast.torch.loss import (
     rag_sequence_nll,
     rag_sequence_nll_from_logprobs,
     rag_token_nll,
     rag_token_nll_from_logprobs,
+    target_logprobs,
 )
-from ragfast.torch.scores import gather_scores, kl_divergence
-from ragfast.torch.targets import target_logprobs
+from ragfast.torch.lse import log_softmax, logsumexp, marginalize_sequence, marginalize_token
 
 __all__ = [
     "gather_scores",

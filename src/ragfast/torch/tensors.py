@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def tensor_of(x: Any, name: str) -> Tensor:
+def cpu_tensor(x: Any, name: str) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(
             f"{name}: expected a torch.Tensor, got {type(x).__name__}; the functions of ragfast take arrays"
@@ -27,14 +27,14 @@ def tensor_of(x: Any, name: str) -> Tensor:
     return x
 
 
-def wide_of(x: Tensor, name: str) -> Tensor:
+def single_or_double(x: Tensor, name: str) -> Tensor:
     """A tensor as float32 or float64, with its gradient."""
-    x = tensor_of(x, name)
+    x = cpu_tensor(x, name)
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def double_of(x: Any, name: str) -> Tensor:
-    x = tensor_of(x, name)
+def as_double(x: Any, name: str) -> Tensor:
+    x = cpu_tensor(x, name)
     if not x.is_floating_point():
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {x.dtype}")
     return x.double()
@@ -68,21 +68,21 @@ def once_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
-def array_of(x: Tensor) -> NDArray[Any]:
+def as_array(x: Tensor) -> NDArray[Any]:
     """The tensor's own memory if it is contiguous."""
     array: NDArray[Any] = x.detach().contiguous().numpy(force=True)
     return array
 
 
-def floating_of(x: Any, name: str) -> Tensor:
-    x = tensor_of(x, name)
+def floating(x: Any, name: str) -> Tensor:
+    x = cpu_tensor(x, name)
     if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {x.dtype}")
     return x
 
 
-def logits_of(x: Tensor) -> tuple[NDArray[Any], bool]:
+def logits_array(x: Tensor) -> tuple[NDArray[Any], bool]:
     """A contiguous tensor's memory, the bits of 16-bit floats as uint16; and whether these are bfloat16."""
     if x.element_size() == 2:
         return x.detach().view(torch.int16).numpy(force=True).view(np.uint16), x.dtype == torch.bfloat16
-    return array_of(x), False
+    return as_array(x), False

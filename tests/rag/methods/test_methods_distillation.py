@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from method_cases import differences, softmax
 from numpy.typing import NDArray
 
 import ragfast
@@ -22,11 +23,6 @@ MASK = np.arange(T) < np.array([[5], [3], [1]])
 GOLD = 3 * RNG.standard_normal((B, K))
 
 
-def softmax(x: Array) -> Array:
-    weights: Array = np.exp(x - x.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
 def kl(p: Array, q: Array) -> float:
     """sum_z p log(p / q), summed over questions; what p has not counts for nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -40,18 +36,6 @@ def answers(mask: Array | None, normalized: bool = False) -> Array:
         for z in range(K):
             scored = [TOKENS[b, z, t] for t in range(T) if mask is None or mask[b, t]]
             out[b, z] = sum(scored) / (len(scored) if normalized else 1)
-    return out
-
-
-def differences(loss: Callable[[Array], Any], at: Array, step: float = 1e-5) -> Array:
-    """The gradient of a loss by central differences."""
-    out = np.empty_like(at)
-    for place in np.ndindex(at.shape):
-        moved = at.copy()
-        moved[place] += step
-        above = float(np.sum(loss(moved)))
-        moved[place] -= 2 * step
-        out[place] = (above - float(np.sum(loss(moved)))) / (2 * step)
     return out
 
 

@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
+from ragfast._core.arrays import ArrayLike
 from ragfast.rag.methods.inputs import bools
 
 __all__ = ["attention_scores"]
 
 
 def attention_scores(
-    attention: arrays.ArrayLike,
-    value_norms: arrays.ArrayLike | None = None,
+    attention: ArrayLike,
+    value_norms: ArrayLike | None = None,
     *,
-    token_mask: arrays.ArrayLike | None = None,
-    target_mask: arrays.ArrayLike | None = None,
+    token_mask: ArrayLike | None = None,
+    target_mask: ArrayLike | None = None,
     context_length: int | None = None,
 ) -> NDArray[np.float64]:
     """Of each document the mean, over layers, heads, target tokens and its own tokens, of what a Fusion-in-Decoder

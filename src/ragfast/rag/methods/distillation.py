@@ -10,30 +10,91 @@ A question of which every document is missing has a loss of NaN.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
-from ragfast.marginal.divergence import Direction, Reduction, kl_divergence
-from ragfast.rag.methods.inputs import summed_logprobs
+from ragfast._core.arrays import ArrayLike
+from ragfast._core.signatures import options_of
+from ragfast.marginal.divergence import Direction, DivergenceOptions, kl_divergence
+from ragfast.rag.methods.inputs import MaskedDivergenceOptions, summed_logprobs
 
 __all__ = ["adist_loss", "fid_distillation_loss", "loop_loss", "pdist_loss", "replug_lsr_loss"]
 
 
-def pdist_loss(
-    doc_scores: arrays.ArrayLike,
-    token_logprobs: arrays.ArrayLike,
+class _Options(DivergenceOptions, total=False):
+    return_grad: bool
+
+
+class _MaskedOptions(MaskedDivergenceOptions, _Options, total=False):
+    pass
+
+
+@options_of(kl_divergence, without=["direction"])
+def _from_answers(
+    doc_scores: Any,
+    token_logprobs: Any,
+    name: str,
+    direction: Direction,
+    leave_one_out: bool = False,
+    /,
     *,
-    mask: arrays.ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     length_normalized: bool = False,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    reduction: Reduction = "batchmean",
-    return_grad: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[_Options],
 ) -> Any:
+    """Return the divergence from answers, given under each document or, with leave_one_out, without each document."""
+    target, is_single = summed_logprobs(token_logprobs, mask, length_normalized, name)
+    if leave_one_out:
+        return _distilled(doc_scores, -target, is_single, name, direction, options, infinity_has_all=True)
+    return _distilled(doc_scores, target, is_single, name, direction, options)
+
+
+def _from_scores(doc_scores: Any, target_scores: Any, name: str, options: _Options) -> Any:
+    """Return the forward divergence from scores that are given, one for each document."""
+    given = arrays.floats(target_scores, name)
+    return _distilled(doc_scores, given.astype(np.float64), given.dtype.num == arrays.FLOAT, name, "forward", options)
+
+
+def _distilled(
+    doc_scores: Any,
+    target: NDArray[np.float64],
+    target_is_single: bool,
+    name: str,
+    direction: Direction,
+    options: _Options,
+    *,
+    infinity_has_all: bool = False,
+) -> Any:
+    """Return kl_divergence from target (...,K), calculated from the argument `name`. It is float32 if both arguments
+    were. A target of +inf has all of Q with infinity_has_all, and gives NaN otherwise."""
+    given = arrays.floats(doc_scores, "doc_scores")
+    if given.ndim == 0 or given.shape[-1] == 0:
+        raise ValueError(f"doc_scores: expected shape (..., K) with K of 1 or more, got {given.shape}")
+    if target.shape != given.shape:
+        raise ValueError(
+            f"{name}: expected one answer or score for each of doc_scores, {given.shape}, got {target.shape}"
+        )
+    scores = arrays.wide(given)
+    target = np.where(scores == -np.inf, -np.inf, target)
+    if infinity_has_all:
+        infinite = target == np.inf
+        target = np.where(
+            infinite.any(axis=-1, keepdims=True) & ~np.isnan(target), np.where(infinite, 0.0, -np.inf), target
+        )
+    found = kl_divergence(scores, target, direction=direction, **options)
+    if not (target_is_single and given.dtype.num == arrays.FLOAT):
+        return found
+    if isinstance(found, tuple):
+        loss, grad = found
+        return _kernels.narrowed(np.asarray(loss))[()], _kernels.narrowed(grad)
+    return _kernels.narrowed(np.asarray(found))[()]
+
+
+@options_of(_from_answers)
+def pdist_loss(doc_scores: ArrayLike, token_logprobs: ArrayLike, **options: Unpack[_MaskedOptions]) -> Any:
     """Perplexity distillation, PDist (Izacard et al. 2023, Atlas, section 2.2): KL(Q || P) of P = softmax(doc_scores)
     from the language model's posterior under a uniform prior, Q(z) = p(y|x,z) / sum_z' p(y|x,z').
 
@@ -49,32 +110,11 @@ def pdist_loss(
     >>> round(float(loss), 4), grad.round(4).tolist()
     (0.0589, [[0.0833, 0.0833, -0.1667]])
     """
-    target = summed_logprobs(token_logprobs, mask, length_normalized, "token_logprobs")
-    return _distilled(
-        doc_scores,
-        *target,
-        "token_logprobs",
-        temperature,
-        target_temperature,
-        "forward",
-        reduction,
-        return_grad,
-        n_threads,
-    )
+    return _from_answers(doc_scores, token_logprobs, "token_logprobs", "forward", **options)
 
 
-def loop_loss(
-    doc_scores: arrays.ArrayLike,
-    left_out_logprobs: arrays.ArrayLike,
-    *,
-    mask: arrays.ArrayLike | None = None,
-    length_normalized: bool = False,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    reduction: Reduction = "batchmean",
-    return_grad: bool = False,
-    n_threads: int | None = None,
-) -> Any:
+@options_of(_from_answers)
+def loop_loss(doc_scores: ArrayLike, left_out_logprobs: ArrayLike, **options: Unpack[_MaskedOptions]) -> Any:
     """Leave-one-out perplexity distillation, LOOP (Izacard et al. 2023, Atlas, section 2.2): KL(Q || P) with
     Q(z) proportional to 1 / p(y | x, all documents but z): a document counts for what is lost without it. One without
     which the answer is impossible, with left_out_logprobs of -inf, has all of Q, as its limit is; several have equal
@@ -89,32 +129,11 @@ def loop_loss(
     >>> round(float(loss), 4), grad.round(4).tolist()
     (0.0566, [[-0.1667, 0.1667]])
     """
-    target, single = summed_logprobs(left_out_logprobs, mask, length_normalized, "left_out_logprobs")
-    return _distilled(
-        doc_scores,
-        -target,
-        single,
-        "left_out_logprobs",
-        temperature,
-        target_temperature,
-        "forward",
-        reduction,
-        return_grad,
-        n_threads,
-        infinity_has_all=True,
-    )
+    return _from_answers(doc_scores, left_out_logprobs, "left_out_logprobs", "forward", True, **options)
 
 
-def adist_loss(
-    doc_scores: arrays.ArrayLike,
-    attention_scores: arrays.ArrayLike,
-    *,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    reduction: Reduction = "batchmean",
-    return_grad: bool = False,
-    n_threads: int | None = None,
-) -> Any:
+@options_of(kl_divergence, without=["direction"])
+def adist_loss(doc_scores: ArrayLike, attention_scores: ArrayLike, **options: Unpack[_Options]) -> Any:
     """Attention distillation, ADist (Izacard et al. 2023, Atlas, section 2.2): KL(Q || P) with Q = softmax of
     attention_scores (...,K), how much the reader's cross-attention took from each document.
 
@@ -125,28 +144,11 @@ def adist_loss(
     >>> round(float(ragfast.rag.methods.adist_loss([[0.0, 0.0]], np.log([[0.75, 0.25]]))), 4)
     0.1308
     """
-    return _of_scores(
-        doc_scores,
-        attention_scores,
-        "attention_scores",
-        temperature,
-        target_temperature,
-        reduction,
-        return_grad,
-        n_threads,
-    )
+    return _from_scores(doc_scores, attention_scores, "attention_scores", options)
 
 
-def fid_distillation_loss(
-    doc_scores: arrays.ArrayLike,
-    reader_scores: arrays.ArrayLike,
-    *,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    reduction: Reduction = "batchmean",
-    return_grad: bool = False,
-    n_threads: int | None = None,
-) -> Any:
+@options_of(kl_divergence, without=["direction"])
+def fid_distillation_loss(doc_scores: ArrayLike, reader_scores: ArrayLike, **options: Unpack[_Options]) -> Any:
     """Distillation of a Fusion-in-Decoder reader into its retriever (Izacard and Grave 2021, section 3): KL(Q || P)
     with Q = softmax of reader_scores (...,K), the cross-attention scores before their softmax, averaged for each
     document.
@@ -159,23 +161,16 @@ def fid_distillation_loss(
     >>> round(float(ragfast.rag.methods.fid_distillation_loss([[1.0, 0.0]], [[2.0, 0.0]])), 4)
     0.0671
     """
-    return _of_scores(
-        doc_scores, reader_scores, "reader_scores", temperature, target_temperature, reduction, return_grad, n_threads
-    )
+    return _from_scores(doc_scores, reader_scores, "reader_scores", options)
 
 
+@options_of(_from_answers)
 def replug_lsr_loss(
-    doc_scores: arrays.ArrayLike,
-    token_logprobs: arrays.ArrayLike,
+    doc_scores: ArrayLike,
+    token_logprobs: ArrayLike,
     *,
-    mask: arrays.ArrayLike | None = None,
-    length_normalized: bool = False,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
     direction: Direction = "reverse",
-    reduction: Reduction = "batchmean",
-    return_grad: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[_MaskedOptions],
 ) -> Any:
     """REPLUG LSR (Shi et al. 2023, section 4): KL(P || Q) of P = softmax(doc_scores / temperature), gamma in the paper,
     and Q = softmax(log p(y|x,z) / target_temperature), beta in the paper.
@@ -192,80 +187,4 @@ def replug_lsr_loss(
     >>> round(float(ragfast.rag.methods.replug_lsr_loss(np.zeros((1, 2)), token_logprobs, direction="forward")), 4)
     0.1308
     """
-    target = summed_logprobs(token_logprobs, mask, length_normalized, "token_logprobs")
-    return _distilled(
-        doc_scores,
-        *target,
-        "token_logprobs",
-        temperature,
-        target_temperature,
-        direction,
-        reduction,
-        return_grad,
-        n_threads,
-    )
-
-
-def _of_scores(
-    doc_scores: Any,
-    target_scores: Any,
-    name: str,
-    temperature: float,
-    target_temperature: float,
-    reduction: Reduction,
-    return_grad: bool,
-    n_threads: int | None,
-) -> Any:
-    """The forward divergence from scores that are given one for each document."""
-    given = arrays.floats(target_scores, name)
-    target = given.astype(np.float64), given.dtype.num == arrays.FLOAT
-    return _distilled(
-        doc_scores, *target, name, temperature, target_temperature, "forward", reduction, return_grad, n_threads
-    )
-
-
-def _distilled(
-    doc_scores: Any,
-    target: NDArray[np.float64],
-    target_is_single: bool,
-    name: str,
-    temperature: float,
-    target_temperature: float,
-    direction: Direction,
-    reduction: Reduction,
-    return_grad: bool,
-    n_threads: int | None,
-    *,
-    infinity_has_all: bool = False,
-) -> Any:
-    """kl_divergence from target (...,K), which name led to, float32 where both of what was given are; a target of +inf
-    has all of Q where infinity_has_all, else makes it NaN."""
-    given = arrays.floats(doc_scores, "doc_scores")
-    if given.ndim == 0 or given.shape[-1] == 0:
-        raise ValueError(f"doc_scores: expected shape (..., K) with K of 1 or more, got {given.shape}")
-    if target.shape != given.shape:
-        raise ValueError(
-            f"{name}: expected one answer or score for each of doc_scores, {given.shape}, got {target.shape}"
-        )
-    scores = arrays.wide(given)
-    target = np.where(scores == -np.inf, -np.inf, target)
-    if infinity_has_all:
-        infinite = target == np.inf
-        target = np.where(
-            infinite.any(axis=-1, keepdims=True) & ~np.isnan(target), np.where(infinite, 0.0, -np.inf), target
-        )
-    found = kl_divergence(
-        scores,
-        target,
-        temperature=temperature,
-        target_temperature=target_temperature,
-        direction=direction,
-        reduction=reduction,
-        return_grad=return_grad,
-        n_threads=n_threads,
-    )
-    if not (target_is_single and given.dtype.num == arrays.FLOAT):
-        return found
-    loss, *grads = found if return_grad else (found,)
-    narrow = _kernels.narrowed(np.asarray(loss))[()]
-    return (narrow, *map(_kernels.narrowed, grads)) if return_grad else narrow
+    return _from_answers(doc_scores, token_logprobs, "token_logprobs", direction, **options)

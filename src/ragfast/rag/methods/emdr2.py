@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 
 from ragfast._core import arrays
-from ragfast.marginal.loss import Reduction, target_logprobs
-from ragfast.rag.methods.inputs import Marginal, marginal_nll
+from ragfast._core.arrays import ArrayLike
+from ragfast._core.signatures import options_of
+from ragfast.marginal.loss import target_logprobs
+from ragfast.rag.methods.inputs import MarginalOptions, MaskedMarginalOptions, marginal_nll
 
 __all__ = ["atlas_emdr2_loss", "emdr2_loss", "emdr2_utility"]
 
+RetrieverGrad: TypeAlias = tuple[Literal["doc_scores"], ...] | list[Literal["doc_scores"]]
 
+
+@options_of(marginal_nll)
 def emdr2_loss(
-    token_logprobs: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
+    token_logprobs: ArrayLike,
+    doc_scores: ArrayLike,
     *,
-    mask: arrays.ArrayLike | None = None,
-    marginal: Marginal = "sequence",
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    null_score: arrays.ArrayLike | None = None,
-    grad: tuple[Literal["doc_scores"], ...] | list[Literal["doc_scores"]] = (),
+    null_score: ArrayLike | None = None,
+    grad: RetrieverGrad = (),
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[MaskedMarginalOptions],
 ) -> Any:
     """The retriever's term of EMDR2 (Singh et al. 2021, section 2.3): -log sum_z p(z|x) p(y|x,z), of which only p(z|x)
     = softmax(doc_scores / temperature) is trained: the reader's p(y|x,z) has a stop-gradient.
@@ -44,33 +45,20 @@ def emdr2_loss(
     (0.24, [[-0.3333, 0.3333]])
     """
     _refuse_reader(grad)
-    return marginal_nll(
-        marginal,
-        token_logprobs,
-        doc_scores,
-        mask=mask,
-        temperature=temperature,
-        reduction=reduction,
-        null_score=null_score,
-        grad=grad,
-        return_posterior=return_posterior,
-        n_threads=n_threads,
-    )
+    return marginal_nll(token_logprobs, doc_scores, grad, null_score, return_posterior, **options)
 
 
+@options_of(marginal_nll, without=["mask"])
 def atlas_emdr2_loss(
-    logits: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
-    targets: arrays.ArrayLike,
+    logits: ArrayLike,
+    doc_scores: ArrayLike,
+    targets: ArrayLike,
     *,
     ignore_index: int | None = None,
-    marginal: Marginal = "sequence",
-    temperature: float = 1.0,
     target_temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    grad: tuple[Literal["doc_scores"], ...] | list[Literal["doc_scores"]] = (),
+    grad: RetrieverGrad = (),
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[MarginalOptions],
 ) -> Any:
     """EMDR2 as in Atlas (Izacard et al. 2023, section 2.2): :func:`emdr2_loss` of logits (B,K,T,V), which
     target_temperature divides before their softmax, for targets (B,T), at ignore_index not scored.
@@ -92,29 +80,15 @@ def atlas_emdr2_loss(
     if len(shape) != 4 or 0 in (shape[1], shape[3]):
         raise ValueError(f"logits: expected shape (B, K, T, V) with K and V of 1 or more, got {shape}")
     answers = arrays.integers(targets, "targets", f"({shape[0]}, {shape[2]})", (shape[0], shape[2]))
-    return emdr2_loss(
-        target_logprobs(scaled, answers[:, None], ignore_index=ignore_index, n_threads=n_threads),
-        doc_scores,
-        mask=None if ignore_index is None else answers != ignore_index,
-        marginal=marginal,
-        temperature=temperature,
-        reduction=reduction,
-        grad=grad,
-        return_posterior=return_posterior,
-        n_threads=n_threads,
-    )
+    mask = None if ignore_index is None else answers != ignore_index
+    n_threads = options.get("n_threads")
+    scored = target_logprobs(scaled, answers[:, None], ignore_index=ignore_index, n_threads=n_threads)
+    return marginal_nll(scored, doc_scores, grad, None, return_posterior, mask=mask, **options)
 
 
+@options_of(marginal_nll)
 def emdr2_utility(
-    token_logprobs: arrays.ArrayLike,
-    null_logprobs: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
-    *,
-    mask: arrays.ArrayLike | None = None,
-    marginal: Marginal = "sequence",
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    n_threads: int | None = None,
+    token_logprobs: ArrayLike, null_logprobs: ArrayLike, doc_scores: ArrayLike, **options: Unpack[MaskedMarginalOptions]
 ) -> Any:
     """What retrieval is worth: log p(y|x), marginal over documents, less log p(y | x, the null block), the answer's
     probability under an empty document; above 0 where retrieval helps. It is the "retriever utility" that the released
@@ -134,18 +108,8 @@ def emdr2_utility(
         raise ValueError(
             f"null_logprobs: expected shape (B, T) for token_logprobs (B, K, T), got {null.shape} and {given.shape}"
         )
-    without = marginal_nll(
-        marginal, null[:, None], np.zeros((len(null), 1)), mask=mask, reduction=reduction, n_threads=n_threads
-    )
-    return without - marginal_nll(
-        marginal,
-        given,
-        doc_scores,
-        mask=mask,
-        temperature=temperature,
-        reduction=reduction,
-        n_threads=n_threads,
-    )
+    without = marginal_nll(null[:, None], np.zeros((len(null), 1)), **options)
+    return without - marginal_nll(given, doc_scores, **options)
 
 
 def _refuse_reader(grad: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the methods take alike: answers scored under each document, the marginal to use, scores as log-probabilities."""
+"""Inputs that several methods share: options, masks, scored answers, and scores as log-probabilities."""
 
 from __future__ import annotations
 
@@ -8,21 +8,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
-from ragfast.marginal.loss import rag_sequence_nll_from_logprobs, rag_token_nll_from_logprobs
+from ragfast._core.arrays import ArrayLike
+from ragfast._core.signatures import options_of
+from ragfast.marginal.divergence import DivergenceOptions
+from ragfast.marginal.loss import CommonOptions, rag_sequence_nll_from_logprobs, rag_token_nll_from_logprobs
 
 Marginal: TypeAlias = Literal["sequence", "token"]
 
 MARGINALS = ("sequence", "token")
 
 
-def marginal_nll(marginal: Marginal, token_logprobs: Any, doc_scores: Any, **options: Any) -> Any:
-    """-log of the mixture over documents, of whole answers or token by token."""
+class MarginalOptions(CommonOptions, total=False):
+    """Options of the losses that marginalize over documents."""
+
+    marginal: Marginal
+
+
+class MaskedMarginalOptions(MarginalOptions, total=False):
+    """The same, where answers have a mask."""
+
+    mask: ArrayLike | None
+
+
+class MaskedDivergenceOptions(DivergenceOptions, total=False):
+    """Options of the losses that are a divergence from the log-probabilities of answers."""
+
+    mask: ArrayLike | None
+    length_normalized: bool
+
+
+@options_of(rag_sequence_nll_from_logprobs, without=["compat", "grad", "null_score", "return_posterior"])
+def marginal_nll(
+    token_logprobs: Any,
+    doc_scores: Any,
+    grad: Any = (),
+    null_score: Any = None,
+    return_posterior: bool = False,
+    /,
+    *,
+    marginal: Marginal = "sequence",
+    **options: Any,
+) -> Any:
+    """Return the loss that marginalizes whole answers, or each token."""
     arrays.one_of(marginal, "marginal", MARGINALS)
-    loss = rag_sequence_nll_from_logprobs if marginal == "sequence" else rag_token_nll_from_logprobs
-    return loss(token_logprobs, doc_scores, **options)
+    loss: Any = rag_sequence_nll_from_logprobs if marginal == "sequence" else rag_token_nll_from_logprobs
+    return loss(
+        token_logprobs,
+        doc_scores,
+        grad=grad,
+        null_score=null_score,
+        return_posterior=return_posterior,
+        compat="paper",
+        **options,
+    )
 
 
-def bools(x: arrays.ArrayLike, name: str, shape: tuple[int, ...], why: str) -> NDArray[np.bool_]:
+def refuse_token_mean(reduction: object) -> None:
+    """Raise for the reduction that candidates, which are no tokens, do not have."""
+    if reduction == "token_mean":
+        raise ValueError('reduction: expected "none", "sum" or "mean", got \'token_mean\'')
+
+
+def bools(x: ArrayLike, name: str, shape: tuple[int, ...], why: str) -> NDArray[np.bool_]:
     """x as an array of bool of that shape; why is the rest of the sentence that says what was expected."""
     a = arrays.as_array(x, name)
     if a.dtype != np.bool_ and (a.size or isinstance(x, np.ndarray)):
@@ -33,7 +80,7 @@ def bools(x: arrays.ArrayLike, name: str, shape: tuple[int, ...], why: str) -> N
 
 
 def summed_logprobs(
-    token_logprobs: arrays.ArrayLike, mask: arrays.ArrayLike | None, length_normalized: bool, name: str
+    token_logprobs: ArrayLike, mask: ArrayLike | None, length_normalized: bool, name: str
 ) -> tuple[NDArray[np.float64], bool]:
     """log p(y) (...,K) of token_logprobs (...,K,T), or its mean over the tokens that mask (...,T) scores; and whether
     they are float32."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
+from ragfast._core.arrays import ArrayLike
 from ragfast.index import FlatIndex
 from ragfast.marginal.lse import logsumexp, marginalize_token, segment_logsumexp
 from ragfast.rag.methods.inputs import temperate_logprobs
@@ -30,7 +31,7 @@ class KNNDatastore:
     ([[0.0, -1.0]], [[4, 2]])
     """
 
-    def __init__(self, keys: arrays.ArrayLike, tokens: arrays.ArrayLike, *, metric: str = "l2") -> None:
+    def __init__(self, keys: ArrayLike, tokens: ArrayLike, *, metric: str = "l2") -> None:
         self._index = FlatIndex.from_vectors(keys, metric=metric)
         n = len(self._index)
         followed = arrays.integers(tokens, "tokens", f"({n},), one for each key", (n,))
@@ -42,7 +43,7 @@ class KNNDatastore:
         return len(self._index)
 
     def search(
-        self, queries: arrays.ArrayLike, k: int, *, n_threads: int | None = None
+        self, queries: ArrayLike, k: int, *, n_threads: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The k nearest contexts of each query (B,D): scores (B,k), -|q - key|^2 for "l2", and the tokens that followed
         (B,k); -inf and -1 where the datastore holds fewer."""
@@ -51,9 +52,9 @@ class KNNDatastore:
 
 
 def knn_lm_logprobs(
-    lm_logprobs: arrays.ArrayLike,
-    scores: arrays.ArrayLike,
-    tokens: arrays.ArrayLike,
+    lm_logprobs: ArrayLike,
+    scores: ArrayLike,
+    tokens: ArrayLike,
     *,
     knn_weight: float = 0.25,
     temperature: float = 1.0,
@@ -84,10 +85,10 @@ def knn_lm_logprobs(
 
 
 def knn_lm_target_logprobs(
-    lm_logprobs: arrays.ArrayLike,
-    scores: arrays.ArrayLike,
-    tokens: arrays.ArrayLike,
-    targets: arrays.ArrayLike,
+    lm_logprobs: ArrayLike,
+    scores: ArrayLike,
+    tokens: ArrayLike,
+    targets: ArrayLike,
     *,
     knn_weight: float = 0.25,
     temperature: float = 1.0,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 
 from ragfast._core import _kernels, arrays
-from ragfast.marginal.loss import NLL, Reduction, rag_sequence_nll_from_logprobs
-from ragfast.rag.methods.inputs import Marginal, bools, marginal_nll
+from ragfast._core.arrays import ArrayLike
+from ragfast._core.signatures import options_of
+from ragfast.marginal.loss import NLL, LogprobsGrad, Reduction, rag_sequence_nll_from_logprobs
+from ragfast.rag.methods.inputs import MaskedMarginalOptions, bools, marginal_nll, refuse_token_mean
 
 __all__ = ["marginal_log_loss", "realm_nll", "realm_reader_nll"]
 
@@ -18,18 +19,15 @@ Normalization: TypeAlias = Literal["document", "joint"]
 NORMALIZATIONS = ("document", "joint")
 
 
+@options_of(marginal_nll)
 def realm_nll(
-    token_logprobs: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
+    token_logprobs: ArrayLike,
+    doc_scores: ArrayLike,
     *,
-    null_score: arrays.ArrayLike | None,
-    mask: arrays.ArrayLike | None = None,
-    marginal: Marginal = "sequence",
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
-    grad: Collection[Literal["doc_scores", "token_logprobs"]] = (),
+    null_score: ArrayLike | None,
+    grad: LogprobsGrad = (),
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[MaskedMarginalOptions],
 ) -> Any:
     """Pre-training of REALM (Guu et al. 2020, section 3): -log p(y|x) = -log sum_z p(z|x) p(y|z,x), where p(y|z,x) is
     the product over the masked tokens of x, and the null document is one more candidate beside the K retrieved.
@@ -49,23 +47,12 @@ def realm_nll(
     >>> round(float(nll.loss), 4), nll.posterior.round(4).tolist()
     (0.7162, [[0.9803, 0.0147, 0.005]])
     """
-    return marginal_nll(
-        marginal,
-        token_logprobs,
-        doc_scores,
-        mask=mask,
-        temperature=temperature,
-        reduction=reduction,
-        null_score=null_score,
-        grad=grad,
-        return_posterior=return_posterior,
-        n_threads=n_threads,
-    )
+    return marginal_nll(token_logprobs, doc_scores, grad, null_score, return_posterior, **options)
 
 
 def marginal_log_loss(
-    scores: arrays.ArrayLike,
-    correct: arrays.ArrayLike,
+    scores: ArrayLike,
+    correct: ArrayLike,
     *,
     temperature: float = 1.0,
     reduction: Reduction = "mean",
@@ -93,8 +80,7 @@ def marginal_log_loss(
     given = arrays.floats(scores, "scores")
     if given.ndim != 2 or given.shape[1] == 0:
         raise ValueError(f"scores: expected shape (B, n) with n of 1 or more, got {given.shape}")
-    if reduction == "token_mean":
-        raise ValueError('reduction: expected "none", "sum" or "mean", got \'token_mean\'')
+    refuse_token_mean(reduction)
     right = bools(correct, "correct", given.shape, "that of scores")
     # The mixture over candidates, each of which is right with probability 1 or 0.
     nll = rag_sequence_nll_from_logprobs(
@@ -109,9 +95,9 @@ def marginal_log_loss(
 
 
 def realm_reader_nll(
-    span_scores: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
-    correct: arrays.ArrayLike,
+    span_scores: ArrayLike,
+    doc_scores: ArrayLike,
+    correct: ArrayLike,
     *,
     normalization: Normalization = "document",
     reduction: Reduction = "mean",
@@ -144,42 +130,34 @@ def realm_reader_nll(
         raise ValueError(f"span_scores: expected shape (B, K, S) with K and S of 1 or more, got {given.shape}")
     docs, _ = arrays.shaped_doubles(doc_scores, "doc_scores", f"{given.shape[:2]}", given.shape[:2])
     right = bools(correct, "correct", given.shape, "that of span_scores")
-    single = given.dtype.num == arrays.FLOAT
-    spans = np.where((docs == -np.inf)[..., None], -np.inf, given)
+    refuse_token_mean(reduction)
+    spans = np.where((docs == -np.inf)[..., None], -np.inf, given.astype(np.float64))
+    grads: list[Any] = []
     if normalization == "joint":
         both = (spans + docs[..., None]).reshape(len(spans), -1)
-        found = marginal_log_loss(
+        loss = marginal_log_loss(
             both, right.reshape(both.shape), reduction=reduction, return_grad=return_grad, n_threads=n_threads
         )
-        if not return_grad:
-            return _like(found, single)
-        spans_grad = found[1].reshape(given.shape)
-        return NLL(
-            _like(found[0], single),
-            doc_scores_grad=_like(spans_grad.sum(axis=-1), single),
-            logits_grad=_like(spans_grad, single),
+        if return_grad:
+            loss, by_span = loss
+            spans_grad = by_span.reshape(given.shape)
+            grads = [spans_grad.sum(axis=-1), spans_grad]
+    else:
+        rows = spans.reshape(-1, given.shape[2])
+        by_doc, by_span = marginal_log_loss(
+            rows, right.reshape(rows.shape), reduction="none", return_grad=True, n_threads=n_threads
         )
-    if reduction == "token_mean":
-        raise ValueError('reduction: expected "none", "sum" or "mean", got \'token_mean\'')
-    rows = spans.reshape(-1, given.shape[2])
-    by_doc, by_span = marginal_log_loss(
-        rows, right.reshape(rows.shape), reduction="none", return_grad=True, n_threads=n_threads
-    )
-    nll = rag_sequence_nll_from_logprobs(
-        -by_doc.reshape(*docs.shape, 1),
-        docs,
-        reduction=reduction,
-        grad=["doc_scores", "token_logprobs"] if return_grad else (),
-        n_threads=n_threads,
-    )
-    if not return_grad:
-        return _like(nll, single)
-    return NLL(
-        _like(nll.loss, single),
-        doc_scores_grad=_like(nll.doc_scores_grad, single),
-        logits_grad=_like(-nll.token_logprobs_grad * by_span.reshape(given.shape), single),
-    )
-
-
-def _like(x: Any, single: bool) -> Any:
-    return _kernels.narrowed(np.asarray(x))[()] if single else x
+        loss = rag_sequence_nll_from_logprobs(
+            -by_doc.reshape(*docs.shape, 1),
+            docs,
+            reduction=reduction,
+            grad=["doc_scores", "token_logprobs"] if return_grad else (),
+            n_threads=n_threads,
+        )
+        if return_grad:
+            grads = [loss.doc_scores_grad, -loss.token_logprobs_grad * by_span.reshape(given.shape)]
+            loss = loss.loss
+    found = [loss, *grads]
+    if given.dtype.num == arrays.FLOAT:
+        found = [_kernels.narrowed(np.asarray(x))[()] for x in found]
+    return NLL(found[0], doc_scores_grad=found[1], logits_grad=found[2]) if return_grad else found[0]

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from ragfast._core import arrays
+from ragfast._core.arrays import ArrayLike
+from ragfast._core.signatures import options_of
 from ragfast.marginal.decode_step import marginalize_step
-from ragfast.marginal.loss import Reduction, rag_token_nll_from_logprobs
+from ragfast.marginal.loss import CommonOptions, rag_token_nll_from_logprobs
 from ragfast.rag.methods.inputs import temperate_logprobs
 
 __all__ = ["replug_logprobs", "replug_nll"]
 
 
 def replug_logprobs(
-    logits: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
+    logits: ArrayLike,
+    doc_scores: ArrayLike,
     *,
     temperature: float = 1.0,
-    top_b: int | None = None,
+    n_best: int | None = None,
     n_threads: int | None = None,
 ) -> Any:
     """log p(v | x, D') = log sum_z w_z p(v | z, x) of the next token, w = softmax(doc_scores / temperature): REPLUG's
     ensemble (Shi et al. 2023, section 3.2), with input reformulated once for each document.
 
     logits (...,K,V), of any type that :func:`ragfast.marginalize_step` takes; doc_scores (...,K), -inf for a document
-    that is missing. What is returned, (...,V) or with top_b the greatest and their tokens, and the errors are those of
+    that is missing. What is returned, (...,V) or with n_best the greatest and their tokens, and the errors are those of
     that function. The released code calculates w without subtracting the maximum, which overflows; FlashRAG's mixes
     logits instead of probabilities, with w = s / sum s, which is another distribution.
 
@@ -38,20 +40,18 @@ def replug_logprobs(
         raise ValueError(f"doc_scores: expected shape (..., K) with K of 1 or more, got {scores.shape}")
     divisor = arrays.finite_float(temperature, "temperature", above_zero=True)
     weights = temperate_logprobs(scores, divisor)
-    if top_b is None:
-        return marginalize_step(logits, weights, n_threads=n_threads)
-    return marginalize_step(logits, weights, top_b=top_b, n_threads=n_threads)
+    step: Any = marginalize_step  # whose overloads tell a number from None
+    return step(logits, weights, n_best=n_best, n_threads=n_threads)
 
 
+@options_of(rag_token_nll_from_logprobs, without=["compat", "null_score", "grad"])
 def replug_nll(
-    token_logprobs: arrays.ArrayLike,
-    doc_scores: arrays.ArrayLike,
+    token_logprobs: ArrayLike,
+    doc_scores: ArrayLike,
     *,
-    mask: arrays.ArrayLike | None = None,
-    temperature: float = 1.0,
-    reduction: Reduction = "mean",
+    mask: ArrayLike | None = None,
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[CommonOptions],
 ) -> Any:
     """-log p of a continuation under REPLUG's ensemble, which is taken anew for each token: the number of RAG-Token.
 
@@ -67,8 +67,9 @@ def replug_nll(
         token_logprobs,
         doc_scores,
         mask=mask,
-        temperature=temperature,
-        reduction=reduction,
+        compat="paper",
+        null_score=None,
+        grad=(),
         return_posterior=return_posterior,
-        n_threads=n_threads,
+        **options,
     )

@@ -6,18 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
+from ragfast._core.arrays import ArrayLike
 from ragfast.index import FlatIndex, Hits
 
 __all__ = ["retro_neighbours"]
 
 
 def retro_neighbours(
-    chunks: arrays.ArrayLike,
-    documents: arrays.ArrayLike,
+    chunks: ArrayLike,
+    documents: ArrayLike,
     k: int,
     *,
-    queries: arrays.ArrayLike | None = None,
-    query_documents: arrays.ArrayLike | None = None,
+    queries: ArrayLike | None = None,
+    query_documents: ArrayLike | None = None,
     metric: str = "l2",
     n_threads: int | None = None,
 ) -> Hits:

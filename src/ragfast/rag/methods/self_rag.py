@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
+from ragfast._core.arrays import ArrayLike
 from ragfast.marginal.lse import log_softmax
 from ragfast.rag.methods.inputs import bools, summed_logprobs
 
@@ -22,12 +23,12 @@ UTILITY = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 
 
 def self_rag_scores(
-    token_logprobs: arrays.ArrayLike,
+    token_logprobs: ArrayLike,
     *,
-    relevance: arrays.ArrayLike | None = None,
-    support: arrays.ArrayLike | None = None,
-    utility: arrays.ArrayLike | None = None,
-    mask: arrays.ArrayLike | None = None,
+    relevance: ArrayLike | None = None,
+    support: ArrayLike | None = None,
+    utility: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
     length_normalized: bool = False,
 ) -> NDArray[np.float64]:
@@ -80,7 +81,7 @@ def self_rag_scores(
     return np.where(missing, -np.inf, score)
 
 
-def self_rag_answers(scores: arrays.ArrayLike, answers: Sequence[Answer]) -> list[tuple[Answer, float]]:
+def self_rag_answers(scores: ArrayLike, answers: Sequence[Answer]) -> list[tuple[Answer, float]]:
     """Answers of one question, each with the sum of the scores of the documents under which it was generated, the best
     first, equal ones in the order they came: how Self-RAG decides short-form questions with a closed set of answers
     (the released run_short_form.py; where answers are open, it takes the document of the best score).
@@ -101,7 +102,7 @@ def self_rag_answers(scores: arrays.ArrayLike, answers: Sequence[Answer]) -> lis
     return [(names[i], float(sums[i])) for i in best]
 
 
-def self_rag_retrieve(retrieve_logprobs: arrays.ArrayLike, *, threshold: float = 0.2) -> Any:
+def self_rag_retrieve(retrieve_logprobs: ArrayLike, *, threshold: float = 0.2) -> Any:
     """Whether to retrieve: p([Retrieval]), normalised over the tokens of its group, is above threshold (Asai et al.
     2024, section 3.3).
 

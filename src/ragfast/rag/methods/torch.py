@@ -8,16 +8,23 @@ Where a paper takes the language model or the reader as constant, so do these: n
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-import ragfast.torch as kernels
+import ragfast.torch
 from ragfast._core import arrays
-from ragfast.marginal.divergence import Direction, Reduction
-from ragfast.marginal.loss import Reduction as NLLReduction
-from ragfast.rag.methods.inputs import MARGINALS, Marginal
+from ragfast._core.signatures import options_of
+from ragfast.marginal.divergence import Direction, DivergenceOptions
+from ragfast.marginal.loss import Reduction
+from ragfast.rag.methods.inputs import (
+    MARGINALS,
+    Marginal,
+    MaskedDivergenceOptions,
+    MaskedMarginalOptions,
+    refuse_token_mean,
+)
 from ragfast.rag.methods.realm import NORMALIZATIONS, Normalization
 
 __all__ = [
@@ -33,17 +40,101 @@ __all__ = [
 ]
 
 
-def pdist_loss(
+def _tensor(x: Any, name: str) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}; ragfast.rag.methods takes arrays")
+    return x
+
+
+def _bools(x: Any, name: str, shape: tuple[int, ...]) -> Tensor:
+    given = _tensor(x, name)
+    if given.dtype != torch.bool:
+        raise TypeError(f"{name}: expected torch.bool, got {given.dtype}")
+    if tuple(given.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(given.shape)}")
+    return given
+
+
+@options_of(ragfast.torch.kl_divergence, without=["direction"])
+def _from_answers(
     doc_scores: Tensor,
     token_logprobs: Tensor,
+    name: str,
+    direction: Direction,
+    leave_one_out: bool = False,
+    /,
     *,
     mask: Tensor | None = None,
     length_normalized: bool = False,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    reduction: Reduction = "batchmean",
-    n_threads: int | None = None,
+    **options: Unpack[DivergenceOptions],
 ) -> Tensor:
+    """Return the divergence from answers, given under each document or, with leave_one_out, without each document."""
+    given = _tensor(token_logprobs, name).detach()
+    if given.ndim < 2:
+        raise ValueError(f"{name}: expected shape (..., K, T), got {tuple(given.shape)}")
+    shape = (*given.shape[:-2], given.shape[-1])
+    scored = torch.ones(shape, dtype=torch.bool) if mask is None else _bools(mask, "mask", shape)
+    target = given.double().masked_fill(~scored.unsqueeze(-2), 0.0).sum(-1)
+    if length_normalized:
+        n = scored.sum(-1)
+        if n.numel() and n.min() == 0:
+            raise ValueError(f"{name}: expected an answer of one scored token or more to take the mean of")
+        target = target / n.unsqueeze(-1)
+    target = -target if leave_one_out else target
+    return _distilled(doc_scores, target, given.dtype, name, leave_one_out, direction=direction, **options)
+
+
+@options_of(ragfast.torch.kl_divergence, without=["direction"])
+def _from_scores(
+    doc_scores: Tensor, target_scores: Tensor, name: str, /, **options: Unpack[DivergenceOptions]
+) -> Tensor:
+    """Return the forward divergence from scores that are given, one for each document."""
+    given = _tensor(target_scores, name).detach()
+    if not given.is_floating_point():
+        raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {given.dtype}")
+    return _distilled(doc_scores, given.double(), given.dtype, name, False, direction="forward", **options)
+
+
+def _distilled(
+    doc_scores: Tensor, target: Tensor, dtype: torch.dtype, name: str, infinity_has_all: bool, **options: Any
+) -> Tensor:
+    """Return the divergence from target (...,K) float64, calculated from the argument `name`, which has that dtype."""
+    scores = _tensor(doc_scores, "doc_scores")
+    if target.shape != scores.shape:
+        raise ValueError(
+            f"{name}: expected one answer or score for each of doc_scores, {tuple(scores.shape)}, got "
+            f"{tuple(target.shape)}"
+        )
+    preferred = target.masked_fill(scores == -torch.inf, -torch.inf)
+    if infinity_has_all:  # as ragfast.rag.methods.distillation has it
+        infinite = preferred == torch.inf
+        limit = torch.where(infinite, 0.0, -torch.inf).to(preferred.dtype)
+        preferred = torch.where(infinite.any(-1, keepdim=True) & ~preferred.isnan(), limit, preferred)
+    loss = ragfast.torch.kl_divergence(scores, preferred, **options)
+    return loss if torch.float64 in (dtype, scores.dtype) else loss.float()
+
+
+@options_of(ragfast.torch.rag_sequence_nll_from_logprobs, without=["compat", "null_score", "return_posterior"])
+def _marginal_nll(
+    token_logprobs: Tensor,
+    doc_scores: Tensor,
+    null_score: Tensor | float | None,
+    return_posterior: bool,
+    /,
+    *,
+    marginal: Marginal = "sequence",
+    **options: Any,
+) -> Any:
+    """Return the loss that marginalizes whole answers, or each token."""
+    arrays.one_of(marginal, "marginal", MARGINALS)
+    by_sequence, by_token = ragfast.torch.rag_sequence_nll_from_logprobs, ragfast.torch.rag_token_nll_from_logprobs
+    return (by_sequence if marginal == "sequence" else by_token)(
+        token_logprobs, doc_scores, null_score=null_score, return_posterior=return_posterior, compat="paper", **options
+    )
+
+
+@options_of(_from_answers)
+def pdist_loss(doc_scores: Tensor, token_logprobs: Tensor, **options: Unpack[MaskedDivergenceOptions]) -> Tensor:
     """:func:`ragfast.rag.methods.pdist_loss` with a gradient to doc_scores (...,K).
 
     >>> import torch, ragfast.rag.methods.torch
@@ -53,92 +144,47 @@ def pdist_loss(
     >>> [round(x, 4) for x in doc_scores.grad[0].tolist()]
     [0.25, -0.25]
     """
-    target = _summed(token_logprobs, mask, length_normalized, "token_logprobs")
-    return _distilled(doc_scores, target, temperature, target_temperature, "forward", reduction, n_threads)
+    return _from_answers(doc_scores, token_logprobs, "token_logprobs", "forward", **options)
 
 
-def loop_loss(
-    doc_scores: Tensor,
-    left_out_logprobs: Tensor,
-    *,
-    mask: Tensor | None = None,
-    length_normalized: bool = False,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    reduction: Reduction = "batchmean",
-    n_threads: int | None = None,
-) -> Tensor:
+@options_of(_from_answers)
+def loop_loss(doc_scores: Tensor, left_out_logprobs: Tensor, **options: Unpack[MaskedDivergenceOptions]) -> Tensor:
     """:func:`ragfast.rag.methods.loop_loss` with a gradient to doc_scores (...,K)."""
-    target = _summed(left_out_logprobs, mask, length_normalized, "left_out_logprobs")
-    target = target._replace(scores=-target.scores)
-    return _distilled(
-        doc_scores,
-        target,
-        temperature,
-        target_temperature,
-        "forward",
-        reduction,
-        n_threads,
-        infinity_has_all=True,
-    )
+    return _from_answers(doc_scores, left_out_logprobs, "left_out_logprobs", "forward", True, **options)
 
 
-def adist_loss(
-    doc_scores: Tensor,
-    attention_scores: Tensor,
-    *,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    reduction: Reduction = "batchmean",
-    n_threads: int | None = None,
-) -> Tensor:
+@options_of(_from_scores)
+def adist_loss(doc_scores: Tensor, attention_scores: Tensor, **options: Unpack[DivergenceOptions]) -> Tensor:
     """:func:`ragfast.rag.methods.adist_loss` with a gradient to doc_scores (...,K)."""
-    target = _given(attention_scores, "attention_scores")
-    return _distilled(doc_scores, target, temperature, target_temperature, "forward", reduction, n_threads)
+    return _from_scores(doc_scores, attention_scores, "attention_scores", **options)
 
 
-def fid_distillation_loss(
-    doc_scores: Tensor,
-    reader_scores: Tensor,
-    *,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
-    reduction: Reduction = "batchmean",
-    n_threads: int | None = None,
-) -> Tensor:
+@options_of(_from_scores)
+def fid_distillation_loss(doc_scores: Tensor, reader_scores: Tensor, **options: Unpack[DivergenceOptions]) -> Tensor:
     """:func:`ragfast.rag.methods.fid_distillation_loss` with a gradient to doc_scores (...,K)."""
-    target = _given(reader_scores, "reader_scores")
-    return _distilled(doc_scores, target, temperature, target_temperature, "forward", reduction, n_threads)
+    return _from_scores(doc_scores, reader_scores, "reader_scores", **options)
 
 
+@options_of(_from_answers)
 def replug_lsr_loss(
     doc_scores: Tensor,
     token_logprobs: Tensor,
     *,
-    mask: Tensor | None = None,
-    length_normalized: bool = False,
-    temperature: float = 1.0,
-    target_temperature: float = 1.0,
     direction: Direction = "reverse",
-    reduction: Reduction = "batchmean",
-    n_threads: int | None = None,
+    **options: Unpack[MaskedDivergenceOptions],
 ) -> Tensor:
     """:func:`ragfast.rag.methods.replug_lsr_loss` with a gradient to doc_scores (...,K)."""
-    target = _summed(token_logprobs, mask, length_normalized, "token_logprobs")
-    return _distilled(doc_scores, target, temperature, target_temperature, direction, reduction, n_threads)
+    return _from_answers(doc_scores, token_logprobs, "token_logprobs", direction, **options)
 
 
+@options_of(_marginal_nll)
 def emdr2_loss(
     token_logprobs: Tensor,
     doc_scores: Tensor,
     *,
-    mask: Tensor | None = None,
-    marginal: Marginal = "sequence",
-    temperature: float = 1.0,
-    reduction: NLLReduction = "mean",
     null_score: Tensor | float | None = None,
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[MaskedMarginalOptions],
 ) -> Any:
     """:func:`ragfast.rag.methods.emdr2_loss` with gradients to doc_scores (B,K) and null_score; the reader is constant.
 
@@ -150,43 +196,20 @@ def emdr2_loss(
     [-0.3333, 0.3333]
     """
     reader = _tensor(token_logprobs, "token_logprobs").detach()
-    return _marginal(
-        marginal,
-        reader,
-        doc_scores,
-        mask=mask,
-        temperature=temperature,
-        reduction=reduction,
-        null_score=null_score,
-        return_posterior=return_posterior,
-        n_threads=n_threads,
-    )
+    return _marginal_nll(reader, doc_scores, null_score, return_posterior, **options)
 
 
+@options_of(_marginal_nll)
 def realm_nll(
     token_logprobs: Tensor,
     doc_scores: Tensor,
     *,
     null_score: Tensor | float | None,
-    mask: Tensor | None = None,
-    marginal: Marginal = "sequence",
-    temperature: float = 1.0,
-    reduction: NLLReduction = "mean",
     return_posterior: bool = False,
-    n_threads: int | None = None,
+    **options: Unpack[MaskedMarginalOptions],
 ) -> Any:
     """:func:`ragfast.rag.methods.realm_nll` with gradients to token_logprobs (B,K+1,T), doc_scores and null_score."""
-    return _marginal(
-        marginal,
-        token_logprobs,
-        doc_scores,
-        mask=mask,
-        temperature=temperature,
-        reduction=reduction,
-        null_score=null_score,
-        return_posterior=return_posterior,
-        n_threads=n_threads,
-    )
+    return _marginal_nll(token_logprobs, doc_scores, null_score, return_posterior, **options)
 
 
 def marginal_log_loss(
@@ -194,7 +217,7 @@ def marginal_log_loss(
     correct: Tensor,
     *,
     temperature: float = 1.0,
-    reduction: NLLReduction = "mean",
+    reduction: Reduction = "mean",
     n_threads: int | None = None,
 ) -> Tensor:
     """:func:`ragfast.rag.methods.marginal_log_loss` with a gradient to scores (B,n).
@@ -208,11 +231,10 @@ def marginal_log_loss(
     given = _tensor(scores, "scores")
     if given.ndim != 2 or given.shape[1] == 0:
         raise ValueError(f"scores: expected shape (B, n) with n of 1 or more, got {tuple(given.shape)}")
-    if reduction == "token_mean":
-        raise ValueError('reduction: expected "none", "sum" or "mean", got \'token_mean\'')
+    refuse_token_mean(reduction)
     right = _bools(correct, "correct", tuple(given.shape))
     likelihood = torch.zeros(given.shape, dtype=given.dtype).masked_fill(~right, -torch.inf)
-    found: Tensor = kernels.rag_sequence_nll_from_logprobs(
+    found: Tensor = ragfast.torch.rag_sequence_nll_from_logprobs(
         likelihood[..., None], given, temperature=temperature, reduction=reduction, n_threads=n_threads
     )
     return found
@@ -224,7 +246,7 @@ def realm_reader_nll(
     correct: Tensor,
     *,
     normalization: Normalization = "document",
-    reduction: NLLReduction = "mean",
+    reduction: Reduction = "mean",
     n_threads: int | None = None,
 ) -> Tensor:
     """:func:`ragfast.rag.methods.realm_reader_nll` with gradients to span_scores (B,K,S) and doc_scores (B,K).
@@ -243,101 +265,13 @@ def realm_reader_nll(
     if docs.shape != spans.shape[:2]:
         raise ValueError(f"doc_scores: expected shape {tuple(spans.shape[:2])}, got {tuple(docs.shape)}")
     right = _bools(correct, "correct", tuple(spans.shape))
+    refuse_token_mean(reduction)
     spans = spans.masked_fill((docs == -torch.inf).unsqueeze(-1), -torch.inf)
     if normalization == "joint":
         both = (spans + docs.unsqueeze(-1)).flatten(1)
         return marginal_log_loss(both, right.flatten(1), reduction=reduction, n_threads=n_threads)
     by_doc = marginal_log_loss(spans.flatten(0, 1), right.flatten(0, 1), reduction="none", n_threads=n_threads)
-    if reduction == "token_mean":
-        raise ValueError('reduction: expected "none", "sum" or "mean", got \'token_mean\'')
-    found: Tensor = kernels.rag_sequence_nll_from_logprobs(
+    found: Tensor = ragfast.torch.rag_sequence_nll_from_logprobs(
         -by_doc.view(*docs.shape, 1), docs, reduction=reduction, n_threads=n_threads
     )
     return found
-
-
-class _Target(NamedTuple):
-    """What the language model says of documents."""
-
-    scores: Tensor  # (...,K) float64
-    wide: bool  # float64 was given
-    name: str  # what it was made of
-
-
-def _tensor(x: Any, name: str) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}; ragfast.rag.methods takes arrays")
-    return x
-
-
-def _bools(x: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-    given = _tensor(x, name)
-    if given.dtype != torch.bool:
-        raise TypeError(f"{name}: expected torch.bool, got {given.dtype}")
-    if tuple(given.shape) != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {tuple(given.shape)}")
-    return given
-
-
-def _summed(token_logprobs: Tensor, mask: Tensor | None, length_normalized: bool, name: str) -> _Target:
-    """log p(y) (...,K) of (...,K,T), or its mean over the scored tokens, without gradient."""
-    given = _tensor(token_logprobs, name).detach()
-    if given.ndim < 2:
-        raise ValueError(f"{name}: expected shape (..., K, T), got {tuple(given.shape)}")
-    shape = (*given.shape[:-2], given.shape[-1])
-    scored = torch.ones(shape, dtype=torch.bool) if mask is None else _bools(mask, "mask", shape)
-    n = scored.sum(-1)
-    total = given.double().masked_fill(~scored.unsqueeze(-2), 0.0).sum(-1)
-    if length_normalized:
-        if n.numel() and n.min() == 0:
-            raise ValueError(f"{name}: expected an answer of one scored token or more to take the mean of")
-        total = total / n.unsqueeze(-1)
-    return _Target(total, given.dtype == torch.float64, name)
-
-
-def _given(x: Tensor, name: str) -> _Target:
-    """Scores (...,K) without gradient."""
-    scores = _tensor(x, name).detach()
-    if not scores.is_floating_point():
-        raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {scores.dtype}")
-    return _Target(scores.double(), scores.dtype == torch.float64, name)
-
-
-def _distilled(
-    doc_scores: Tensor,
-    target: _Target,
-    temperature: float,
-    target_temperature: float,
-    direction: Direction,
-    reduction: Reduction,
-    n_threads: int | None,
-    *,
-    infinity_has_all: bool = False,
-) -> Tensor:
-    scores = _tensor(doc_scores, "doc_scores")
-    if target.scores.shape != scores.shape:
-        raise ValueError(
-            f"{target.name}: expected one answer or score for each of doc_scores, {tuple(scores.shape)}, got "
-            f"{tuple(target.scores.shape)}"
-        )
-    preferred = target.scores.masked_fill(scores == -torch.inf, -torch.inf)
-    if infinity_has_all:  # as ragfast.rag.methods.distillation has it
-        infinite = preferred == torch.inf
-        limit = torch.where(infinite, 0.0, -torch.inf).to(preferred.dtype)
-        preferred = torch.where(infinite.any(-1, keepdim=True) & ~preferred.isnan(), limit, preferred)
-    loss = kernels.kl_divergence(
-        scores,
-        preferred,
-        temperature=temperature,
-        target_temperature=target_temperature,
-        direction=direction,
-        reduction=reduction,
-        n_threads=n_threads,
-    )
-    return loss if target.wide or scores.dtype == torch.float64 else loss.float()
-
-
-def _marginal(marginal: Marginal, token_logprobs: Tensor, doc_scores: Tensor, **options: Any) -> Any:
-    arrays.one_of(marginal, "marginal", MARGINALS)
-    by_sequence, by_token = kernels.rag_sequence_nll_from_logprobs, kernels.rag_token_nll_from_logprobs
-    return (by_sequence if marginal == "sequence" else by_token)(token_logprobs, doc_scores, **options)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ragfast.marginal import lse as marginal
-from ragfast.torch.tensors import once_only, wide_of
+from ragfast.marginal import lse
+from ragfast.torch.tensors import once_only, single_or_double
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -17,20 +17,20 @@ class _LogSumExp(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, axis: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.axis = axis
-        return torch.from_numpy(np.asarray(marginal.logsumexp(x.detach(), axis)))
+        return torch.from_numpy(np.asarray(lse.logsumexp(x.detach(), axis)))
 
     @staticmethod
     @once_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        softmax = torch.from_numpy(marginal.log_softmax(x.detach(), ctx.axis)).exp_()
+        softmax = torch.from_numpy(lse.log_softmax(x.detach(), ctx.axis)).exp_()
         return softmax.mul_(grad.unsqueeze(ctx.axis)), None
 
 
 class _LogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: int) -> Tensor:
-        out = torch.from_numpy(marginal.log_softmax(x.detach(), axis))
+        out = torch.from_numpy(lse.log_softmax(x.detach(), axis))
         ctx.save_for_backward(out)
         ctx.axis = axis
         return out
@@ -51,7 +51,7 @@ def logsumexp(x: Tensor, axis: int = -1) -> Tensor:
     >>> x.grad.mul(8).round().tolist()
     [1.0, 2.0, 5.0]
     """
-    out: Tensor = _LogSumExp.apply(wide_of(x, "x"), axis)
+    out: Tensor = _LogSumExp.apply(single_or_double(x, "x"), axis)
     return out
 
 
@@ -62,23 +62,23 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     >>> ragfast.torch.log_softmax(torch.log(torch.tensor([1.0, 1.0, 2.0]))).exp().tolist()
     [0.25, 0.25, 0.5]
     """
-    out: Tensor = _LogSoftmax.apply(wide_of(x, "x"), axis)
+    out: Tensor = _LogSoftmax.apply(single_or_double(x, "x"), axis)
     return out
 
 
 class _Marginal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, doc_logprobs: Tensor, token_logprobs: Tensor, by_token: bool) -> tuple[Tensor, Tensor]:
-        marginalize = marginal.marginalize_token if by_token else marginal.marginalize_sequence
+        marginalize = lse.marginalize_token if by_token else lse.marginalize_sequence
         out, posterior = map(
             np.asarray, marginalize(doc_logprobs.detach(), token_logprobs.detach(), return_posterior=True)
         )
-        log_prob, posterior = torch.from_numpy(out), torch.from_numpy(posterior)
+        logprobs, posterior = torch.from_numpy(out), torch.from_numpy(posterior)
         ctx.mark_non_differentiable(posterior)
         ctx.save_for_backward(posterior)
         ctx.n_tokens = token_logprobs.shape[-1]
         ctx.by_token = by_token
-        return log_prob, posterior
+        return logprobs, posterior
 
     @staticmethod
     @once_only
@@ -92,11 +92,11 @@ class _Marginal(torch.autograd.Function):
 
 
 def _marginalize(doc_logprobs: Tensor, token_logprobs: Tensor, by_token: bool, return_posterior: bool) -> Any:
-    docs, tokens = wide_of(doc_logprobs, "doc_logprobs"), wide_of(token_logprobs, "token_logprobs")
+    docs, tokens = single_or_double(doc_logprobs, "doc_logprobs"), single_or_double(token_logprobs, "token_logprobs")
     if docs.dtype != tokens.dtype and docs.is_floating_point() and tokens.is_floating_point():
         docs, tokens = docs.double(), tokens.double()
-    log_probs, posterior = _Marginal.apply(docs, tokens, by_token)
-    return (log_probs, posterior) if return_posterior else log_probs
+    logprobs, posterior = _Marginal.apply(docs, tokens, by_token)
+    return (logprobs, posterior) if return_posterior else logprobs
 
 
 def marginalize_sequence(doc_logprobs: Tensor, token_logprobs: Tensor, *, return_posterior: bool = False) -> Any:

@@ -193,7 +193,7 @@ def test_marginal_log_loss() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(TypeError, match=r"^token_logprobs: expected a torch\.Tensor, got ndarray; ragfast\.methods"):
+    with pytest.raises(TypeError, match=r"^token_logprobs: expected a torch\.Tensor, got ndarray; ragfast\.rag\."):
         losses.pdist_loss(SCORES, TOKENS.numpy())
     with pytest.raises(
         ValueError, match=r"^token_logprobs: expected one answer or score for each of doc_scores, \(3, 3\)"
