@@ -16,7 +16,7 @@ BENCH_SOURCES := $(shell find benchmarks/pyproject.toml benchmarks/ragfast_bench
 DEMO_SOURCES := $(shell find examples/demo -not -path '*/__pycache__*' -not -path '*/tests*')
 C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/*.[ch] benchmarks/*.c)
 
-.PHONY: demo test test-all lint sanitize counts counts-accept bench bench-history clean
+.PHONY: demo test test-all lint sanitize counts counts-accept bench bench-compare bench-history clean
 
 test: $(VENV)/.with-test
 	$(PYTEST) tests --ignore=tests/rag/hf --write-passed $(VENV)/.passed
@@ -60,6 +60,11 @@ counts counts-accept: $(VENV)/.build-tools
 # Every peer beside ragfast, in one process. BENCH takes options: make bench BENCH=--quick
 bench: $(VENV)/.with-benchmarks $(VENV)/.with-demo
 	$(BIN)/python -m ragfast bench $(BENCH)
+
+# Two builds in one process, whose calls take turns: make bench-compare BASE=main. Without HEAD=revision the new build is
+# the working tree. COMPARE takes options: COMPARE="--quick --json out.json"
+bench-compare: $(VENV)/.build-tools
+	PYTHONPATH=benchmarks $(BIN)/python -m ragfast_bench.compare $(BASE) $(if $(HEAD),--head $(HEAD)) $(COMPARE)
 
 # The suites of pytest-benchmark, kept in .benchmarks; `pytest-benchmark compare` reads what is there.
 bench-history: $(VENV)/.with-test $(VENV)/.with-benchmarks
