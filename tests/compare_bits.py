@@ -27,8 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bit_cases import KINDS, SEARCHES_PER_INDEX, run_case
-from ragfast_bench.builds import BuildError, load
+
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS / "helpers"), str(TESTS.parent / "benchmarks")]  # these need no installation
+
+from bit_cases import KINDS, SEARCHES_PER_INDEX, run_case  # noqa: E402
+from ragfast_bench.compare_builds import BuildError, load  # noqa: E402
 
 OTHERS = 4
 """Losses per case of each kind that is neither a search nor a loss."""

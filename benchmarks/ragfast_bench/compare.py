@@ -47,7 +47,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ragfast_bench.builds import Build, BuildError, built, check_separate, digest, load
+from ragfast_bench.compare_builds import Build, BuildError, built, check_separate, digest, load
 from ragfast_bench.compare_cells import Call, Cell, Setup, marginal_cells, search_cells
 
 Pair = tuple[Build, Build]  # the old and the new one

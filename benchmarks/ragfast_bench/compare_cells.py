@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ragfast_bench.builds import Build
+from ragfast_bench.compare_builds import Build
 
 Call = Callable[[], Any]
 Setup = Callable[[Build], Call]  # makes one build's indexes and returns the call to be timed

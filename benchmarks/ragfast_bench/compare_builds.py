@@ -40,6 +40,9 @@ OLD_ARGUMENTS = {
     "n_best": "top_b",
     "n_segments": "n_keys",
 }
+ALIGNED = "-falign-functions=64"
+"""Compiler flags of both builds. Without them a change of one function moves all that follow it, and an unchanged loop
+that then crosses a 64-byte line was seen to take 6 % longer."""
 
 
 class BuildError(Exception):
@@ -203,7 +206,8 @@ def built(revision: str | None, under: Path) -> Path:
     tree = tree_of(revision)
     entries = git("ls-tree", "--full-tree", tree).decode().splitlines()
     compiled = [entry for entry in entries if entry.partition("\t")[2] not in NOT_BUILT]
-    settings = [sys.version, os.environ.get("CC", ""), os.environ.get("CFLAGS", "")]
+    flags = f"{os.environ.get('CFLAGS', '')} {ALIGNED}".strip()
+    settings = [sys.version, os.environ.get("CC", ""), flags]
     folder = under / hashlib.sha256("\n".join([*compiled, *settings]).encode()).hexdigest()[:12]
     site, done = folder / "site", folder / "built"
     if not done.exists():
@@ -213,7 +217,7 @@ def built(revision: str | None, under: Path) -> Path:
             archive.extractall(folder / "source", filter="data")
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
         command = [*pip, "--no-build-isolation", "--target", str(site), str(folder / "source")]
-        if subprocess.run(command, check=False).returncode != 0:
+        if subprocess.run(command, env=os.environ | {"CFLAGS": flags}, check=False).returncode != 0:
             raise BuildError(f"{revision or 'the working tree'} does not build in {folder}")
         done.touch()
     return site
