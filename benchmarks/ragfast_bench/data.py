@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ragfast_demo import parts
+from ragfast_demo import packages
 from ragfast_demo.cache import cached, is_whole
 from ragfast_demo.corpus import load_corpus
 from ragfast_demo.embeddings import DOCUMENTS, cached_embeddings, what_they_depend_on
@@ -40,7 +40,7 @@ PART = 10_000
 WORDNET_FILES = tuple(f"data.{part_of_speech}" for part_of_speech in ("noun", "verb", "adj", "adv"))
 WORDNET_PACKAGE = "wordnet-base"
 WORDNET_PLACE = Path("/usr/share/wordnet")  # where that Debian package puts them
-ENCODING = (parts.TORCH, parts.TRANSFORMERS, parts.MINILM)
+ENCODING = (packages.TORCH, packages.TRANSFORMERS, packages.MINILM)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def load(name: str, settings: Settings, say: Say) -> DataSet:
             return _wiki(say)
         if name == "glosses":
             return _glosses(say)
-    except parts.DemoError as error:
+    except packages.DemoError as error:
         raise BenchError(str(error)) from error
     say(f"making the data set {name}")
     if name == "random 1M":
@@ -96,15 +96,15 @@ def load(name: str, settings: Settings, say: Say) -> DataSet:
 
 def _wiki_is_cached() -> bool:
     try:
-        parts.require([*ENCODING, parts.WIKIPEDIA, parts.FANOUTQA], "bench")
+        packages.require([*ENCODING, packages.WIKIPEDIA, packages.FANOUTQA], "bench")
         texts = {DOCUMENTS: load_corpus().texts, QUESTIONS: load_texts()}
         return all(is_whole(name, what_they_depend_on(of)) for name, of in texts.items())
-    except (parts.DemoError, ImportError, OSError):
+    except (packages.DemoError, ImportError, OSError):
         return False
 
 
 def _wiki(say: Say) -> DataSet:
-    parts.require([*ENCODING, parts.WIKIPEDIA, parts.FANOUTQA], "bench")
+    packages.require([*ENCODING, packages.WIKIPEDIA, packages.FANOUTQA], "bench")
     say("loading the Wikipedia summaries")
     summaries, questions = load_corpus().texts, load_texts()
     vectors = cached_embeddings(DOCUMENTS, summaries, partial(encode, what=f"{len(summaries):,} summaries", say=say))
@@ -114,7 +114,7 @@ def _wiki(say: Say) -> DataSet:
 
 
 def _glosses(say: Say) -> DataSet:
-    parts.require(ENCODING, "bench")
+    packages.require(ENCODING, "bench")
     texts = glosses(_wordnet(say))
     embeddings = cached_embeddings("glosses", texts, partial(encode, what=f"{len(texts):,} glosses", say=say))
     order = np.random.default_rng(0).permutation(len(embeddings))

@@ -270,7 +270,7 @@ def _libraries(run: Run) -> str:
 
 def _again(run: Run) -> str:
     return (
-        f"`pip install 'ragfast-kernels[bench]'` (or `make bench` in a checkout), then `{_code(run.command)}`: it ends "
+        f"`pip install './benchmarks[peers]'` (or `make bench` in a checkout), then `{_code(run.command)}`: it ends "
         "with this as a table, and as a page with plots. Figures change with the machine, and by some percent from run "
         "to run; the verdicts of cells near 1 change too. `ragfast bench --vectors documents.npy --queries "
         "questions.npy` measures your own data."

@@ -1,8 +1,8 @@
 """What filters, groups and metrics cost, against the plain search and against what peers do in their place.
 
-    python benchmarks/bench_filters.py                                50,000 x 384, some minutes
-    python benchmarks/bench_filters.py --full --json filters.json     1,000,000 x 768
-    pytest benchmarks/bench_filters.py                                whether all parts run and are right, in seconds
+    python benchmarks/suites/bench_filters.py                                50,000 x 384, some minutes
+    python benchmarks/suites/bench_filters.py --full --json filters.json     1,000,000 x 768
+    pytest benchmarks/suites/bench_filters.py                                whether all parts run and are right, in seconds
 
 Tables, with medians of calls in turns and ratios to the first row: above 1 a contender takes longer than that. Peers
 select among what they calculate (FAISS, by a selector), calculate all and mask, or copy the rows that are left.
@@ -341,14 +341,14 @@ def metric_peers(vectors: Matrix, sizes: Sizes) -> tuple[dict[str, dict[str, Sea
     return found, missing
 
 
-PARTS: dict[str, Part] = {"filters": filters, "groups": groups, "metrics": metrics}
+PACKAGES: dict[str, Part] = {"filters": filters, "groups": groups, "metrics": metrics}
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PACKAGES)
 def test_part(part: str, tmp_path: Path) -> None:
-    check(PARTS[part], tmp_path)
+    check(PACKAGES[part], tmp_path)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main(PARTS, __doc__))
+        sys.exit(main(PACKAGES, __doc__))

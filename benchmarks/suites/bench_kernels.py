@@ -1,7 +1,7 @@
 """Every family of kernels at every level that this CPU runs, in sizes that stay in its caches: pytest-benchmark.
 
-    pytest benchmarks/bench_kernels.py                     all, in some 20 s; each result is checked against float64
-    pytest benchmarks/bench_kernels.py -k "avx2 and kl"    some
+    pytest benchmarks/suites/bench_kernels.py                     all, in some 20 s; each result is checked against float64
+    pytest benchmarks/suites/bench_kernels.py -k "avx2 and kl"    some
     ... --benchmark-autosave, then --benchmark-compare     before and after a change
 
 Needs NumPy and pytest-benchmark alone. It says what a change does to a kernel; how ragfast stands beside its peers,

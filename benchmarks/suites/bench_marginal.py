@@ -1,5 +1,5 @@
 """The kernels after retrieval, beside what people write in their place: losses from logits and their gradients, a step
-of decoding, marginals and other small calls. ``pytest benchmarks/bench_marginal.py`` times each by itself; ``ragfast
+of decoding, marginals and other small calls. ``pytest benchmarks/suites/bench_marginal.py`` times each by itself; ``ragfast
 bench`` runs them in turns, with every peer, at the sizes of real models.
 """
 

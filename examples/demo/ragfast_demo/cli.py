@@ -46,19 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
-    from ragfast_demo import parts  # cheap: the standard library alone
+    from ragfast_demo import packages  # cheap: the standard library alone
 
     try:
         if chosen.command == "ask" and not chosen.question.strip():
-            raise parts.DemoError('the question is empty; try: ragfast ask "Who invented the airplane?"')
+            raise packages.DemoError('the question is empty; try: python examples/demo ask "Who invented the airplane?"')
         if chosen.command == "ask" and not _encodable(chosen.question):
-            raise parts.DemoError("the question is not text in the terminal's encoding (UTF-8 is usual)")
-        parts.require_all()
+            raise packages.DemoError("the question is not text in the terminal's encoding (UTF-8 is usual)")
+        packages.require_all()
         start = time.perf_counter()
         try:
             from ragfast_demo import run, serve  # seconds: torch and transformers
         except ImportError as error:  # installed, but broken or without what it needs itself
-            raise parts.DemoError(
+            raise packages.DemoError(
                 f"a package of the demo cannot be imported ({error}); `make demo` installs them"
             ) from error
 
@@ -83,7 +83,7 @@ def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
             run.run_demo(options, clock)
         else:
             run.run_ask(options, clock, chosen.question)
-    except parts.DemoError as error:
+    except packages.DemoError as error:
         print(f"ragfast: {error}", file=sys.stderr)
         return 2
     return 0
@@ -98,13 +98,13 @@ def _eval(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     files = [path.resolve() for path in (chosen.file, chosen.json, records) if path is not None]
     if len(set(files)) < len(files):
         parser.error("the questions, --json and --records are to be different files")
-    from ragfast_demo import parts
+    from ragfast_demo import packages
 
     try:
         try:
             from ragfast_demo import evaluate
 
-            parts.require(evaluate.needed(retrieval_only=chosen.retrieval_only), "demo")
+            packages.require(evaluate.needed(retrieval_only=chosen.retrieval_only), "demo")
             evaluate.run_eval(
                 evaluate.Options(
                     file=chosen.file,
@@ -122,10 +122,10 @@ def _eval(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
                 )
             )
         except ImportError as error:  # installed, but broken or without what it needs itself
-            raise parts.DemoError(
+            raise packages.DemoError(
                 f"a package of the demo cannot be imported ({error}); `make demo` installs them"
             ) from error
-    except parts.DemoError as error:
+    except packages.DemoError as error:
         print(f"ragfast: {error}", file=sys.stderr)
         return 2
     return 0

@@ -25,7 +25,7 @@ from ragfast.rag.hf.encoders import BATCH_TOKENS, MeanPooled, batches
 from ragfast.rag.hf.prompts import TruncationWarning
 from ragfast_demo.corpus import Corpus
 from ragfast_demo.embeddings import DOCUMENTS, MAX_TOKENS, cached_embeddings, document_dtype
-from ragfast_demo.parts import MINILM, data_file
+from ragfast_demo.packages import MINILM, data_file
 
 
 class MiniLM(DenseRetriever):

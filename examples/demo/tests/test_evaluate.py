@@ -1,4 +1,4 @@
-"""`ragfast eval`: its arithmetic and resuming with parts that are countable by hand, then with the real ones."""
+"""`python examples/demo eval`: its arithmetic and resuming with components that are countable by hand, then with the real ones."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_all_variants_answer_from_their_own_documents() -> None:
 
 
 @pytest.fixture
-def no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what is asked for is refused before any work, nothing is loaded."""
 
     def loaded(*_: object) -> None:
@@ -226,7 +226,7 @@ def no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_work_is_told_before_the_work(
-    no_parts: None, installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nothing_loaded: None, installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = str(write(tmp_path / "questions.jsonl", {"question": "Where?", "answers": ["Paris"]}))
     bad = str(write(tmp_path / "bad.jsonl", {"question": "Where?"}))
@@ -337,7 +337,7 @@ def answered(language_model_folder: Path, questions: Path) -> Path:
     return out
 
 
-def test_the_real_parts_answer(answered: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_models_answer(answered: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(answered.read_text())
     assert set(found["em"]) == set(found["f1"]) == {"rag_sequence", "rag_token", "no_retrieval", "gold_passage"}
     assert all(0 <= value <= 1 for name in ("em", "f1") for value in found[name].values())
