@@ -30,7 +30,7 @@ from ragfast_bench import (
     small,
     step,
     table,
-    words,
+    verdicts,
 )
 from ragfast_bench.results import BenchError, Machine, Run, Task, load, replace, save
 from ragfast_bench.search_peers import library_versions
@@ -146,7 +146,7 @@ def run_bench(settings: Settings, options: Options) -> int:
     run = so_far()
     save(run, options.json)
     show(run, options, console)
-    wrong = any(result.ours and words.is_wrong(result) for task in tasks for result in task.results)
+    wrong = any(result.ours and verdicts.is_wrong(result) for task in tasks for result in task.results)
     return ended or int(wrong)
 
 

@@ -1,8 +1,8 @@
 """What filters, groups and metrics cost, against the plain search and against what peers do in their place.
 
-    python benchmarks/suites/bench_filters.py                                50,000 x 384, some minutes
+    python benchmarks/suites/bench_filters.py                           50,000 x 384, some minutes
     python benchmarks/suites/bench_filters.py --full --json filters.json     1,000,000 x 768
-    pytest benchmarks/suites/bench_filters.py                                whether all parts run and are right, in seconds
+    pytest benchmarks/suites/bench_filters.py                                all parts in seconds, each result checked
 
 Tables, with medians of calls in turns and ratios to the first row: above 1 a contender takes longer than that. Peers
 select among what they calculate (FAISS, by a selector), calculate all and mask, or copy the rows that are left.

@@ -3,7 +3,7 @@
     python benchmarks/suites/bench_index.py                                 50,000 x 384, some minutes
     python benchmarks/suites/bench_index.py --full --json index.json        1,000,000 x 768
     python benchmarks/suites/bench_index.py --parts disk --folder /mnt/disk
-    pytest benchmarks/suites/bench_index.py                                 whether all parts run and are right, in seconds
+    pytest benchmarks/suites/bench_index.py                                 all parts in seconds, each result checked
 
 Tables, with medians of calls in turns and ratios to the first row, as ``ragfast bench`` prints them. Filters and
 metrics are in bench_filters.py.

@@ -1,6 +1,6 @@
 """Every family of kernels at every level that this CPU runs, in sizes that stay in its caches: pytest-benchmark.
 
-    pytest benchmarks/suites/bench_kernels.py                     all, in some 20 s; each result is checked against float64
+    pytest benchmarks/suites/bench_kernels.py                    all in 20 s, each result checked against float64
     pytest benchmarks/suites/bench_kernels.py -k "avx2 and kl"    some
     ... --benchmark-autosave, then --benchmark-compare     before and after a change
 

@@ -1,6 +1,6 @@
 """The kernels after retrieval, beside what people write in their place: losses from logits and their gradients, a step
-of decoding, marginals and other small calls. ``pytest benchmarks/suites/bench_marginal.py`` times each by itself; ``ragfast
-bench`` runs them in turns, with every peer, at the sizes of real models.
+of decoding, marginals and other small calls. ``pytest benchmarks/suites/bench_marginal.py`` times each by itself;
+``ragfast bench`` runs them in turns, with every peer, at the sizes of real models.
 """
 
 from __future__ import annotations

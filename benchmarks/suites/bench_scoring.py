@@ -1,7 +1,7 @@
 """Where the time of scoring goes with real models: 4 questions x 5 documents x 4 candidates by MiniLM and SmolLM2.
 
-``pytest benchmarks/suites/bench_scoring.py``, with the demo's packages: a minute. The share of all that is not the generator
-is printed, and kept beside the time as ``retrieval and marginalization``.
+``pytest benchmarks/suites/bench_scoring.py``, with the demo's packages: a minute. The share of all that is not the
+generator is printed, and kept beside the time as ``retrieval and marginalization``.
 """
 
 from __future__ import annotations

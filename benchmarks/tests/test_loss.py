@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from nll_oracle import Exact, exact_nll
-from ragfast_bench import loss, step, words
+from ragfast_bench import loss, step, verdicts
 from ragfast_bench import loss_peers as peers
 from ragfast_bench.loss import Asked
 from ragfast_bench.loss_peers import Answers, Dtype, Reference
@@ -158,7 +158,7 @@ def run(section: Any, settings: Settings) -> Any:
 @pytest.mark.parametrize("size", ["quick", "default"])
 def test_section(size: Any) -> None:
     tasks = run(loss, Settings(size))
-    assert all(one.verdict != "alone" for task in tasks for one in words.comparisons(task))
+    assert all(one.verdict != "alone" for task in tasks for one in verdicts.comparisons(task))
     sequence = next(task for task in tasks if task.name == "RAG-Sequence, value, float32")
     names = {result.contender for result in sequence.results}
     assert {"ragfast", "torch cross_entropy", "Hugging Face get_nll", "SciPy logsumexp"} <= names
