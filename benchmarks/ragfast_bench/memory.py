@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import get_args
 
 import ragfast
-from ragfast_bench import loss, values
+from ragfast_bench import contest, loss
 from ragfast_bench import loss_peers as peers
+from ragfast_bench.contest import Call, Contender
 from ragfast_bench.loss import Asked, Shape
 from ragfast_bench.loss_peers import Answers
 from ragfast_bench.results import Machine, Result, Task
 from ragfast_bench.sections import LeaveOut, Say, Settings
-from ragfast_bench.values import Call, Contender
 
 NAME = "memory"
 TITLE = "Memory of the losses"
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         build(peers.random_answers(WARM_UP))()  # so that code and pools are there
     except ImportError:
-        print(json.dumps(values.NOT_INSTALLED))
+        print(json.dumps(contest.NOT_INSTALLED))
         return
     answers = peers.random_answers((b, k, t, v))
     peak = peak_of(build(answers))

@@ -18,6 +18,7 @@ import ragfast
 from ragfast_bench import (
     build,
     data,
+    decode_step,
     grid,
     latency,
     loss,
@@ -27,8 +28,7 @@ from ragfast_bench import (
     rag,
     report,
     search,
-    small,
-    step,
+    small_calls,
     table,
     verdicts,
 )
@@ -38,7 +38,7 @@ from ragfast_bench.sections import Section, Settings
 from ragfast_bench.timing import limit_threads, pin, usable_cpus
 
 SECTIONS: dict[str, Section] = {
-    section.NAME: section for section in (search, grid, latency, build, loss, step, small, rag, memory)
+    section.NAME: section for section in (search, grid, latency, build, loss, decode_step, small_calls, rag, memory)
 }
 TITLES = {name: section.TITLE for name, section in SECTIONS.items()}
 OF_VECTORS = ("search", "latency", "build")

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from index_tasks import Part, Sizes, Way, check, main, measured, touching, trouble
 from numpy.typing import NDArray
-from ragfast_bench import results, values
+from ragfast_bench import contest, results
 from ragfast_bench.data import made, unit_vectors
 from ragfast_bench.machine import available_memory
 from ragfast_bench.search_oracle import Oracle
@@ -313,7 +313,7 @@ def metric_peers(vectors: Matrix, sizes: Sizes) -> tuple[dict[str, dict[str, Sea
     try:
         import faiss
     except ImportError:
-        missing["FAISS"] = values.NOT_INSTALLED
+        missing["FAISS"] = contest.NOT_INSTALLED
     else:
         squared = faiss.IndexFlatL2(sizes.dim)
         squared.add(vectors)
@@ -333,7 +333,7 @@ def metric_peers(vectors: Matrix, sizes: Sizes) -> tuple[dict[str, dict[str, Sea
     try:
         from sklearn.neighbors import NearestNeighbors
     except ImportError:
-        missing["scikit-learn"] = values.NOT_INSTALLED
+        missing["scikit-learn"] = contest.NOT_INSTALLED
     else:
         for metric, name in (("l2", "euclidean"), ("cosine", "cosine")):
             neighbors = NearestNeighbors(algorithm="brute", metric=name, n_jobs=sizes.threads).fit(vectors)

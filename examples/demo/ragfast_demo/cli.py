@@ -50,7 +50,7 @@ def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
 
     try:
         if chosen.command == "ask" and not chosen.question.strip():
-            raise packages.DemoError('the question is empty; try: python examples/demo ask "Who invented the airplane?"')
+            raise packages.DemoError('question: must not be empty; try: python examples/demo ask "Who wrote Hamlet?"')
         if chosen.command == "ask" and not _encodable(chosen.question):
             raise packages.DemoError("the question is not text in the terminal's encoding (UTF-8 is usual)")
         packages.require_all()

@@ -267,7 +267,8 @@ def run_eval(options: Options) -> None:
     seconds["all"] = round(time.perf_counter() - start, 2)
     try:  # OUT first, which a reader of stdout that goes away is not to cost; the table even where there is no OUT
         if options.json is not None:
-            run = {"file": str(options.file), "command": shlex.join(["python", "examples/demo", *sys.argv[1:]]), "seconds": seconds}
+            command = shlex.join(["python", "examples/demo", *sys.argv[1:]])
+            run = {"file": str(options.file), "command": command, "seconds": seconds}
             write_json(options.json, {**found, "settings": settings, "run": run})
     finally:
         print(

@@ -219,7 +219,7 @@ def _parse_record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _no_record(path: Path, number: int) -> DemoError:
-    return DemoError(f"{path}: line {number} is no record of `python examples/demo eval`; remove the file, or name another")
+    return DemoError(f"{path}: line {number} is no record of an evaluation; remove the file, or name another")
 
 
 def _free(path: Path) -> Path:

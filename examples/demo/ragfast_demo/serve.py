@@ -1,4 +1,4 @@
-"""``python examples/demo mcp``: search over the demo's documents, for programs that speak the Model Context Protocol."""
+"""``python examples/demo mcp``: serve search over the demo's documents by the Model Context Protocol."""
 
 from __future__ import annotations
 

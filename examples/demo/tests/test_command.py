@@ -12,7 +12,6 @@ import pytest
 from ragfast_demo import packages
 from ragfast_demo.cli import main
 
-
 DEMO = Path(__file__).parents[1]  # python examples/demo
 
 
@@ -89,7 +88,7 @@ def test_a_broken_package_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsy
 @pytest.mark.parametrize("question", ["", "  \n"])
 def test_an_empty_question(question: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", question]) == 2
-    assert "the question is empty" in capsys.readouterr().err
+    assert "must not be empty" in capsys.readouterr().err
 
 
 def test_a_question_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`python examples/demo eval`: its arithmetic and resuming with components that are countable by hand, then with the real ones."""
+"""`python examples/demo eval`: arithmetic and resuming with stand-ins, then a run with the real models."""
 
 from __future__ import annotations
 
