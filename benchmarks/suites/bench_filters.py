@@ -25,9 +25,10 @@ from index_tasks import Part, Sizes, Way, check, main, measured, touching, troub
 from numpy.typing import NDArray
 from ragfast_bench import contest, results
 from ragfast_bench.data import made, unit_vectors
+from ragfast_bench.documents import SPARE
 from ragfast_bench.machine import available_memory
 from ragfast_bench.search_oracle import Oracle
-from ragfast_bench.search_peers import SPARE, select
+from ragfast_bench.search_peers import select
 
 import ragfast
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from ragfast_bench import data, grid, results, search, search_peers, sections, timing, verdicts
 from ragfast_bench.data import unit_vectors
+from ragfast_bench.documents import Documents
 from ragfast_bench.search import FLOAT32, ONE_SHOT, OURS, Contest, Limits
 from ragfast_bench.search_oracle import Oracle
-from ragfast_bench.search_peers import PEERS, Documents
+from ragfast_bench.search_peers import PEERS
 
 import ragfast
 
