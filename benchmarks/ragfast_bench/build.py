@@ -10,7 +10,7 @@ from typing import Any
 
 import ragfast
 from ragfast_bench import data, search_peers
-from ragfast_bench.documents import SPARE, Documents
+from ragfast_bench.documents import SPARE, Documents, Matrix
 from ragfast_bench.machine import available_memory
 from ragfast_bench.results import BenchError, Machine, Result, Task
 from ragfast_bench.search_oracle import Oracle
