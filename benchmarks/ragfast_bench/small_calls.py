@@ -219,7 +219,7 @@ def marginal_group(by_token: bool, n_queries: int, n_docs: int, n_tokens: int) -
     ]
 
 
-def keyed_group(n: int = 1024, n_keys: int = VOCAB) -> Group:
+def segment_group(n: int = 1024, n_keys: int = VOCAB) -> Group:
     """The votes of kNN-LM's neighbours for the next token."""
     rng = np.random.default_rng(0)
     x = np.asarray(ragfast.log_softmax(rng.standard_normal(n)))
@@ -241,7 +241,7 @@ def keyed_group(n: int = 1024, n_keys: int = VOCAB) -> Group:
         return torch.zeros(n_keys, dtype=x.dtype).index_add_(0, keys, (x - top).exp_()).log_().add_(top)
 
     question = asked(
-        f"keyed logsumexp of {n} votes for {n_keys} tokens",
+        f"segment logsumexp of {n} votes for {n_keys} tokens",
         {"n": n, "V": n_keys},
         lambda found: contest.difference(np.exp(array_of(found)), exact),
     )
@@ -392,7 +392,7 @@ GROUPS: list[Callable[[], Group]] = [
     partial(marginal_group, False, 1, N_DOCS, 8),
     partial(marginal_group, False, N_QUERIES, N_DOCS, N_TOKENS),
     partial(marginal_group, True, N_QUERIES, N_DOCS, N_TOKENS),
-    keyed_group,
+    segment_group,
     partial(gather_group, False),
     partial(gather_group, True),
     partial(kl_group, False),

@@ -248,10 +248,10 @@ def write_plainly(source: Path, target: Path) -> None:
 
 
 def read_plainly(folder: Path) -> None:
-    room = bytearray(PLAIN)
+    buffer = bytearray(PLAIN)
     for path in files_of(folder):
         with path.open("rb", buffering=0) as file:
-            while file.readinto(room):
+            while file.readinto(buffer):
                 pass
 
 

@@ -22,7 +22,7 @@ TINY = {
     "log_softmax": partial(small_calls.log_softmax_group, 4, 100),
     "sequence": partial(small_calls.marginal_group, False, 3, 4, 5),
     "token": partial(small_calls.marginal_group, True, 3, 4, 5),
-    "keyed": partial(small_calls.keyed_group, 50, 20),
+    "segments": partial(small_calls.segment_group, 50, 20),
     "gather": partial(small_calls.gather_group, False, 30, 4, 5, 16),
     "gather with gradient": partial(small_calls.gather_group, True, 30, 4, 5, 16),
     "KL": partial(small_calls.kl_group, False, 4, 10),
