@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from question_files import line, read, write
 from ragfast_demo import evaluate, records
 from ragfast_demo.cli import main
 from ragfast_demo.corpus import Corpus
@@ -18,19 +19,6 @@ from ragfast.rag.decoding import Retrieved
 
 CITIES = ["Paris", "Lyon", "Nice", "Brest"]
 CORPUS = Corpus(CITIES, [f"{city} is a city in France." for city in CITIES])
-
-
-def write(path: Path, *lines: Any) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def line(question: str, *answers: str, **given: Any) -> records.Line:
-    return records.Line(question, list(answers), given)
 
 
 # ---- measuring, with documents and answers made up

@@ -8,20 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from question_files import line, read, write
 from ragfast_demo import packages, records
-
-
-def write(path: Path, *lines: Any) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def line(question: str, *answers: str, **given: Any) -> records.Line:
-    return records.Line(question, list(answers), given)
 
 
 def test_questions_are_read_with_what_else_they_have(tmp_path: Path) -> None:
