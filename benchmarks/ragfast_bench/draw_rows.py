@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from ragfast_bench import words
+from ragfast_bench import formatting, verdicts
 from ragfast_bench.drawing import EVEN, INK, LOST, SERIES, WON, log_axis, median, seconds, tidy, wrapped
 from ragfast_bench.results import Result, Task
 
 
-def overview(figure: Figure, found: Sequence[words.Comparison], without: int, titles: Mapping[str, str]) -> str:
+def overview(figure: Figure, found: Sequence[verdicts.Comparison], without: int, titles: Mapping[str, str]) -> str:
     """without: how many more comparisons have no ratio."""
     axes = figure.add_subplot()
     names = list(dict.fromkeys(c.task.section for c in found))
@@ -48,7 +48,7 @@ def overview(figure: Figure, found: Sequence[words.Comparison], without: int, ti
     if without:
         label += f"\n{without} more without a ratio: one of the two was overloaded"
     figure.supxlabel(label, fontsize=10)
-    counts = words.count(found)
+    counts = verdicts.count(found)
     return (
         "One dot a comparison, on a logarithmic axis of how many times as fast ragfast was: "
         f"{counts['won']} right of 1, where ragfast is better, {counts['lost']} left of it, where the peer is, and "
@@ -66,7 +66,7 @@ def latency(figure: Figure, task: Task) -> str:
     labels = []
     for row, result in enumerate(results):
         colour = SERIES[0] if result.ours else EVEN
-        overloaded = words.overloaded(result)
+        overloaded = verdicts.overloaded(result)
         x = {name: result.measures[name] for name in marks if name in result.measures}
         axes.plot(list(x.values()), [row] * len(x), color=colour, linewidth=1.5)
         for name, value in x.items():
@@ -82,7 +82,7 @@ def latency(figure: Figure, task: Task) -> str:
         if overloaded and not x:
             across = axes.get_yaxis_transform()
             axes.text(0.02, row, "overloaded: its queue only grew", transform=across, va="center", color=colour)
-        rate = f", {words.short(result.measures['rate'])}/s" if several and "rate" in result.measures else ""
+        rate = f", {formatting.short(result.measures['rate'])}/s" if several and "rate" in result.measures else ""
         labels.append(tidy(result.contender) + rate + (" (overloaded)" if overloaded and x else ""))
     axes.set_xscale("log")
     log_axis(axes.xaxis, seconds)
@@ -97,7 +97,7 @@ def latency(figure: Figure, task: Task) -> str:
     return "; ".join(
         f"{result.contender}: "
         + (
-            ", ".join(f"{n} {words.duration(result.measures[n])}" for n in marks if n in result.measures)
+            ", ".join(f"{n} {formatting.duration(result.measures[n])}" for n in marks if n in result.measures)
             or "overloaded"
         )
         for result in results
@@ -105,7 +105,7 @@ def latency(figure: Figure, task: Task) -> str:
 
 
 def waited(task: Task) -> list[Result]:
-    return [result for result in task.results if "p50" in result.measures or words.overloaded(result)]
+    return [result for result in task.results if "p50" in result.measures or verdicts.overloaded(result)]
 
 
 def losses(figure: Figure, task: Task) -> str:
@@ -114,17 +114,19 @@ def losses(figure: Figure, task: Task) -> str:
     floors = [result.floor for result in results if result.floor and result.exact]
     least = min(floors, key=lambda floor: floor.seconds, default=None)
     unit = least.seconds if least else 1e-3
-    label = f"times the floor of {words.duration(unit)}: {words.size(least.bytes)} read or written" if least else "ms"
+    label = "ms"
+    if least:
+        label = f"times the floor of {formatting.duration(unit)}: {formatting.size(least.bytes)} read or written"
     lengths = [median(result) / unit for result in results]
-    _bars(figure, results, lengths, words.times if least else words.number, label)
-    return "; ".join(f"{result.contender}: {words.duration(median(result))}" for result in results)
+    _bars(figure, results, lengths, formatting.times if least else formatting.number, label)
+    return "; ".join(f"{result.contender}: {formatting.duration(median(result))}" for result in results)
 
 
 def memory(figure: Figure, task: Task) -> str:
-    results = [result for result in task.results if words.MEMORY in result.measures]
-    sizes = [max(0.0, result.measures[words.MEMORY]) for result in results]
-    _bars(figure, results, [n / 1e6 for n in sizes], lambda n: words.size(n * 1e6), "MB beyond inputs and outputs")
-    return "; ".join(f"{result.contender}: {words.size(n)}" for result, n in zip(results, sizes, strict=True))
+    results = [result for result in task.results if verdicts.MEMORY in result.measures]
+    sizes = [max(0.0, result.measures[verdicts.MEMORY]) for result in results]
+    _bars(figure, results, [n / 1e6 for n in sizes], lambda n: formatting.size(n * 1e6), "MB beyond inputs and outputs")
+    return "; ".join(f"{result.contender}: {formatting.size(n)}" for result, n in zip(results, sizes, strict=True))
 
 
 def _bars(

@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ragfast_bench import words
+from ragfast_bench import formatting, verdicts, wording
 from ragfast_bench.drawing import EVEN, FAINT, INK, OTHERS, Styles, best_peers, log_axis, median, seconds, tidy
 from ragfast_bench.results import Result, Run, Task
 
@@ -23,7 +23,7 @@ def time_against(figure: Figure, tasks: Sequence[Task], styles: Styles, letter: 
     results: dict[str, list[tuple[int, Result]]] = defaultdict(list)
     for task in tasks:
         for result in task.results:
-            if result.times and not words.is_wrong(result):
+            if result.times and not verdicts.is_wrong(result):
                 results[result.contender].append((task.shape[letter], result))
     default = next((name for name, found in results.items() if found[0][1].ours), None)
     best = best_peers(tasks)
@@ -61,8 +61,8 @@ def time_against(figure: Figure, tasks: Sequence[Task], styles: Styles, letter: 
     said = f"Lines of {len(results)} contenders over {', '.join(f'{n:,}' for n in sizes)}; both axes are logarithmic."
     if default and last:
         said += (
-            f" At the right end {default} takes {words.duration(ends[default][1])}, {last[0]}, the fastest of the "
-            f"others that are named, {words.duration(last[1][1])}."
+            f" At the right end {default} takes {formatting.duration(ends[default][1])}, {last[0]}, the fastest of the "
+            f"others that are named, {formatting.duration(last[1][1])}."
         )
     if grey:
         said += f" {len(grey)} slower ones are thin and grey."
@@ -123,7 +123,7 @@ def intensities(task: Task) -> list[tuple[Result, float, float]]:
         and result.times
         and result.floor.operations
         and result.floor.bytes
-        and not words.is_wrong(result)
+        and not verdicts.is_wrong(result)
     ]
 
 
@@ -145,7 +145,7 @@ def roofline(figure: Figure, run: Run, tasks: Sequence[Task], styles: Styles) ->
         axes.plot(x, y, color=INK, linewidth=1.6, linestyle="-" if i == 0 else (0, (6, 2)))
         if name:
             axes.annotate(
-                f"{name} peak, {words.short(peak / 1e9)}",
+                f"{name} peak, {formatting.short(peak / 1e9)}",
                 (high, peak / 1e9),
                 (-2, 4),
                 textcoords="offset points",
@@ -154,7 +154,7 @@ def roofline(figure: Figure, run: Run, tasks: Sequence[Task], styles: Styles) ->
             )
     slope = min(min(peaks.values()) / machine.read_rate, high) / 2
     axes.annotate(
-        f"memory, {words.size(machine.read_rate)}/s",
+        f"memory, {formatting.size(machine.read_rate)}/s",
         (slope, machine.read_rate * slope / 1e9),
         (0.03, 0.85),
         textcoords="axes fraction",
@@ -187,17 +187,17 @@ def roofline(figure: Figure, run: Run, tasks: Sequence[Task], styles: Styles) ->
     half = (len(lengths) + 1) // 2
     columns = 2 if max(lengths[:half]) + max(lengths[half:], default=0) <= 60 else 1  # what the figure has room for
     figure.legend(loc="outside lower center", ncols=columns, fontsize=10, handletextpad=0.3, columnspacing=1.0)
-    nearest = max((words.of_floor(result) or 0.0 for result, _, _ in points if result.ours), default=0.0)
+    nearest = max((wording.of_floor(result) or 0.0 for result, _, _ in points if result.ours), default=0.0)
     return (
         f"{len(points)} results as operations a second over operations a byte, under lines of what memory and "
         "arithmetic allow; above the line of memory are data that a cache holds. "
-        f"The nearest of ours reaches {words.percent(nearest)} of its floor."
+        f"The nearest of ours reaches {formatting.percent(nearest)} of its floor."
     )
 
 
 def heat_map(figure: Figure, tasks: Sequence[Task]) -> str:
     axes = figure.add_subplot()
-    found = {(t.shape["N"], t.shape["B"]): c for t in tasks for c in words.comparisons(t)[:1]}
+    found = {(t.shape["N"], t.shape["B"]): c for t in tasks for c in verdicts.comparisons(t)[:1]}
     rows, columns = (sorted({t.shape[letter] for t in tasks}) for letter in "NB")
     cells = [[found.get((n, b)) for b in columns] for n in rows]
     colours = mpl.colormaps["PuOr"]
@@ -209,7 +209,7 @@ def heat_map(figure: Figure, tasks: Sequence[Task]) -> str:
             shade = colours(norm(ratio)) if ratio else (0.5, 0.5, 0.5, 0.25)
             axes.fill([j, j + 1, j + 1, j], [i, i, i + 1, i + 1], color=shade, linewidth=0)
             luminance = sum(w * part for w, part in zip((0.3, 0.59, 0.11), shade, strict=False))
-            text = words.times(ratio) if ratio else "WRONG" if cell and cell.verdict == "wrong" else "\u2013"
+            text = formatting.times(ratio) if ratio else "WRONG" if cell and cell.verdict == "wrong" else "\u2013"
             axes.text(
                 j + 0.5,
                 i + 0.5,
@@ -228,6 +228,6 @@ def heat_map(figure: Figure, tasks: Sequence[Task]) -> str:
     for spine in axes.spines.values():
         spine.set_visible(False)
     return "; ".join(
-        f"N {n:,}, B {b:,}: {words.times(cell.ratio) if cell.ratio else 'nothing to compare'}"
+        f"N {n:,}, B {b:,}: {formatting.times(cell.ratio) if cell.ratio else 'nothing to compare'}"
         for (n, b), cell in sorted(found.items())
     )

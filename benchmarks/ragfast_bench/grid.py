@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Iterator
 
 from ragfast_bench import data, results, sections
+from ragfast_bench.documents import Documents
 from ragfast_bench.search import OURS, Contest, Limits
-from ragfast_bench.search_peers import FLAT, Documents
+from ragfast_bench.search_peers import FLAT
 
 NAME = "grid"
 TITLE = "Search over a grid of sizes"

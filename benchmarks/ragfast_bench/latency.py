@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 import ragfast
 from ragfast_bench import data, search_peers
+from ragfast_bench.documents import Documents
 from ragfast_bench.encode import CPUS
 from ragfast_bench.results import BenchError, Machine, Result, Task
 from ragfast_bench.search_oracle import Oracle
@@ -128,7 +129,7 @@ def planned(settings: Settings) -> int:
 
 def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut) -> Iterator[Task]:
     for found in _data_sets(settings, say, leave_out):
-        docs = search_peers.Documents(found.vectors, settings.k, settings.threads)
+        docs = Documents(found.vectors, settings.k, settings.threads)
         say(f"{NAME}: building the index of {found.name}")
         ours = partial(ragfast.FlatIndex.from_vectors(found.vectors).search, k=settings.k)
         asked = [name for name in PEERS if settings.wants(name)]

@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import ragfast
-from ragfast_bench import loss_peers as peers, values
+from ragfast_bench import contest, loss_peers as peers
+from ragfast_bench.contest import Call, Contender, Question
 from ragfast_bench.loss_peers import Answers, Dtype, Reference
 from ragfast_bench.results import Machine, Task
 from ragfast_bench.sections import LeaveOut, Say, Settings, floor
-from ragfast_bench.values import Call, Contender, Question
 
 NAME = "loss"
 TITLE = "From logits to the loss, and back"
@@ -247,7 +247,8 @@ def of_dtype(dtype: Dtype, settings: Settings, machine: Machine, say: Say) -> It
                 floor=floor(machine, bytes=n_bytes if asked == "value" else 2 * n_bytes, held=n_bytes),
             )
             taking_part = contenders(answers, reference, by_token, asked, settings)
-            yield values.measured(question, taking_part, settings, say, seconds_of(settings), least_of(settings, asked))
+            seconds, least = seconds_of(settings), least_of(settings, asked)
+            yield contest.measured(question, taking_part, settings, say, seconds, least)
 
 
 def seconds_of(settings: Settings) -> float:
@@ -274,4 +275,4 @@ def slow_path(settings: Settings, machine: Machine, say: Say) -> Iterator[Task]:
             floor=floor(machine, bytes=answers.held.nbytes, held=answers.held.nbytes),
         )
         taking_part = certain_contenders(answers) if certain else smoothed_contenders(answers, reference)
-        yield values.measured(question, taking_part, settings, say, settings.pick(0.3, 1.0, 10.0))
+        yield contest.measured(question, taking_part, settings, say, settings.pick(0.3, 1.0, 10.0))

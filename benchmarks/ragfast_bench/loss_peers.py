@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast_bench.values import Array, Call, array_of, difference, lse, without_autograd
+from ragfast_bench.contest import Array, Call, array_of, difference, lse, without_autograd
 
 PAD = 1  # of Hugging Face; no target is this
 PART = 25  # rows of logits at a time, 5 MB: the fastest of 1 to 200 on a machine with 1 MB of second-level cache

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -109,6 +110,16 @@ def available_memory() -> float:
 # ---- what it can do
 
 
+def peak_operations(arithmetic: str, rounds: int) -> int:
+    """Multiply and add in registers for that many rounds, on one thread; return how many operations were done."""
+    return _kernels.peak_operations(arithmetic, rounds)
+
+
+def peak_read(buffer: NDArray[Any]) -> int:
+    """Read all bytes of a buffer, on one thread; return a sum of them."""
+    return _kernels.peak_read(buffer)
+
+
 def _most(rate: Callable[[], float], seconds: float) -> float:
     """The greatest of at least three rates, and of as many as can be measured in that time."""
     end = time.perf_counter() + seconds
@@ -121,18 +132,18 @@ def _most(rate: Callable[[], float], seconds: float) -> float:
 def _peak(pool: ThreadPoolExecutor, threads: int, arithmetic: str, seconds: float) -> float:
     """Operations a second of all threads together."""
 
-    def burn(rounds: int) -> float:
+    def rate(rounds: int) -> float:
         start = time.perf_counter()
-        operations = sum(pool.map(lambda _: _kernels.peak_operations(arithmetic, rounds), range(threads)))
+        operations = sum(pool.map(lambda _: peak_operations(arithmetic, rounds), range(threads)))
         return operations / (time.perf_counter() - start)
 
     rounds, taken = 1 << 12, 0.0
     while taken < RUN:
         rounds *= 2
         start = time.perf_counter()
-        _kernels.peak_operations(arithmetic, rounds)
+        peak_operations(arithmetic, rounds)
         taken = time.perf_counter() - start
-    return _most(lambda: burn(rounds), seconds)
+    return _most(lambda: rate(rounds), seconds)
 
 
 def _read_size(caches: Mapping[str, float], memory: float) -> int:
@@ -153,4 +164,4 @@ def _read_rate(pool: ThreadPoolExecutor, threads: int, n_bytes: int, seconds: fl
             pass
         return buffer.nbytes / (time.perf_counter() - start)
 
-    return max(_most(lambda: read(_kernels.peak_read), seconds / 2), _most(lambda: read(np.max), seconds / 2))
+    return max(_most(lambda: read(peak_read), seconds / 2), _most(lambda: read(np.max), seconds / 2))

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import get_args
 
 import ragfast
-from ragfast_bench import loss, loss_peers as peers, values
+from ragfast_bench import contest, loss, loss_peers as peers
+from ragfast_bench.contest import Call, Contender
 from ragfast_bench.loss import Asked, Shape
 from ragfast_bench.loss_peers import Answers
 from ragfast_bench.results import Machine, Result, Task
 from ragfast_bench.sections import LeaveOut, Say, Settings
-from ragfast_bench.values import Call, Contender
 
 NAME = "memory"
 TITLE = "Memory of the losses"
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         build(peers.random_answers(WARM_UP))()  # so that code and pools are there
     except ImportError:
-        print(json.dumps(values.NOT_INSTALLED))
+        print(json.dumps(contest.NOT_INSTALLED))
         return
     answers = peers.random_answers((b, k, t, v))
     peak = peak_of(build(answers))

@@ -12,7 +12,7 @@ from importlib.resources import files
 import jinja2
 from markupsafe import Markup
 
-from ragfast_bench import plots, words
+from ragfast_bench import formatting, plots, verdicts, wording
 from ragfast_bench.results import Result, Run, Task
 from ragfast_bench.timing import WARMED
 
@@ -67,15 +67,15 @@ def page(run: Run, titles: Mapping[str, str]) -> str:
         lstrip_blocks=True,
     )
     template = environment.from_string(files("ragfast_bench").joinpath("page.html").read_text(encoding="utf-8"))
-    names = words.sections(run, titles)
+    names = verdicts.sections(run, titles)
     drawn = plots.plots(run, titles)
-    found = words.all_comparisons(run, titles)
+    found = verdicts.all_comparisons(run, titles)
     text = json.dumps(dataclasses.asdict(run))
     html: str = template.render(
         run=run,
-        headline=words.headline(run, titles),
-        when=words.when(run),
-        machine=words.describe(run.machine),
+        headline=wording.headline(run, titles),
+        when=wording.when(run),
+        machine=wording.describe(run.machine),
         sections=[
             {
                 "name": name,
@@ -83,7 +83,7 @@ def page(run: Run, titles: Mapping[str, str]) -> str:
                 "about": ABOUT.get(name, ""),
                 "plots": [_marked(plot) for plot in drawn.get(name, [])],
                 "comparisons": [row for row in map(_comparison, found) if row["section"] == name],
-                "counts": words.count(c for c in found if c.task.section == name),
+                "counts": verdicts.count(c for c in found if c.task.section == name),
                 "tables": [task_table(task) for task in run.section(name)],
                 "open": len(run.section(name)) <= LARGE,
             }
@@ -97,11 +97,11 @@ def page(run: Run, titles: Mapping[str, str]) -> str:
         ],
         left_out=_left_out(run),
         titles={name: title for name, title in titles.items() if name in names},
-        least_recall=words.RECALL,
+        least_recall=verdicts.RECALL,
         warmed=f"{1e3 * WARMED:g}",
-        without_ratio=words.without_ratio(found),
-        libraries=[(library, words.package(library)) for library in run.libraries],
-        even=f"{100 * (words.EVEN - 1):.0f}",
+        without_ratio=wording.without_ratio(found),
+        libraries=[(library, wording.package(library)) for library in run.libraries],
+        even=f"{100 * (verdicts.EVEN - 1):.0f}",
         inputs=_encoded(text),
         # In a script only "</" could end it; JSON means the same with its slash escaped.
         embedded=Markup(text.replace("<", "\\u003c")),
@@ -117,16 +117,16 @@ def _marked(plot: plots.Plot) -> dict[str, object]:
     return {"title": plot.title, "alt": plot.alt, "svg": Markup(plot.svg)}
 
 
-def _comparison(one: words.Comparison) -> dict[str, str]:
+def _comparison(one: verdicts.Comparison) -> dict[str, str]:
     return {
         "section": one.task.section,
         "name": one.name,
-        "ours": words.amount(one.task, one.ours, one.measure),
-        "peer": words.amount(one.task, one.peer, one.measure),
-        "who": words.named(one.peer),
-        "ratio": "" if one.ratio is None else words.times(one.ratio),
+        "ours": wording.amount(one.task, one.ours, one.measure),
+        "peer": wording.amount(one.task, one.peer, one.measure),
+        "who": wording.named(one.peer),
+        "ratio": "" if one.ratio is None else formatting.times(one.ratio),
         "verdict": one.verdict,
-        "inexact": words.faster_inexact(one),
+        "inexact": wording.faster_inexact(one),
     }
 
 
@@ -146,47 +146,49 @@ def _left_out(run: Run) -> list[tuple[str, str, str]]:
 def task_table(task: Task) -> TaskTable:
     """With the columns that the task has anything for."""
     timed = [result.times.median for result in task.results if result.times]
-    unit, scale = words.time_unit(timed)
+    unit, scale = formatting.time_unit(timed)
     measures = list(dict.fromkeys(name for result in task.results for name in result.measures))
     of_value = any(result.error is not None for result in task.results)
     columns: dict[str, list[str]] = {
-        f"median, {unit}": [words.number(r.times.median * scale) if r.times else "" for r in task.results],
+        f"median, {unit}": [formatting.number(r.times.median * scale) if r.times else "" for r in task.results],
         "middle half": [
-            f"{words.number(r.times.q1 * scale)} to {words.number(r.times.q3 * scale)}"
+            f"{formatting.number(r.times.q1 * scale)} to {formatting.number(r.times.q3 * scale)}"
             if r.times and r.times.calls > 1
             else ""
             for r in task.results
         ],
         "calls": [f"{r.times.calls:,}" if r.times else "" for r in task.results],
         **{
-            words.heading(name): [
-                words.measured(name, r.measures[name]) if name in r.measures else "" for r in task.results
+            wording.heading(name): [
+                formatting.measured(name, r.measures[name]) if name in r.measures else "" for r in task.results
             ]
             for name in measures
         },
-        "error" if of_value else "recall": [words.rightness(result) for result in task.results],
+        "error" if of_value else "recall": [wording.rightness(result) for result in task.results],
         "ratio": [_ratio(task, result) for result in task.results],
-        "of floor": [words.percent(part) if (part := words.of_floor(r)) is not None else "" for r in task.results],
+        "of floor": [
+            "" if (part := wording.of_floor(result)) is None else formatting.percent(part) for result in task.results
+        ],
     }
     kept = {head: cells for head, cells in columns.items() if any(cells)}
     rows = [
         Row(
             result.contender,
             result.ours,
-            words.verdict_on(task, result),
+            verdicts.verdict_on(task, result),
             tuple(cells[i] for cells in kept.values()),
             _note(result),
         )
         for i, result in enumerate(task.results)
     ]
-    return TaskTable(task.name, words.about(task), tuple(kept), tuple(rows), task.left_out, words.load(task))
+    return TaskTable(task.name, wording.about(task), tuple(kept), tuple(rows), task.left_out, wording.load(task))
 
 
 def _ratio(task: Task, result: Result) -> str:
-    ratio = words.ratio(task, result)
-    return "" if ratio is None else words.times(ratio)
+    ratio = verdicts.ratio(task, result)
+    return "" if ratio is None else formatting.times(ratio)
 
 
 def _note(result: Result) -> str:
-    marks = [mark for mark in words.marks(result) if not result.note.startswith(mark)]
+    marks = [mark for mark in wording.marks(result) if not result.note.startswith(mark)]
     return "; ".join([*marks, result.note] if result.note else marks)

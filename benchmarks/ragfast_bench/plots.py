@@ -14,7 +14,7 @@ from itertools import count
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ragfast_bench import draw_rows, draw_search, words
+from ragfast_bench import draw_rows, draw_search, verdicts, wording
 from ragfast_bench.drawing import STYLE, VARIABLES, styles_of
 from ragfast_bench.results import Run, Task
 
@@ -39,9 +39,9 @@ def plots(run: Run, titles: Mapping[str, str]) -> dict[str, list[Plot]]:
             return Plot(title, alt, _svg(figure, next(number)))
 
     found: dict[str, list[Plot]] = defaultdict(list)
-    every = words.all_comparisons(run, titles)
-    with_ratio = [c for c in every if c.ratio is not None and words.compared(c)]
-    without = words.without_ratio(every)
+    every = verdicts.all_comparisons(run, titles)
+    with_ratio = [c for c in every if c.ratio is not None and verdicts.compared(c)]
+    without = wording.without_ratio(every)
     if with_ratio:
         n = len({c.task.section for c in with_ratio})
         found[""].append(
@@ -95,8 +95,8 @@ def plots(run: Run, titles: Mapping[str, str]) -> dict[str, list[Plot]]:
         if timed:
             found["loss"].append(drawn(partial(draw_rows.losses, task=task), task.name, 1.2 + 0.34 * len(timed)))
     for task in run.section("memory"):
-        rows = sum(1 for result in task.results if words.value(task, result) is not None)
-        if rows and words.yardstick(task):
+        rows = sum(1 for result in task.results if verdicts.value(task, result) is not None)
+        if rows and verdicts.yardstick(task):
             found["memory"].append(drawn(partial(draw_rows.memory, task=task), task.name, 1.2 + 0.34 * rows))
     return dict(found)
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 import ragfast
-from ragfast_bench import notebook, values
+from ragfast_bench import contest, reference_notebook
+from ragfast_bench.contest import Call, Contender, Question
 from ragfast_bench.results import Machine, Task
 from ragfast_bench.sections import LeaveOut, Say, Settings
-from ragfast_bench.values import Call, Contender, Question
 
 NAME = "rag"
 TITLE = "A whole RAG model against the notebook's loops"
@@ -42,8 +42,8 @@ SHORT_BART = Size("bart, 4 tokens", vocab_size=50_265, dim=768, hidden_dim=768, 
 """The loops take seconds for 25."""
 
 VARIANTS: dict[Any, Callable[..., Any]] = {
-    ragfast.RAGSequence: notebook.rag_sequence,
-    ragfast.RAGToken: notebook.rag_token,
+    ragfast.RAGSequence: reference_notebook.rag_sequence,
+    ragfast.RAGToken: reference_notebook.rag_token,
 }
 
 
@@ -60,7 +60,7 @@ def contenders(size: Size) -> dict[str, list[Contender]]:
     the notebook gets."""
     rng = np.random.default_rng(0)
     retriever = ragfast.SimpleRetriever(size.dim, rng=rng)
-    loop_retriever = notebook.Retriever(size.dim)
+    loop_retriever = reference_notebook.Retriever(size.dim)
     loop_retriever.query_encoder_W = retriever.query_encoder_W
     documents = rng.standard_normal((size.n_docs, size.dim))
     documents /= np.linalg.norm(documents, axis=1, keepdims=True)
@@ -81,7 +81,8 @@ def contenders(size: Size) -> dict[str, list[Contender]]:
                 name = f"ragfast, {np.dtype(dtype).name}, {where}"
                 call = partial(model.forward, query, target, held, texts, size.k)
                 found[variant.__name__].append(Contender(name, partial(_itself, call), ours=True))
-    loop_generator = notebook.Generator(1, size.dim, size.hidden_dim)  # a vocabulary of 1: all weights are replaced
+    # All weights are replaced, so a vocabulary of 1 is enough.
+    loop_generator = reference_notebook.Generator(1, size.dim, size.hidden_dim)
     loop_generator.floor = 0.0
     loop_generator.encoder_W, loop_generator.decoder_W = generator.encoder_W, generator.decoder_W
     loop_generator.output_W = generator.output_W
@@ -104,7 +105,7 @@ def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut)
     for size in sizes_of(settings):
         say(f"making the weights of {size.name}")
         for variant, taking_part in contenders(size).items():
-            yield values.measured(
+            yield contest.measured(
                 question(size, variant, taking_part),
                 taking_part,
                 settings,
@@ -122,6 +123,6 @@ def question(size: Size, variant: str, taking_part: list[Contender]) -> Question
         section=NAME,
         name=f"{variant}, {size.name}",
         shape={"N": size.n_docs, "D": size.dim, "K": size.k, "T": size.n_target, "V": size.vocab_size},
-        error=lambda found: values.difference(log_prob(found), exact),
+        error=lambda found: contest.difference(log_prob(found), exact),
         tolerance=TOLERANCE,
     )

@@ -18,6 +18,7 @@ import ragfast
 from ragfast_bench import (
     build,
     data,
+    decode_step,
     grid,
     latency,
     loss,
@@ -27,10 +28,9 @@ from ragfast_bench import (
     rag,
     report,
     search,
-    small,
-    step,
+    small_calls,
     table,
-    words,
+    verdicts,
 )
 from ragfast_bench.results import BenchError, Machine, Run, Task, load, replace, save
 from ragfast_bench.search_peers import library_versions
@@ -38,7 +38,7 @@ from ragfast_bench.sections import Section, Settings
 from ragfast_bench.timing import limit_threads, pin, usable_cpus
 
 SECTIONS: dict[str, Section] = {
-    section.NAME: section for section in (search, grid, latency, build, loss, step, small, rag, memory)
+    section.NAME: section for section in (search, grid, latency, build, loss, decode_step, small_calls, rag, memory)
 }
 TITLES = {name: section.TITLE for name, section in SECTIONS.items()}
 OF_VECTORS = ("search", "latency", "build")
@@ -146,7 +146,7 @@ def run_bench(settings: Settings, options: Options) -> int:
     run = so_far()
     save(run, options.json)
     show(run, options, console)
-    wrong = any(result.ours and words.is_wrong(result) for task in tasks for result in task.results)
+    wrong = any(result.ours and verdicts.is_wrong(result) for task in tasks for result in task.results)
     return ended or int(wrong)
 
 

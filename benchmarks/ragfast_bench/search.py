@@ -11,9 +11,10 @@ from typing import Any
 
 import ragfast
 from ragfast_bench import data, results, search_peers, sections, timing
+from ragfast_bench.documents import SPARE, Documents, Matrix, Search
 from ragfast_bench.machine import available_memory
 from ragfast_bench.search_oracle import Oracle
-from ragfast_bench.search_peers import PEERS, Documents, Matrix, Search
+from ragfast_bench.search_peers import PEERS
 
 NAME = "search"
 TITLE = "Exact top-k search"
@@ -203,7 +204,7 @@ def build_ours(docs: Documents, names: tuple[str, ...]) -> tuple[dict[str, Searc
     for name in names:
         if name == ONE_SHOT:
             found[name] = partial(ragfast.search, vectors=docs.vectors, k=docs.k)
-        elif name != OURS and docs.vectors.nbytes + search_peers.SPARE > available_memory():
+        elif name != OURS and docs.vectors.nbytes + SPARE > available_memory():
             left_out[name] = f"would hold {docs.vectors.nbytes / 1e9:.1f} GB"
         else:
             scan = "float32" if name == FLOAT32 else "auto"

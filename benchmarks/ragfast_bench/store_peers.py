@@ -14,15 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
 
+from ragfast_bench.documents import Documents, Matrix
 from ragfast_bench.results import BenchError
-
-if TYPE_CHECKING:
-    from ragfast_bench.search_peers import Documents, Matrix
 
 PATIENCE = 20.0
 """Seconds in which a database server has to start, or to stop before it is killed."""

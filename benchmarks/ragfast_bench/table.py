@@ -8,9 +8,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from ragfast_bench import words
+from ragfast_bench import formatting, verdicts, wording
 from ragfast_bench.results import Machine, Result, Run, Task
-from ragfast_bench.words import Comparison
+from ragfast_bench.verdicts import Comparison
 
 STYLES = {"won": "bold green", "lost": "bold magenta", "even": "", "inexact": "cyan", "wrong": "bold red", "alone": ""}
 """What ours wins and what it loses stand out alike."""
@@ -21,11 +21,11 @@ NARROW = 70
 def task_table(task: Task) -> RenderableType:
     """Every contender of a task, those left out with the reasons, and what else ran."""
     # Names and data sets are the users' own: Text takes them as they are, where markup would have them change colours.
-    title = Text.assemble((task.name, "bold"), (f"  {words.about(task)}", "dim"))
+    title = Text.assemble((task.name, "bold"), (f"  {wording.about(task)}", "dim"))
     below = [_note(result) for result in task.results if result.note]
     below += [Text(f"Left out: {name} ({reason})") for name, reason in task.left_out.items()]
-    if words.load(task):
-        below.append(Text(words.load(task), style="yellow"))
+    if wording.load(task):
+        below.append(Text(wording.load(task), style="yellow"))
     body: RenderableType = _Contenders(task) if task.results else Text("Nothing was measured.")
     return Group(title, body, *below, Text(""))
 
@@ -43,21 +43,23 @@ class _Contenders:
 def _contenders(task: Task, narrow: bool) -> Table:
     """narrow: without how times spread and how many there were."""
     # Where waiting is what is compared, times of the calls alone are for the page: here is no room for both.
-    timed = [] if words.yardstick(task) else [result.times for result in task.results if result.times]
+    timed = [] if verdicts.yardstick(task) else [result.times for result in task.results if result.times]
     measures = list(dict.fromkeys(name for result in task.results for name in result.measures if name != "requests"))
-    unit, scale = words.time_unit(times.median for times in timed)
+    unit, scale = formatting.time_unit(times.median for times in timed)
     columns: dict[str, list[str | Text]] = {"contender": [_named(result) for result in task.results]}
     if timed:
-        columns[f"median, {unit}"] = [words.number(r.times.median * scale) if r.times else "" for r in task.results]
+        columns[f"median, {unit}"] = [
+            formatting.number(result.times.median * scale) if result.times else "" for result in task.results
+        ]
     if timed and not narrow:
         columns["q1-q3"] = [_quartiles(result, scale) for result in task.results]
         columns["calls"] = [f"{result.times.calls:,}" if result.times else "" for result in task.results]
     for name in measures:
-        columns[words.heading(name)] = [
-            words.measured(name, r.measures[name]) if name in r.measures else "" for r in task.results
+        columns[wording.heading(name)] = [
+            formatting.measured(name, r.measures[name]) if name in r.measures else "" for r in task.results
         ]
     is_value = any(result.error is not None for result in task.results)
-    columns["error" if is_value else "recall"] = [words.rightness(result) for result in task.results]
+    columns["error" if is_value else "recall"] = [wording.rightness(result) for result in task.results]
     columns["ratio"] = [_ratio(task, result) for result in task.results]
     columns["of floor"] = [_of_floor(result) for result in task.results]
     columns[""] = [_mark(result) for result in task.results]
@@ -82,7 +84,7 @@ def _table(gap: int = 2) -> Table:
 
 
 def _note(result: Result) -> Text:
-    return Text(f"{result.contender}: {result.note}", style=STYLES["wrong"] if words.is_wrong(result) else "")
+    return Text(f"{result.contender}: {result.note}", style=STYLES["wrong"] if verdicts.is_wrong(result) else "")
 
 
 def _named(result: Result) -> Text:
@@ -92,45 +94,45 @@ def _named(result: Result) -> Text:
 def _quartiles(result: Result, scale: float) -> str:
     if not result.times or result.times.calls == 1:
         return ""
-    return f"{words.number(result.times.q1 * scale)}-{words.number(result.times.q3 * scale)}"
+    return f"{formatting.number(result.times.q1 * scale)}-{formatting.number(result.times.q3 * scale)}"
 
 
 def _ratio(task: Task, result: Result) -> Text:
-    ratio = words.ratio(task, result)
+    ratio = verdicts.ratio(task, result)
     if ratio is None:
         return Text("")
-    if result.ours and not words.is_wrong(result):
-        return Text(words.times(ratio), style="dim")
-    return Text(words.times(ratio), style=STYLES[words.verdict_on(task, result) or "even"])
+    if result.ours and not verdicts.is_wrong(result):
+        return Text(formatting.times(ratio), style="dim")
+    return Text(formatting.times(ratio), style=STYLES[verdicts.verdict_on(task, result) or "even"])
 
 
 def _of_floor(result: Result) -> str:
-    part = words.of_floor(result)
-    return "" if part is None else words.percent(part)
+    part = wording.of_floor(result)
+    return "" if part is None else formatting.percent(part)
 
 
 def _mark(result: Result) -> Text:
-    return Text(", ".join(words.marks(result)), style=STYLES["wrong"] if words.is_wrong(result) else "")
+    return Text(", ".join(wording.marks(result)), style=STYLES["wrong"] if verdicts.is_wrong(result) else "")
 
 
 def machine_lines(machine: Machine) -> RenderableType:
     """What it is, and how fast, as measured."""
-    return _pairs(words.describe(machine).items())
+    return _pairs(wording.describe(machine).items())
 
 
 def summary(run: Run, titles: Mapping[str, str]) -> RenderableType:
     """The machine, one row a comparison, the counts, the libraries, and what was left out of the run."""
     parts: list[RenderableType] = [
-        Text(f"ragfast {run.ragfast}, {run.command}, {words.when(run)}, {run.seconds:.0f} s", style="bold")
+        Text(f"ragfast {run.ragfast}, {run.command}, {wording.when(run)}, {run.seconds:.0f} s", style="bold")
     ]
     parts.append(machine_lines(run.machine))
-    for name in words.sections(run, titles):
-        found = [comparison for task in run.section(name) for comparison in words.comparisons(task)]
+    for name in verdicts.sections(run, titles):
+        found = [comparison for task in run.section(name) for comparison in verdicts.comparisons(task)]
         if found:
             parts += [Text(""), Text(titles.get(name, name), style="bold"), _comparisons(found)]
-    counts = words.count(words.all_comparisons(run))
-    parts += [Text(""), Text(words.headline(run, titles), style="bold"), _counts(counts)]
-    present = ", ".join(words.with_version(library) for library in run.libraries if library.version)
+    counts = verdicts.count(verdicts.all_comparisons(run))
+    parts += [Text(""), Text(wording.headline(run, titles), style="bold"), _counts(counts)]
+    present = ", ".join(wording.with_version(library) for library in run.libraries if library.version)
     absent = ", ".join(f"{library.name} ({library.reason})" for library in run.libraries if not library.version)
     lists = [("libraries", present or "none"), ("absent", absent or "none")]
     lists += [(f"left out: {what}", reason) for what, reason in run.left_out.items()]
@@ -146,7 +148,7 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> RenderableType:
     return table
 
 
-def _counts(counts: Mapping[words.Verdict, int]) -> Text:
+def _counts(counts: Mapping[verdicts.Verdict, int]) -> Text:
     """Of all that was compared, memory too."""
     said = Text("All cells: ")
     for verdict in ("won", "even", "lost"):
@@ -155,7 +157,7 @@ def _counts(counts: Mapping[words.Verdict, int]) -> Text:
         said.append(f"{counts['wrong']} where ours was WRONG  ", style=STYLES["wrong"])
     if counts["alone"]:
         said.append(f"{counts['alone']} with nobody to compare  ")
-    said.append(f"(even: no more than {100 * (words.EVEN - 1):.0f} % apart)", style="dim")
+    said.append(f"(even: no more than {100 * (verdicts.EVEN - 1):.0f} % apart)", style="dim")
     return said
 
 
@@ -174,11 +176,11 @@ def _comparisons(found: list[Comparison]) -> Table:
         style = STYLES[one.verdict]
         row = [
             Text(one.name),
-            Text(words.amount(one.task, one.ours, one.measure)),
-            Text(words.amount(one.task, one.peer, one.measure)),
-            Text(words.named(one.peer)),
-            Text("" if one.ratio is None else words.times(one.ratio), style=style),
+            Text(wording.amount(one.task, one.ours, one.measure)),
+            Text(wording.amount(one.task, one.peer, one.measure)),
+            Text(wording.named(one.peer)),
+            Text("" if one.ratio is None else formatting.times(one.ratio), style=style),
             Text("" if one.verdict == "alone" else one.verdict.replace("wrong", "WRONG"), style=style),
         ]
-        table.add_row(*row, *([Text(words.faster_inexact(one), style=STYLES["inexact"])] if inexact else []))
+        table.add_row(*row, *([Text(wording.faster_inexact(one), style=STYLES["inexact"])] if inexact else []))
     return table

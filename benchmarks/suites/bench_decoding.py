@@ -1,6 +1,6 @@
 """A question answered end to end by RAG models of random BART base and DPR weights, beside Hugging Face's: question
 encoder, retrieval of 5 contexts of 220 tokens, 4 beams, 20 new tokens. A minute and 3 GB:
-``pytest benchmarks/bench_decoding.py``; on a busy machine with ``--benchmark-timer=time.process_time``.
+``pytest benchmarks/suites/bench_decoding.py``; on a busy machine with ``--benchmark-timer=time.process_time``.
 """
 
 from __future__ import annotations

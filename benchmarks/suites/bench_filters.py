@@ -1,8 +1,8 @@
 """What filters, groups and metrics cost, against the plain search and against what peers do in their place.
 
-    python benchmarks/bench_filters.py                                50,000 x 384, some minutes
-    python benchmarks/bench_filters.py --full --json filters.json     1,000,000 x 768
-    pytest benchmarks/bench_filters.py                                whether all parts run and are right, in seconds
+    python benchmarks/suites/bench_filters.py                           50,000 x 384, some minutes
+    python benchmarks/suites/bench_filters.py --full --json filters.json     1,000,000 x 768
+    pytest benchmarks/suites/bench_filters.py                                all parts in seconds, each result checked
 
 Tables, with medians of calls in turns and ratios to the first row: above 1 a contender takes longer than that. Peers
 select among what they calculate (FAISS, by a selector), calculate all and mask, or copy the rows that are left.
@@ -23,11 +23,12 @@ import numpy as np
 import pytest
 from index_tasks import Part, Sizes, Way, check, main, measured, touching, trouble
 from numpy.typing import NDArray
-from ragfast_bench import results, values
+from ragfast_bench import contest, results
 from ragfast_bench.data import made, unit_vectors
+from ragfast_bench.documents import SPARE
 from ragfast_bench.machine import available_memory
 from ragfast_bench.search_oracle import Oracle
-from ragfast_bench.search_peers import SPARE, select
+from ragfast_bench.search_peers import select
 
 import ragfast
 
@@ -313,7 +314,7 @@ def metric_peers(vectors: Matrix, sizes: Sizes) -> tuple[dict[str, dict[str, Sea
     try:
         import faiss
     except ImportError:
-        missing["FAISS"] = values.NOT_INSTALLED
+        missing["FAISS"] = contest.NOT_INSTALLED
     else:
         squared = faiss.IndexFlatL2(sizes.dim)
         squared.add(vectors)
@@ -333,7 +334,7 @@ def metric_peers(vectors: Matrix, sizes: Sizes) -> tuple[dict[str, dict[str, Sea
     try:
         from sklearn.neighbors import NearestNeighbors
     except ImportError:
-        missing["scikit-learn"] = values.NOT_INSTALLED
+        missing["scikit-learn"] = contest.NOT_INSTALLED
     else:
         for metric, name in (("l2", "euclidean"), ("cosine", "cosine")):
             neighbors = NearestNeighbors(algorithm="brute", metric=name, n_jobs=sizes.threads).fit(vectors)
@@ -341,14 +342,14 @@ def metric_peers(vectors: Matrix, sizes: Sizes) -> tuple[dict[str, dict[str, Sea
     return found, missing
 
 
-PARTS: dict[str, Part] = {"filters": filters, "groups": groups, "metrics": metrics}
+PACKAGES: dict[str, Part] = {"filters": filters, "groups": groups, "metrics": metrics}
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PACKAGES)
 def test_part(part: str, tmp_path: Path) -> None:
-    check(PARTS[part], tmp_path)
+    check(PACKAGES[part], tmp_path)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main(PARTS, __doc__))
+        sys.exit(main(PACKAGES, __doc__))

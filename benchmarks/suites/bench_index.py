@@ -1,9 +1,9 @@
 """What an index costs that is lived with: searched beside a writer, after removals, added to, saved and opened.
 
-    python benchmarks/bench_index.py                                 50,000 x 384, some minutes
-    python benchmarks/bench_index.py --full --json index.json        1,000,000 x 768
-    python benchmarks/bench_index.py --parts disk --folder /mnt/disk
-    pytest benchmarks/bench_index.py                                 whether all parts run and are right, in seconds
+    python benchmarks/suites/bench_index.py                                 50,000 x 384, some minutes
+    python benchmarks/suites/bench_index.py --full --json index.json        1,000,000 x 768
+    python benchmarks/suites/bench_index.py --parts disk --folder /mnt/disk
+    pytest benchmarks/suites/bench_index.py                                 all parts in seconds, each result checked
 
 Tables, with medians of calls in turns and ratios to the first row, as ``ragfast bench`` prints them. Filters and
 metrics are in bench_filters.py.
@@ -248,10 +248,10 @@ def write_plainly(source: Path, target: Path) -> None:
 
 
 def read_plainly(folder: Path) -> None:
-    room = bytearray(PLAIN)
+    buffer = bytearray(PLAIN)
     for path in files_of(folder):
         with path.open("rb", buffering=0) as file:
-            while file.readinto(room):
+            while file.readinto(buffer):
                 pass
 
 
@@ -349,14 +349,14 @@ def rated(n_bytes: float, one: results.Task) -> results.Task:
     return dataclasses.replace(one, results=found)
 
 
-PARTS: dict[str, Part] = {"writer": beside_a_writer, "changes": after_changes, "adding": adding, "disk": on_disk}
+PACKAGES: dict[str, Part] = {"writer": beside_a_writer, "changes": after_changes, "adding": adding, "disk": on_disk}
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PACKAGES)
 def test_part(part: str, tmp_path: Path) -> None:
-    check(PARTS[part], tmp_path)
+    check(PACKAGES[part], tmp_path)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main(PARTS, __doc__))
+        sys.exit(main(PACKAGES, __doc__))

@@ -1,7 +1,7 @@
 """Every family of kernels at every level that this CPU runs, in sizes that stay in its caches: pytest-benchmark.
 
-    pytest benchmarks/bench_kernels.py                     all, in some 20 s; each result is checked against float64
-    pytest benchmarks/bench_kernels.py -k "avx2 and kl"    some
+    pytest benchmarks/suites/bench_kernels.py                    all in 20 s, each result checked against float64
+    pytest benchmarks/suites/bench_kernels.py -k "avx2 and kl"    some
     ... --benchmark-autosave, then --benchmark-compare     before and after a change
 
 Needs NumPy and pytest-benchmark alone. It says what a change does to a kernel; how ragfast stands beside its peers,
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from ragfast_bench import machine
 
 import ragfast
 from ragfast._core import _kernels
@@ -145,10 +146,10 @@ def kl() -> Case:
     return lambda: ragfast.kl_divergence(p, q, reduction="none"), lambda found: near(found, exact, 1e-11)
 
 
-def keyed() -> Case:
+def segments() -> Case:
     x, keys = uniform(ROWS, COLUMNS, scale=5), np.random.default_rng(1).integers(0, KEYS, (ROWS, COLUMNS))
     exact = np.log([np.bincount(k, np.exp(row), KEYS) for k, row in zip(keys, x, strict=True)])
-    return lambda: ragfast.keyed_logsumexp(x, keys, KEYS), lambda found: near(found, exact, 1e-11)
+    return lambda: ragfast.segment_logsumexp(x, keys, KEYS), lambda found: near(found, exact, 1e-11)
 
 
 # ---- logits: kernels logits_*
@@ -189,19 +190,19 @@ def step() -> Case:
     return lambda: ragfast.marginalize_step(logits, docs), lambda found: near(found, exact, 1e-6)
 
 
-# ---- peaks: kernels peak_*
+# ---- what the machine can do at most
 
 
-def burn(arithmetic: str) -> Case:
+def operations(arithmetic: str) -> Case:
     rounds = 500
-    return lambda: _kernels.peak_operations(arithmetic, rounds), lambda found: near(
-        found, rounds * _kernels.peak_operations(arithmetic, 1), 0
+    return lambda: machine.peak_operations(arithmetic, rounds), lambda found: near(
+        found, rounds * machine.peak_operations(arithmetic, 1), 0
     )
 
 
 def read() -> Case:
     words = np.random.default_rng(0).integers(0, 2**32, 20_000, dtype=np.uint64)
-    return lambda: _kernels.peak_read(words), lambda found: near(found, int(words.sum()), 0)
+    return lambda: machine.peak_read(words), lambda found: near(found, int(words.sum()), 0)
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -218,7 +219,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "lse: marginalize_sequence": lambda: marginalize(False),
     "lse: marginalize_token": lambda: marginalize(True),
     "lse: kl_divergence": kl,
-    "lse: keyed_logsumexp": keyed,
+    "lse: segment_logsumexp": segments,
     "logits: target_logprobs float32": lambda: target_logprobs(np.float32),
     "logits: target_logprobs float16": lambda: target_logprobs(np.float16),
     "logits: rag_sequence_nll": lambda: nll(False, False),
@@ -226,8 +227,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "logits: rag_token_nll": lambda: nll(True, False),
     "logits: marginalize_step": step,
     "logits: gather_scores_grad": lambda: gather(True),
-    "peak: float32": lambda: burn("float32"),
-    "peak: int8": lambda: burn("int8"),
+    "peak: operations float32": lambda: operations("float32"),
+    "peak: operations int8": lambda: operations("int8"),
     "peak: read": read,
     "all levels: merge_topk": merge,
 }

@@ -1,6 +1,6 @@
 """The kernels after retrieval, beside what people write in their place: losses from logits and their gradients, a step
-of decoding, marginals and other small calls. ``pytest benchmarks/bench_marginal.py`` times each by itself; ``ragfast
-bench`` runs them in turns, with every peer, at the sizes of real models.
+of decoding, marginals and other small calls. ``pytest benchmarks/suites/bench_marginal.py`` times each by itself;
+``ragfast bench`` runs them in turns, with every peer, at the sizes of real models.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from ragfast_bench import loss, loss_peers as peers, small, step, timing
+from ragfast_bench import decode_step, loss, loss_peers as peers, small_calls, timing
+from ragfast_bench.contest import Contender, Question
 from ragfast_bench.loss import Asked
 from ragfast_bench.sections import Settings
-from ragfast_bench.values import Contender, Question
 
 pytest.importorskip("torch")
 
 SETTINGS = Settings("quick")
 SHAPE = (2, 5, 8, 5000)
-GROUPS = [group for group in small.GROUPS if group is not small.search_group]  # which bench_search.py has
+GROUPS = [group for group in small_calls.GROUPS if group is not small_calls.search_group]  # which bench_search.py has
 
 
 pytestmark = pytest.mark.benchmark(max_time=0.2, min_rounds=3)
@@ -56,8 +56,8 @@ def test_loss(benchmark: Any, asked: Asked, name: str, by_token: bool) -> None:
 @pytest.mark.parametrize("n_best", [None, 8])
 @pytest.mark.parametrize("name", ["ragfast", "torch"])
 def test_step(benchmark: Any, name: str, n_best: int | None) -> None:
-    arrays = step.random_step(4)
-    contender = next(x for x in step.contenders(arrays, n_best, False) if x.name.startswith(name))
+    arrays = decode_step.random_step(4)
+    contender = next(x for x in decode_step.contenders(arrays, n_best, False) if x.name.startswith(name))
     benchmark(contender.build())
 
 

@@ -1,5 +1,6 @@
-"""RAG-Sequence and RAG-Token at the reference notebook's size, beside its loops: ``pytest benchmarks/bench_rag.py``.
-``ragfast bench`` runs them in turns, at BART's size too.
+"""RAG-Sequence and RAG-Token at the reference notebook's size, beside its loops.
+
+``pytest benchmarks/suites/bench_rag.py`` times them; ``ragfast bench`` runs them in turns, at BART's size too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """More documents than memory: an index at Wikipedia's shape, its float16 vectors on disk and its codes in memory.
 
-    python benchmarks/bench_scale.py --dir FOLDER                 # 21,015,300 x 768: 50 GB of disk, 22 GB of memory
-    python benchmarks/bench_scale.py --dir FOLDER --hundredth     # the same at a hundredth of the documents
+    python benchmarks/suites/bench_scale.py --dir FOLDER              # 21,015,300 x 768: 50 GB of disk, 22 GB of memory
+    python benchmarks/suites/bench_scale.py --dir FOLDER --hundredth  # the same at a hundredth of the documents
 
 Vectors are made block by block from a seed and the number of each document, so that no more of them than some blocks
 are ever in memory, and so that the oracle can make all of them again. The index is built by ``FlatIndex.build``, opened

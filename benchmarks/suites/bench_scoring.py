@@ -1,7 +1,7 @@
 """Where the time of scoring goes with real models: 4 questions x 5 documents x 4 candidates by MiniLM and SmolLM2.
 
-``pytest benchmarks/bench_scoring.py``, with the demo's packages: a minute. The share of all that is not the generator
-is printed, and kept beside the time as ``retrieval and marginalization``.
+``pytest benchmarks/suites/bench_scoring.py``, with the demo's packages: a minute. The share of all that is not the
+generator is printed, and kept beside the time as ``retrieval and marginalization``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ragfast_bench import timing
-from ragfast_demo import parts
+from ragfast_demo import packages
 
 import ragfast
 
@@ -37,8 +37,8 @@ class Timed:
 @pytest.mark.parametrize("variant", [ragfast.RAGSequence, ragfast.RAGToken], ids=lambda variant: variant.__name__)
 def test_score(benchmark: Any, variant: Any) -> None:
     try:
-        parts.require_all()
-    except parts.DemoError as error:
+        packages.require_all()
+    except packages.DemoError as error:
         pytest.skip(str(error))
     from ragfast_demo.corpus import load_corpus
     from ragfast_demo.encoder import index_of, load_encoder

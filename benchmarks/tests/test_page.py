@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 import sample
-from ragfast_bench import words
+from ragfast_bench import verdicts, wording
 from ragfast_bench.page import page
 from ragfast_bench.results import Result, Run, Task
 
@@ -107,7 +107,7 @@ def test_everything_is_there(parsed: Page) -> None:
     for what, reason in run.left_out.items():
         assert what in parsed.text
         assert reason in parsed.text
-    assert words.headline(run, sample.TITLES) in parsed.text
+    assert wording.headline(run, sample.TITLES) in parsed.text
     assert run.machine.processor in parsed.text
 
 
@@ -117,7 +117,7 @@ def test_losing_cells_are_collected(parsed: Page) -> None:
     assert "wrong sum" in after
     assert "ours is WRONG" in after
     assert "rounded sum" not in after
-    lost = [one for one in words.all_comparisons(sample.run()) if one.verdict == "lost"]
+    lost = [one for one in verdicts.all_comparisons(sample.run()) if one.verdict == "lost"]
     assert len(lost) > 3
     for one in lost:
         assert one.name in after

@@ -11,7 +11,7 @@ import sample
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from ragfast_bench import drawing, plots, words
+from ragfast_bench import drawing, plots, verdicts
 from ragfast_bench.results import Result, Run, Task
 
 RUN = sample.run()
@@ -163,7 +163,7 @@ def test_bars_of_losses_are_in_floors(figures: list[Figure]) -> None:
 
 def test_every_ratio_has_a_dot_and_the_others_are_told(figures: list[Figure]) -> None:
     axes = axes_by_title(RUN, figures)["Every comparison of this run"]
-    every = words.all_comparisons(RUN, sample.TITLES)
+    every = verdicts.all_comparisons(RUN, sample.TITLES)
     dots = [line for line in axes.lines if line.get_linestyle() == "None"]
     with_ratio = [one for one in every if one.ratio is not None and one.verdict != "wrong"]
     assert len(dots) == len(with_ratio)
@@ -171,6 +171,6 @@ def test_every_ratio_has_a_dot_and_the_others_are_told(figures: list[Figure]) ->
     assert drawn == pytest.approx(sorted(min(max(one.ratio or 0, 0.01), 100) for one in with_ratio))
     assert "1 more without a ratio: one of the two was overloaded" in figures[0].get_supxlabel()
     labels = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
-    assert labels == [sample.TITLES[name] for name in words.sections(RUN, sample.TITLES)]
+    assert labels == [sample.TITLES[name] for name in verdicts.sections(RUN, sample.TITLES)]
     ticks = list(axes.get_xticks())
     assert all(b / a > 2.9 for a, b in itertools.pairwise(ticks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from ragfast_bench import rag, words
+from ragfast_bench import rag, verdicts
 from ragfast_bench.rag import LOOPS, NOTEBOOK
 from ragfast_bench.results import Machine
 from ragfast_bench.sections import Settings
@@ -44,5 +44,5 @@ def test_section(monkeypatch: pytest.MonkeyPatch) -> None:
     for task in tasks:
         assert len(task.results) == 5
         assert not [result for result in task.results if "WRONG" in result.note]
-        assert [one.verdict for one in words.comparisons(task)] != ["alone"]
+        assert [one.verdict for one in verdicts.comparisons(task)] != ["alone"]
     assert [task.name for task in tasks][::3] == ["RAGSequence, tiny", "RAGToken, larger"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sample
-from ragfast_bench import words
+from ragfast_bench import formatting, verdicts, wording
 from ragfast_bench.report import markdown
 from ragfast_bench.results import Result, Run, Task, load
 from ragfast_bench.run import TITLES as SECTIONS_TITLES
@@ -31,7 +31,7 @@ def test_says_what_made_it() -> None:
         "30.1 GB/s",
     ):
         assert said in head
-    assert words.headline(RUN, sample.TITLES, by_section=True) in head
+    assert wording.headline(RUN, sample.TITLES, by_section=True) in head
 
 
 def test_same_run_same_text() -> None:
@@ -39,7 +39,7 @@ def test_same_run_same_text() -> None:
 
 
 def test_every_losing_cell_is_collected() -> None:
-    lost = [one for one in words.all_comparisons(RUN) if one.verdict == "lost"]
+    lost = [one for one in verdicts.all_comparisons(RUN) if one.verdict == "lost"]
     assert len(lost) > 3
     for one in lost:
         (row,) = [
@@ -47,7 +47,7 @@ def test_every_losing_cell_is_collected() -> None:
         ]
         assert one.peer is not None
         assert one.peer.contender in row
-        assert one.ratio is None or f"**{words.times(one.ratio)} lost**" in row
+        assert one.ratio is None or f"**{formatting.times(one.ratio)} lost**" in row
 
 
 def test_winning_and_losing_are_marked_alike_where_they_are() -> None:
@@ -69,8 +69,8 @@ def test_it_is_short_and_the_lost_cells_come_first() -> None:
 
 
 def test_every_task_has_a_row_in_its_section() -> None:
-    for one in words.all_comparisons(RUN):
-        assert words.amount(one.task, one.ours, one.measure) in row(sample.TITLES[one.task.section], f"{one.name} ")
+    for one in verdicts.all_comparisons(RUN):
+        assert wording.amount(one.task, one.ours, one.measure) in row(sample.TITLES[one.task.section], f"{one.name} ")
 
 
 def test_what_tasks_have_in_common_stands_once() -> None:

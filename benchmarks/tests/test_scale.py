@@ -1,4 +1,4 @@
-"""benchmarks/bench_scale.py, which builds, opens, searches and checks an index of 21 million documents: in small."""
+"""benchmarks/suites/bench_scale.py, at a small size: builds, opens, searches and checks an index."""
 
 from __future__ import annotations
 

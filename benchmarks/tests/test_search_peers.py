@@ -18,8 +18,9 @@ import oracle as contract
 import psutil
 import pytest
 from ragfast_bench import search_peers, store_peers
+from ragfast_bench.documents import SPARE, Documents, Matrix
 from ragfast_bench.search_oracle import Oracle
-from ragfast_bench.search_peers import PEERS, Documents, Matrix, build_peers
+from ragfast_bench.search_peers import PEERS, build_peers
 
 import ragfast
 
@@ -127,7 +128,7 @@ def test_limits_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "pgvector": "not with more than 200,000 documents: copying more into a server takes long",
     }
     assert "2,000 dimensions" in left_out(1, 2001)["pgvector"]
-    monkeypatch.setattr(search_peers, "available_memory", lambda: search_peers.SPARE + 1.0)
+    monkeypatch.setattr(search_peers, "available_memory", lambda: SPARE + 1.0)
     found, reasons = build_peers(documents(1000), ["FAISS default", "NumPy"])
     assert "would hold" in reasons["FAISS default"]
     assert "NumPy" in found
@@ -169,7 +170,7 @@ def test_the_server_stops_and_its_folder_goes(fails: bool, monkeypatch: pytest.M
 KILLED = """
 import os, signal
 import numpy as np
-from ragfast_bench.search_peers import Documents
+from ragfast_bench.documents import Documents
 from ragfast_bench.store_peers import PgvectorSearch
 search = PgvectorSearch(Documents(np.ones((3, 2), np.float32), 1, 1, True))
 print(search.connection.execute("SHOW data_directory").fetchone()[0], flush=True)

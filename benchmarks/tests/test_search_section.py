@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ragfast_bench import data, grid, results, search, search_peers, sections, timing, words
+from ragfast_bench import data, grid, results, search, search_peers, sections, timing, verdicts
 from ragfast_bench.data import unit_vectors
+from ragfast_bench.documents import Documents
 from ragfast_bench.search import FLOAT32, ONE_SHOT, OURS, Contest, Limits
 from ragfast_bench.search_oracle import Oracle
-from ragfast_bench.search_peers import PEERS, Documents
+from ragfast_bench.search_peers import PEERS
 
 import ragfast
 
@@ -97,7 +98,7 @@ def test_the_grid_section(monkeypatch: pytest.MonkeyPatch) -> None:
         named = {result.contender for result in task.results} | set(task.left_out)
         assert named == {OURS, *search_peers.FLAT}
         assert all(result.recall == 1 and "WRONG" not in result.note for result in task.results)
-        assert [one.verdict for one in words.comparisons(task)] != ["alone"]
+        assert [one.verdict for one in verdicts.comparisons(task)] != ["alone"]
 
 
 def test_every_peer_is_a_result_or_named_where_k_is_more_than_there_are() -> None:

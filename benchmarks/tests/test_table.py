@@ -6,7 +6,7 @@ import io
 
 import pytest
 import sample
-from ragfast_bench import table, words
+from ragfast_bench import formatting, table, verdicts, wording
 from ragfast_bench.results import Result, Run, Task
 from rich.console import Console, RenderableType
 
@@ -35,11 +35,11 @@ def test_a_task_at_any_width(task: Task, width: int) -> None:
         assert result.contender.split()[0] in text
         if result.note:
             assert joined(f"{result.contender}: {result.note}") in joined(text)
-        if (ratio := words.ratio(task, result)) is not None:
-            assert words.times(ratio) in text
-        if result.times and not words.yardstick(task):
-            unit, scale = words.time_unit(each.times.median for each in task.results if each.times)
-            assert words.number(result.times.median * scale) in text
+        if (ratio := verdicts.ratio(task, result)) is not None:
+            assert formatting.times(ratio) in text
+        if result.times and not verdicts.yardstick(task):
+            unit, scale = formatting.time_unit(each.times.median for each in task.results if each.times)
+            assert formatting.number(result.times.median * scale) in text
             assert unit in text
     for name, reason in task.left_out.items():
         assert joined(f"Left out: {name} ({reason})") in joined(text)
@@ -65,9 +65,9 @@ def test_summary(width: int) -> None:
     text = printed(table.summary(RUN, sample.TITLES), width)
     assert all(len(line) <= width for line in text.splitlines())
     assert "\x1b" not in text
-    for comparison in words.all_comparisons(RUN):
-        assert joined(words.amount(comparison.task, comparison.ours, comparison.measure)) in joined(text)
-    counts = words.count(words.all_comparisons(RUN))
+    for comparison in verdicts.all_comparisons(RUN):
+        assert joined(wording.amount(comparison.task, comparison.ours, comparison.measure)) in joined(text)
+    counts = verdicts.count(verdicts.all_comparisons(RUN))
     assert f"{counts['won']} won" in text
     assert f"{counts['lost']} lost" in text
     for said in (RUN.machine.processor, RUN.machine.isa, "30.1 GB/s", "int8 467 GOP/s", "CPU 1", "L2 1 MB", "wiki"):

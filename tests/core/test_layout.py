@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from imports import import_cycle, import_graph, imported_names
 
 import ragfast
 
@@ -62,18 +62,6 @@ def room(path: Path) -> str:
     return row_of(parts if len(parts) == 1 or parts[-1] != "__init__" else parts[:-1])
 
 
-def imported_modules(tree: ast.AST) -> set[str]:
-    """Dotted names of what a file imports, at whatever depth: `from a import b` is a.b."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports name their module in full"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
 def rooms_of(names: set[str]) -> set[str]:
     """Which modules of ragfast those names are in; a name of the package itself is in __init__."""
     parts = [name.split(".")[1:] for name in names if name.split(".")[0] == "ragfast"]
@@ -84,10 +72,31 @@ def rooms_of(names: set[str]) -> set[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path: Path) -> None:
     assert room(path) in ROW, f"{room(path)} has no row in {Path(__file__).name}"
-    imported = rooms_of(imported_modules(ast.parse(path.read_text())))
+    imported = rooms_of(imported_names(path))
     upwards = {name for name in imported if ROW[name] >= ROW[room(path)]}
     whole = {module for module in ROW if (PACKAGE / module.replace(".", "/")).is_dir() and not has_rows(module)}
     assert upwards <= ({room(path)} & whole)  # the modules of those import each other
+
+
+OWN = {  # the packages of this repository, and which of them each may import
+    "src/ragfast": {"ragfast"},
+    "examples/demo/ragfast_demo": {"ragfast", "ragfast_demo"},
+    "benchmarks/ragfast_bench": {"ragfast", "ragfast_demo", "ragfast_bench"},
+}
+HANDS_OVER = PACKAGE / "cli" / "bench.py"  # to ragfast_bench, if it is installed
+
+
+@pytest.mark.parametrize("package", OWN)
+def test_distributions_import_one_way_and_without_cycles(package: str) -> None:
+    files = set((ROOT / package).rglob("*.py")) - {HANDS_OVER}
+    imported = {name.partition(".")[0] for file in files for name in imported_names(file)}
+    assert imported & {Path(other).name for other in OWN} == OWN[package]
+    assert import_cycle(import_graph(ROOT / package)) == []
+
+
+def test_a_cycle_is_found() -> None:
+    assert import_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert import_cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 def test_core_imports_numpy_alone() -> None:

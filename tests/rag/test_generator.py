@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
-from ragfast_bench import notebook
+from ragfast_bench import reference_notebook
 
 import ragfast
 from ragfast.rag import generators as generator_module
@@ -23,7 +23,7 @@ def pair(
 ) -> tuple[Any, Any]:
     """The notebook's generator, without its floor, and ragfast's, with the same weights."""
     np.random.seed(seed)
-    loops = notebook.Generator(vocab_size, dim, hidden_dim)
+    loops = reference_notebook.Generator(vocab_size, dim, hidden_dim)
     loops.output_W *= scale
     loops.floor = options.get("eps", 0.0)
     generator = ragfast.SimpleGenerator(vocab_size, dim, hidden_dim, **options)
@@ -32,7 +32,7 @@ def pair(
     return loops, generator
 
 
-def looped(loops: notebook.Generator, query: Array, docs: list[Array], target: Array) -> Array:
+def looped(loops: reference_notebook.Generator, query: Array, docs: list[Array], target: Array) -> Array:
     return np.array([[loops.log_prob(query, doc, [token]) for token in target] for doc in docs])
 
 
@@ -57,7 +57,7 @@ def inputs(rng: np.random.Generator, dim: int, n_docs: int, n_target: int) -> tu
 
 def test_seeded_weights_are_the_notebooks() -> None:
     np.random.seed(42)
-    expected = notebook.Generator(50, 6, 7)
+    expected = reference_notebook.Generator(50, 6, 7)
     np.random.seed(42)
     generator = ragfast.SimpleGenerator(50, 6, 7)
     assert np.array_equal(generator.encoder_W, expected.encoder_W)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
-from ragfast_bench import notebook
+from ragfast_bench import reference_notebook
 from toys import DOUBTFUL, SURE, TABLES, FixedRetriever, TableGenerator
 
 import ragfast
@@ -34,7 +34,7 @@ class Case:
         scale: float = 30.0,
     ) -> None:
         np.random.seed(seed)
-        self.loops = notebook.Retriever(dim), notebook.Generator(vocab_size, dim, hidden_dim)
+        self.loops = reference_notebook.Retriever(dim), reference_notebook.Generator(vocab_size, dim, hidden_dim)
         self.loops[1].output_W *= scale
         self.loops[1].floor = eps
         self.eps = eps
@@ -83,17 +83,17 @@ SIZES = [
 def test_eps_gives_the_notebooks_numbers(seed: int, size: dict[str, Any]) -> None:
     case = Case(seed, eps=1e-8, **size)
     log_prob, doc_ids, doc_probs = case.sequence().forward(*case.question)
-    expected, expected_ids, expected_probs = notebook.rag_sequence(*case.loops, *case.question)
+    expected, expected_ids, expected_probs = reference_notebook.rag_sequence(*case.loops, *case.question)
     assert log_prob == pytest.approx(expected, rel=1e-9)
     assert doc_ids.tolist() == expected_ids.tolist()
     np.testing.assert_allclose(doc_probs, expected_probs, rtol=1e-9)
 
     assert case.token().forward(*case.question) == pytest.approx(
-        notebook.rag_token(*case.loops, *case.question), rel=1e-9
+        reference_notebook.rag_token(*case.loops, *case.question), rel=1e-9
     )
     one_token: Any = case.query, case.target[0], case.documents, case.texts
     prob, doc_ids, doc_probs = case.token().forward_token(*one_token)
-    expected, expected_ids, expected_probs = notebook.rag_token_step(*case.loops, *one_token)
+    expected, expected_ids, expected_probs = reference_notebook.rag_token_step(*case.loops, *one_token)
     assert prob == pytest.approx(expected, rel=1e-9)
     assert doc_ids.tolist() == expected_ids.tolist()
     np.testing.assert_allclose(doc_probs, expected_probs, rtol=1e-9)
@@ -104,9 +104,9 @@ def test_eps_gives_the_notebooks_numbers(seed: int, size: dict[str, Any]) -> Non
 def test_exact_by_default(seed: int, size: dict[str, Any]) -> None:
     """The notebook's loops without their floors, where a probability still is a float64."""
     case = Case(seed, **size)
-    expected, _, _ = notebook.rag_sequence(*case.loops, *case.question, floor=0.0)
+    expected, _, _ = reference_notebook.rag_sequence(*case.loops, *case.question, floor=0.0)
     assert case.sequence().forward(*case.question)[0] == pytest.approx(expected, rel=1e-11, abs=1e-14)
-    expected = notebook.rag_token(*case.loops, *case.question, floor=0.0)
+    expected = reference_notebook.rag_token(*case.loops, *case.question, floor=0.0)
     assert case.token().forward(*case.question) == pytest.approx(expected, rel=1e-11, abs=1e-14)
 
 

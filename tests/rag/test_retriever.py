@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
-from ragfast_bench import notebook
+from ragfast_bench import reference_notebook
 
 import ragfast
 
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 def test_seeded_weights_are_the_notebooks() -> None:
     np.random.seed(42)
-    expected = notebook.Retriever(64).query_encoder_W
+    expected = reference_notebook.Retriever(64).query_encoder_W
     np.random.seed(42)
     assert np.array_equal(ragfast.SimpleRetriever(64).query_encoder_W, expected)
 
@@ -35,7 +35,7 @@ def test_rng_draws_without_the_global_generator() -> None:
 @pytest.mark.parametrize(("n_docs", "dim", "k"), [(20, 64, 5), (7, 3, 7), (1, 1, 1), (500, 17, 30)])
 def test_agrees_with_the_notebook(seed: int, n_docs: int, dim: int, k: int) -> None:
     np.random.seed(seed)
-    loops = notebook.Retriever(dim)
+    loops = reference_notebook.Retriever(dim)
     retriever = ragfast.SimpleRetriever(dim)
     retriever.query_encoder_W = loops.query_encoder_W
     query, documents = np.random.randn(6, dim), np.random.randn(n_docs, dim)

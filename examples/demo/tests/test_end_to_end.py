@@ -9,24 +9,25 @@ from pathlib import Path
 
 import pytest
 
-OFFLINE = """
+DEMO = Path(__file__).parents[1]
+OFFLINE = f"""
 import runpy, sys
 def refuse(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
-        raise RuntimeError(f"the network was asked for: {event} {arguments}")
+        raise RuntimeError(f"the network was asked for: {{event}} {{arguments}}")
 sys.addaudithook(refuse)
-runpy.run_module("ragfast", run_name="__main__", alter_sys=True)
+runpy.run_path({str(DEMO)!r}, run_name="__main__")
 """
 
 
-def ragfast(*arguments: str) -> subprocess.CompletedProcess[str]:
+def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", OFFLINE, *arguments, "--limit-documents", "250", "--threads", "1"]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def first(shared_cache: Path) -> subprocess.CompletedProcess[str]:
-    return ragfast("demo", "--questions", "4", "--max-new-tokens", "8")
+    return demo("demo", "--questions", "4", "--max-new-tokens", "8")
 
 
 def test_the_first_run(first: subprocess.CompletedProcess[str]) -> None:
@@ -61,7 +62,7 @@ def test_the_marginals_lie_between_their_parts(first: subprocess.CompletedProces
 
 
 def test_the_second_run_says_the_same_from_the_cache(first: subprocess.CompletedProcess[str]) -> None:
-    second = ragfast("demo", "--questions", "4", "--max-new-tokens", "8")
+    second = demo("demo", "--questions", "4", "--max-new-tokens", "8")
     assert "Encoding" not in second.stderr
     assert "Converting" not in second.stderr
     before, after = ([line for line in run.stdout.splitlines() if "ragfast" not in line] for run in (first, second))
@@ -73,7 +74,7 @@ def test_a_corrupted_cache_is_named_and_made_again(first: subprocess.CompletedPr
     embeddings = shared_cache / "documents-250" / "embeddings.npy"
     good = embeddings.read_bytes()
     embeddings.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    run = ragfast("ask", "Who were the architects of the Eiffel Tower?", "--k", "2")
+    run = demo("ask", "Who were the architects of the Eiffel Tower?", "--k", "2")
     assert run.returncode == 0, run.stderr
     assert "corrupted" in run.stderr
     assert "Encoding the documents" in run.stderr

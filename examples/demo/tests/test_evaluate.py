@@ -1,4 +1,4 @@
-"""`ragfast eval`: its arithmetic and resuming with parts that are countable by hand, then with the real ones."""
+"""`python examples/demo eval`: arithmetic and resuming with stand-ins, then a run with the real models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from question_files import line, read, write
 from ragfast_demo import evaluate, records
 from ragfast_demo.cli import main
 from ragfast_demo.corpus import Corpus
@@ -18,19 +19,6 @@ from ragfast.rag.decoding import Retrieved
 
 CITIES = ["Paris", "Lyon", "Nice", "Brest"]
 CORPUS = Corpus(CITIES, [f"{city} is a city in France." for city in CITIES])
-
-
-def write(path: Path, *lines: Any) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def line(question: str, *answers: str, **given: Any) -> records.Line:
-    return records.Line(question, list(answers), given)
 
 
 # ---- measuring, with documents and answers made up
@@ -216,7 +204,7 @@ def test_all_variants_answer_from_their_own_documents() -> None:
 
 
 @pytest.fixture
-def no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what is asked for is refused before any work, nothing is loaded."""
 
     def loaded(*_: object) -> None:
@@ -226,7 +214,7 @@ def no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_work_is_told_before_the_work(
-    no_parts: None, installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nothing_loaded: None, installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = str(write(tmp_path / "questions.jsonl", {"question": "Where?", "answers": ["Paris"]}))
     bad = str(write(tmp_path / "bad.jsonl", {"question": "Where?"}))
@@ -337,7 +325,7 @@ def answered(language_model_folder: Path, questions: Path) -> Path:
     return out
 
 
-def test_the_real_parts_answer(answered: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_models_answer(answered: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(answered.read_text())
     assert set(found["em"]) == set(found["f1"]) == {"rag_sequence", "rag_token", "no_retrieval", "gold_passage"}
     assert all(0 <= value <= 1 for name in ("em", "f1") for value in found[name].values())

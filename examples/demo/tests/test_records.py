@@ -8,20 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ragfast_demo import parts, records
-
-
-def write(path: Path, *lines: Any) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def line(question: str, *answers: str, **given: Any) -> records.Line:
-    return records.Line(question, list(answers), given)
+from question_files import line, read, write
+from ragfast_demo import packages, records
 
 
 def test_questions_are_read_with_what_else_they_have(tmp_path: Path) -> None:
@@ -58,7 +46,7 @@ def test_questions_are_read_with_what_else_they_have(tmp_path: Path) -> None:
 def test_a_bad_line_is_named_with_its_number_and_reason(bad: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b'{"question": "Where?", "answers": ["Paris"]}\n' + bad + b"\n")
-    with pytest.raises(parts.DemoError) as raised:
+    with pytest.raises(packages.DemoError) as raised:
         records.read_questions(path)
     assert reason in str(raised.value)
     assert "questions.jsonl" in str(raised.value)
@@ -67,7 +55,7 @@ def test_a_bad_line_is_named_with_its_number_and_reason(bad: bytes, reason: str,
 
 def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "questions.jsonl", *[{}] * 8)
-    with pytest.raises(parts.DemoError, match=r"line 1: .*line 5: .*and 3 more$"):
+    with pytest.raises(packages.DemoError, match=r"line 1: .*line 5: .*and 3 more$"):
         records.read_questions(path)
 
 
@@ -75,9 +63,9 @@ def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
 def test_no_questions(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_bytes(content)
-    with pytest.raises(parts.DemoError, match="has no questions"):
+    with pytest.raises(packages.DemoError, match="has no questions"):
         records.read_questions(path)
-    with pytest.raises(parts.DemoError, match="cannot read"):
+    with pytest.raises(packages.DemoError, match="cannot read"):
         records.read_questions(tmp_path)
 
 
@@ -156,7 +144,7 @@ def test_a_full_disk_is_told_and_can_be_put_right(tmp_path: Path, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        with pytest.raises(parts.DemoError, match=r"cannot write the records .*No space left.*goes on"):
+        with pytest.raises(packages.DemoError, match=r"cannot write the records .*No space left.*goes on"):
             kept.add(line("What?", "Lyon"), MEASURED)
     assert records.Records(path, "now").take(line("Where?", "Paris")) is not None
 
@@ -167,7 +155,7 @@ def test_a_full_disk_is_told_and_can_be_put_right(tmp_path: Path, monkeypatch: p
 def test_what_is_no_record_is_left_alone(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_bytes(content)
-    with pytest.raises(parts.DemoError, match="line 1 is no record"):
+    with pytest.raises(packages.DemoError, match="line 1 is no record"):
         records.Records(path, "now")
     assert path.read_bytes() == content
 
@@ -180,7 +168,7 @@ def test_results_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(parts.DemoError, match="No space left"):
+    with pytest.raises(packages.DemoError, match="No space left"):
         records.write_json(out, {"n": 2})
     assert json.loads(out.read_text()) == {"n": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
@@ -191,5 +179,5 @@ def test_results_go_where_a_link_leads_and_never_in_place_of_a_device(tmp_path: 
     records.write_json(tmp_path / "link", {"n": 1})
     assert (tmp_path / "link").is_symlink()
     assert json.loads((tmp_path / "out.json").read_text()) == {"n": 1}
-    with pytest.raises(parts.DemoError, match="is not a file"):
+    with pytest.raises(packages.DemoError, match="is not a file"):
         records.refuse_unwritable(Path(os.devnull))

@@ -1,4 +1,4 @@
-"""The tool that `ragfast mcp` serves."""
+"""The tool that `python examples/demo mcp` serves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ragfast_demo import parts
+from ragfast_demo import packages
 
 
 def test_the_tool_searches_the_corpus(shared_cache: Path) -> None:
@@ -46,5 +46,5 @@ def test_without_the_package_says_how_to_get_it(installed: None, monkeypatch: py
     from ragfast_demo.serve import run_mcp
 
     monkeypatch.setitem(sys.modules, "ragfast.rag.mcp", None)
-    with pytest.raises(parts.DemoError, match=r"pip install 'ragfast-kernels\[mcp\]'"):
+    with pytest.raises(packages.DemoError, match=r"pip install 'ragfast-kernels\[mcp\]'"):
         run_mcp(k=3, temperature=0.05, threads=1, limit_documents=30)

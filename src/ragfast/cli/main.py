@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import sys
 from collections.abc import Sequence
 
 import ragfast
 from ragfast.cli import bench, index
+from ragfast.cli.common import exit_status
 
 DESCRIPTION = """\
 Exact retrieval and marginalization for Retrieval-Augmented Generation.
@@ -22,17 +21,7 @@ Exact retrieval and marginalization for Retrieval-Augmented Generation.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, or 2 with one line on stderr that says what is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # names of files and columns on a terminal that has ASCII alone
-    try:
-        status = _run(arguments)
-        sys.stdout.flush()  # here, where a reader that has gone is understood
-        return status
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        return 141
+    return exit_status(lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str]) -> int:

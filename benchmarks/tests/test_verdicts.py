@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sample
-from ragfast_bench import words
+from ragfast_bench import formatting, verdicts, wording
 from ragfast_bench.results import Library, Result, Task
 
 
@@ -18,8 +18,8 @@ def timed(name: str, seconds: float, **other: Any) -> Result:
     return Result(name, name.startswith("ours"), **{"exact": True, "times": sample.spread(seconds), **other})
 
 
-def only(made: Task) -> words.Comparison:
-    (comparison,) = words.comparisons(made)
+def only(made: Task) -> verdicts.Comparison:
+    (comparison,) = verdicts.comparisons(made)
     return comparison
 
 
@@ -47,7 +47,7 @@ def test_our_own_wrong_result_never_wins() -> None:
     found = only(task(timed("ours", 1.0, note="WRONG"), timed("peer", 3.0)))
     assert found.verdict == "wrong"
     run = sample.run(tasks=(task(timed("ours", 1.0, note="WRONG"), timed("peer", 3.0)),))
-    assert "ragfast's own result was WRONG" in words.headline(run, sample.TITLES)
+    assert "ragfast's own result was WRONG" in wording.headline(run, sample.TITLES)
 
 
 def test_the_first_of_ours_is_compared() -> None:
@@ -67,7 +67,7 @@ def test_latency_is_compared_at_each_rate_by_p99() -> None:
         waited("peer", 50, 20),
         section="latency",
     )
-    slow, fast = words.comparisons(made)
+    slow, fast = verdicts.comparisons(made)
     assert (slow.rate, slow.ratio, slow.verdict) == (10, 2.0, "won")
     assert (fast.rate, fast.ratio, fast.verdict) == (50, None, "won")
     assert slow.name != fast.name
@@ -76,7 +76,7 @@ def test_latency_is_compared_at_each_rate_by_p99() -> None:
 def test_being_overloaded_where_the_peer_is_not_is_lost() -> None:
     found = only(task(waited("ours", 50, 20), waited("peer", 50, 50, p50=1.0, p99=2.0), section="latency"))
     assert (found.verdict, found.ratio) == ("lost", None)
-    assert words.amount(found.task, found.ours) == "overloaded"
+    assert wording.amount(found.task, found.ours) == "overloaded"
     both = only(task(waited("ours", 50, 20), waited("peer", 50, 10), section="search"))
     assert both.verdict == "even"  # elsewhere than under latency, times are what counts
 
@@ -88,7 +88,7 @@ def test_few_requests_are_compared_by_the_median() -> None:
 
 def test_memory_is_compared_by_pages() -> None:
     def held(name: str, n_bytes: float) -> Result:
-        return Result(name, name == "ours", True, measures={words.MEMORY: n_bytes})
+        return Result(name, name == "ours", True, measures={verdicts.MEMORY: n_bytes})
 
     assert only(task(held("ours", 0), held("peer", 0), section="memory")).verdict == "even"
     assert only(task(held("ours", 0), held("peer", 1e6), section="memory")).verdict == "won"
@@ -97,7 +97,7 @@ def test_memory_is_compared_by_pages() -> None:
 def test_nobody_to_compare_with() -> None:
     assert only(task(timed("ours", 1.0))).verdict == "alone"
     assert only(task(timed("peer", 1.0))).verdict == "alone"
-    assert words.comparisons(task()) == []
+    assert verdicts.comparisons(task()) == []
 
 
 def test_counts_and_headline_are_of_the_data() -> None:
@@ -105,8 +105,8 @@ def test_counts_and_headline_are_of_the_data() -> None:
         return Task("search", f"t{i}", "", {}, 1, (timed("ours", 1.0), timed("peer", peer)))
 
     run = sample.run(tasks=(one(0, 8.0), one(1, 0.25), one(2, 1.0)))
-    assert words.count(words.all_comparisons(run)) == {"won": 1, "even": 1, "lost": 1, "wrong": 0, "alone": 0}
-    said = words.headline(run, sample.TITLES, by_section=True)
+    assert verdicts.count(verdicts.all_comparisons(run)) == {"won": 1, "even": 1, "lost": 1, "wrong": 0, "alone": 0}
+    said = wording.headline(run, sample.TITLES, by_section=True)
     assert "3 comparisons" in said
     assert "faster in 1, even in 1 and slower in 1" in said
     assert "Searching on made data: faster in 1, even in 1, slower in 1 (median ratio 1.00)" in said
@@ -118,7 +118,7 @@ def test_the_headline_is_by_section_and_never_by_its_key() -> None:
         Task("search", "t", data, {}, 1, (timed("ours", 1.0), timed("peer", peer)))
         for data, peer in (("wiki", 3.0), ("random", 0.5))
     ]
-    said = words.headline(sample.run(tasks=(*made, *sample.build())), sample.TITLES, by_section=True)
+    said = wording.headline(sample.run(tasks=(*made, *sample.build())), sample.TITLES, by_section=True)
     assert "Searching on real data: faster in 1 (median ratio 3.0)" in said
     assert "Searching on made data: slower in 1 (median ratio 0.50)" in said
     assert "Making an index: slower in 1 (median ratio 0.19)" in said
@@ -131,7 +131,7 @@ def test_the_headline_leaves_wrong_results_out_of_its_ratios() -> None:
         Task("loss", "right", "", {}, 1, (timed("ours", 1.0), timed("peer", 2.0))),
         Task("loss", "broken", "", {}, 1, (timed("ours", 1.0, note="WRONG"), timed("peer", 400.0))),
     )
-    said = words.headline(sample.run(tasks=made), sample.TITLES, by_section=True)
+    said = wording.headline(sample.run(tasks=made), sample.TITLES, by_section=True)
     assert "In 1 comparison with" in said
     assert "Losses: faster in 1 (median ratio 2.0)" in said
     assert "2.0 times as fast at best" in said
@@ -139,24 +139,24 @@ def test_the_headline_leaves_wrong_results_out_of_its_ratios() -> None:
 
 
 def test_the_headline_tells_memory_of_losses_and_of_indexes_apart() -> None:
-    said = words.headline(sample.run(tasks=(*sample.memory(), *sample.build())), sample.TITLES)
+    said = wording.headline(sample.run(tasks=(*sample.memory(), *sample.build())), sample.TITLES)
     assert "Beyond inputs and outputs the losses took less memory in 1 of 1; an index holds less in 1 of 1." in said
-    assert "index" not in words.headline(sample.run(tasks=tuple(sample.memory())), sample.TITLES)
+    assert "index" not in wording.headline(sample.run(tasks=tuple(sample.memory())), sample.TITLES)
 
 
 def test_an_index_is_compared_by_time_and_by_the_memory_it_holds() -> None:
     def made(name: str, seconds: float, n_bytes: float) -> Result:
-        return timed(name, seconds, measures={words.HELD: n_bytes})
+        return timed(name, seconds, measures={verdicts.HELD: n_bytes})
 
     task_ = Task(
         "build", "wiki", "wiki", {}, 1, (made("ours", 2.0, 20.0), made("fast", 1.0, 16.0), made("small", 3.0, 8.0))
     )
-    by_time, by_memory = words.comparisons(task_)
+    by_time, by_memory = verdicts.comparisons(task_)
     assert (by_time.name, by_time.ratio, by_time.verdict) == ("wiki", 0.5, "lost")
     assert (by_memory.name, by_memory.ratio, by_memory.verdict) == ("wiki, memory held", 0.4, "lost")
     assert by_memory.peer is not None
     assert by_memory.peer.contender == "small"
-    assert words.amount(task_, by_memory.ours, by_memory.measure) == "20 B"
+    assert wording.amount(task_, by_memory.ours, by_memory.measure) == "20 B"
 
 
 def test_as_fast_by_rounding_is_not_faster() -> None:
@@ -167,13 +167,13 @@ def test_as_fast_by_rounding_is_not_faster() -> None:
 def test_only_exact_and_right_peers_get_a_verdict() -> None:
     peers = timed("p", 0.5), timed("rounds", 0.5, exact=False), timed("broken", 0.5, note="WRONG: x")
     made = task(timed("ours", 1.0), timed("ours too", 3.0), *peers)
-    assert [words.verdict_on(made, r) for r in made.results] == ["", "", "lost", "inexact", "wrong"]
+    assert [verdicts.verdict_on(made, r) for r in made.results] == ["", "", "lost", "inexact", "wrong"]
 
 
 def test_exact_peers_that_found_less_are_named_with_their_recall() -> None:
-    assert words.named(timed("peer", 1.0, recall=0.009)) == "peer (recall 0.009)"
-    assert words.named(timed("peer", 1.0, recall=0.9996)) == "peer"
-    assert words.named(None) == "none"
+    assert wording.named(timed("peer", 1.0, recall=0.009)) == "peer (recall 0.009)"
+    assert wording.named(timed("peer", 1.0, recall=0.9996)) == "peer"
+    assert wording.named(None) == "none"
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ def test_exact_peers_that_found_less_are_named_with_their_recall() -> None:
     ],
 )
 def test_versions_are_those_of_packages(library: Library, text: str) -> None:
-    assert words.with_version(library) == text
+    assert wording.with_version(library) == text
 
 
 def test_sections_are_in_order_and_unknown_ones_last() -> None:
     run = sample.run(tasks=tuple(Task(name, "t", "", {}, 1, ()) for name in ("new", "memory", "search")))
-    assert words.sections(run, sample.TITLES) == ["search", "memory", "new"]
+    assert verdicts.sections(run, sample.TITLES) == ["search", "memory", "new"]
 
 
 @pytest.mark.parametrize(
@@ -198,21 +198,21 @@ def test_sections_are_in_order_and_unknown_ones_last() -> None:
     [(0, "0"), (0.39, "0.390"), (1.106, "1.11"), (48.26, "48.3"), (627.8, "628"), (6582.1, "6,582"), (2e-7, "2.0e-07")],
 )
 def test_number(value: float, text: str) -> None:
-    assert words.number(value) == text
+    assert formatting.number(value) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3.9e-7, "0.390 \u00b5s"), (0.00216, "2.16 ms"), (1.1, "1.10 s"), (90, "90.0 s")]
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert formatting.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("ratio", "text"), [(0.598, "0.60"), (1.294, "1.29"), (5.24, "5.2"), (48.2, "48")])
 def test_times(ratio: float, text: str) -> None:
-    assert words.times(ratio) == text
+    assert formatting.times(ratio) == text
 
 
 def test_a_recall_that_is_not_one_is_not_written_as_one() -> None:
-    assert words.rightness(timed("peer", 1.0, recall=0.99996)) != "1.000"
-    assert words.rightness(timed("peer", 1.0, recall=1.0)) == "1.000"
+    assert wording.rightness(timed("peer", 1.0, recall=0.99996)) != "1.000"
+    assert wording.rightness(timed("peer", 1.0, recall=1.0)) == "1.000"

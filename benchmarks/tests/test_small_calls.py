@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ragfast_bench import small
+from ragfast_bench import small_calls
 from ragfast_bench.results import Machine
 from ragfast_bench.sections import Settings
 
@@ -16,17 +16,17 @@ import ragfast
 
 MACHINE = Machine("", 1, 0, {"L1": 1.0}, "", "", "", 1, (), 1e9, {"float32": 1e9})
 TINY = {
-    "search": small.search_group,
-    "merge": small.merge_group,
-    "logsumexp": small.logsumexp_group,
-    "log_softmax": partial(small.log_softmax_group, 4, 100),
-    "sequence": partial(small.marginal_group, False, 3, 4, 5),
-    "token": partial(small.marginal_group, True, 3, 4, 5),
-    "keyed": partial(small.keyed_group, 50, 20),
-    "gather": partial(small.gather_group, False, 30, 4, 5, 16),
-    "gather with gradient": partial(small.gather_group, True, 30, 4, 5, 16),
-    "KL": partial(small.kl_group, False, 4, 10),
-    "KL with gradient": partial(small.kl_group, True, 4, 10),
+    "search": small_calls.search_group,
+    "merge": small_calls.merge_group,
+    "logsumexp": small_calls.logsumexp_group,
+    "log_softmax": partial(small_calls.log_softmax_group, 4, 100),
+    "sequence": partial(small_calls.marginal_group, False, 3, 4, 5),
+    "token": partial(small_calls.marginal_group, True, 3, 4, 5),
+    "segments": partial(small_calls.segment_group, 50, 20),
+    "gather": partial(small_calls.gather_group, False, 30, 4, 5, 16),
+    "gather with gradient": partial(small_calls.gather_group, True, 30, 4, 5, 16),
+    "KL": partial(small_calls.kl_group, False, 4, 10),
+    "KL with gradient": partial(small_calls.kl_group, True, 4, 10),
 }
 
 
@@ -58,10 +58,10 @@ def test_contenders(name: str) -> None:
 
 
 def test_section(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small, "GROUPS", [TINY["search"], TINY["KL"]])
+    monkeypatch.setattr(small_calls, "GROUPS", [TINY["search"], TINY["KL"]])
     settings = Settings("quick")
-    tasks = list(small.measure(settings, MACHINE, str, lambda what, why: pytest.fail(what)))
-    assert len(tasks) == small.planned(settings) == 2
+    tasks = list(small_calls.measure(settings, MACHINE, str, lambda what, why: pytest.fail(what)))
+    assert len(tasks) == small_calls.planned(settings) == 2
     search, kl = tasks
     assert all(result.recall == 1 and result.error is None for result in search.results)
     assert all(result.recall is None and result.error is not None for result in kl.results)
@@ -72,8 +72,8 @@ def test_section(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_any_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch", "faiss", "scipy", "scipy.special"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(small, "GROUPS", [TINY["search"], TINY["KL"]])
-    search, kl = small.measure(Settings("quick"), MACHINE, str, lambda what, why: pytest.fail(what))
+    monkeypatch.setattr(small_calls, "GROUPS", [TINY["search"], TINY["KL"]])
+    search, kl = small_calls.measure(Settings("quick"), MACHINE, str, lambda what, why: pytest.fail(what))
     assert search.left_out == {"FAISS": "not installed", "torch topk": "not installed"}
     assert [result.contender for result in kl.results] == ["ragfast.kl_divergence"]
     assert set(kl.left_out.values()) == {"not installed"}

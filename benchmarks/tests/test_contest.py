@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ragfast_bench import values
+from ragfast_bench import contest
+from ragfast_bench.contest import Contender, Question, measured
 from ragfast_bench.results import Machine
 from ragfast_bench.sections import Settings, floor
-from ragfast_bench.values import Contender, Question, measured
 
 EXACT = np.array([1.0, -2.0])
 MACHINE = Machine("", 1, 0, {"L2": 1000.0}, "", "", "", 1, (), 1e9, {"float32": 1e9})
 
 
 def question(ids: bool = False) -> Question:
-    error = partial(values.missing, exact=EXACT[None]) if ids else partial(values.difference, exact=EXACT)
+    error = partial(contest.missing, exact=EXACT[None]) if ids else partial(contest.difference, exact=EXACT)
     return Question("loss", "a question", {"B": 2}, error, 0.0 if ids else 1e-6, ids=ids)
 
 

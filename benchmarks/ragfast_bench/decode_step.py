@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ragfast
-from ragfast_bench import values
+from ragfast_bench import contest
+from ragfast_bench.contest import Array, Call, Contender, Question, lse, without_autograd
 from ragfast_bench.results import Machine, Task
 from ragfast_bench.sections import LeaveOut, Say, Settings, floor
-from ragfast_bench.values import Array, Call, Contender, Question, lse, without_autograd
 
 NAME = "step"
 TITLE = "A step of decoding RAG-Token"
@@ -163,7 +163,7 @@ def best_error(exact: Array, n_best: int, found: Any) -> float:
     best = -np.sort(-exact, axis=-1)[:, :n_best]
     found_values, tokens = found
     worth = np.take_along_axis(exact, np.asarray(tokens), -1)
-    return max(values.difference(found_values, best), values.difference(worth, best))
+    return max(contest.difference(found_values, best), contest.difference(worth, best))
 
 
 def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut) -> Iterator[Task]:
@@ -172,14 +172,15 @@ def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut)
         exact = exact_step(*arrays)
         for n_best in (None, 2 * beams):
             what = "every token" if n_best is None else f"the best {n_best}"
+            error = partial(contest.difference, exact=exact) if n_best is None else partial(best_error, exact, n_best)
             n_bytes = arrays[0].nbytes + (exact.size * 4 if n_best is None else 0)
             question = Question(
                 section=NAME,
                 name=f"{beams} beam{'s' * (beams > 1)}, {what}",
                 shape={"B": beams, "K": N_DOCS, "V": VOCAB},
-                error=partial(values.difference, exact=exact) if n_best is None else partial(best_error, exact, n_best),
+                error=error,
                 tolerance=TOLERANCE,
                 floor=floor(machine, bytes=n_bytes, held=n_bytes),
             )
             taking_part = contenders(arrays, n_best, settings.size == "full")
-            yield values.measured(question, taking_part, settings, say, settings.pick(0.25, 0.8, 5.0))
+            yield contest.measured(question, taking_part, settings, say, settings.pick(0.25, 0.8, 5.0))

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 import ragfast
-from ragfast_bench import values
+from ragfast_bench import contest
+from ragfast_bench.contest import Call, Contender, Question, array_of, lse
 from ragfast_bench.data import unit_vectors
 from ragfast_bench.results import Machine, Task
 from ragfast_bench.sections import LeaveOut, Say, Settings
-from ragfast_bench.values import Call, Contender, Question, array_of, lse
 
 NAME = "small"
 TITLE = "Small calls"
@@ -84,7 +84,7 @@ def search_group() -> Group:
     question = asked(
         "search of 20 documents",
         {"N": n, "D": dim, "B": 1, "k": k},
-        lambda found: values.missing(ids_of(found), exact),
+        lambda found: contest.missing(ids_of(found), exact),
         ids=True,
     )
     return question, [
@@ -127,7 +127,7 @@ def merge_group() -> Group:
     question = asked(
         "merge of the top 10 of 4 shards",
         {"S": shards, "B": n_queries, "k": k},
-        lambda found: values.missing(found[1], exact),
+        lambda found: contest.missing(found[1], exact),
         ids=True,
     )
     return question, [
@@ -164,7 +164,7 @@ def of_torch(formula: Callable[..., Any], *arrays: Any) -> Call:
 
 def logsumexp_group() -> Group:
     five = np.random.default_rng(0).standard_normal(5)
-    question = asked("logsumexp of 5", {"n": 5}, partial(values.difference, exact=lse(five.astype(np.longdouble))))
+    question = asked("logsumexp of 5", {"n": 5}, partial(contest.difference, exact=lse(five.astype(np.longdouble))))
     return question, [
         ready("ragfast.logsumexp", partial(ragfast.logsumexp, five), ours=True),
         ready("NumPy max, exp, sum, log", partial(lse, five)),
@@ -183,7 +183,7 @@ def log_softmax_group(rows: int = 200, vocab: int = VOCAB) -> Group:
         return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
     question = asked(
-        f"log_softmax of ({rows},{vocab})", {"n": rows, "V": vocab}, partial(values.difference, exact=exact)
+        f"log_softmax of ({rows},{vocab})", {"n": rows, "V": vocab}, partial(contest.difference, exact=exact)
     )
     return question, [
         ready("ragfast.log_softmax", partial(ragfast.log_softmax, x), ours=True),
@@ -207,7 +207,7 @@ def marginal_group(by_token: bool, n_queries: int, n_docs: int, n_tokens: int) -
     question = asked(
         f"{variant} marginal of ({n_queries},{n_docs},{n_tokens})",
         {"B": n_queries, "K": n_docs, "T": n_tokens},
-        partial(values.difference, exact=exact.astype(np.float64)),
+        partial(contest.difference, exact=exact.astype(np.float64)),
     )
     return question, [
         ready(f"ragfast.{ours.__name__}", partial(ours, docs, tokens), ours=True),
@@ -219,7 +219,7 @@ def marginal_group(by_token: bool, n_queries: int, n_docs: int, n_tokens: int) -
     ]
 
 
-def keyed_group(n: int = 1024, n_keys: int = VOCAB) -> Group:
+def segment_group(n: int = 1024, n_keys: int = VOCAB) -> Group:
     """The votes of kNN-LM's neighbours for the next token."""
     rng = np.random.default_rng(0)
     x = np.asarray(ragfast.log_softmax(rng.standard_normal(n)))
@@ -241,9 +241,9 @@ def keyed_group(n: int = 1024, n_keys: int = VOCAB) -> Group:
         return torch.zeros(n_keys, dtype=x.dtype).index_add_(0, keys, (x - top).exp_()).log_().add_(top)
 
     question = asked(
-        f"keyed logsumexp of {n} votes for {n_keys} tokens",
+        f"segment logsumexp of {n} votes for {n_keys} tokens",
         {"n": n, "V": n_keys},
-        lambda found: values.difference(np.exp(array_of(found)), exact),
+        lambda found: contest.difference(np.exp(array_of(found)), exact),
     )
     underflows = "loses keys that are less than the largest by a factor of 1e308"
     return question, [
@@ -302,14 +302,14 @@ def gather_group(gradient: bool, n: int = 20_000, n_queries: int = 64, k: int = 
         question = asked(
             f"{name}, with the gradient",
             shape,
-            lambda found: max(values.difference(found[0], exact), values.difference(found[1], exact_grad)),
+            lambda found: max(contest.difference(found[0], exact), contest.difference(found[1], exact_grad)),
         )
         return question, [
             ready("ragfast.gather_scores, gather_scores_grad", ours_both, ours=True),
             Contender("torch index, bmm, autograd", torch_both),
             ready("NumPy index, matmul", numpy_both),
         ]
-    question = asked(name, shape, partial(values.difference, exact=exact))
+    question = asked(name, shape, partial(contest.difference, exact=exact))
     return question, [
         ready("ragfast.gather_scores", partial(ragfast.gather_scores, queries, vectors, rows), ours=True),
         Contender("torch index, bmm", partial(of_torch, by_bmm, vectors, queries, rows)),
@@ -365,7 +365,7 @@ def kl_group(gradient: bool, n_queries: int = 64, k: int = 100) -> Group:
         question = asked(
             f"KL divergence of ({n_queries},{k}), with the gradient",
             shape,
-            lambda found: max(values.difference(found[0], exact), values.difference(found[1], exact_grad)),
+            lambda found: max(contest.difference(found[0], exact), contest.difference(found[1], exact_grad)),
         )
         ours = partial(ragfast.kl_divergence, scores, target, return_grad=True)
         return question, [
@@ -373,7 +373,7 @@ def kl_group(gradient: bool, n_queries: int = 64, k: int = 100) -> Group:
             Contender("ragfast.torch.kl_divergence, autograd", partial(autograd, True), ours=True),
             Contender("torch kl_div of log_softmax, autograd", partial(autograd, False), note=FLOAT32),
         ]
-    question = asked(f"KL divergence of ({n_queries},{k})", shape, partial(values.difference, exact=exact))
+    question = asked(f"KL divergence of ({n_queries},{k})", shape, partial(contest.difference, exact=exact))
     return question, [
         ready("ragfast.kl_divergence", partial(ragfast.kl_divergence, scores, target), ours=True),
         Contender("ragfast.torch.kl_divergence", of_ours, ours=True),
@@ -392,7 +392,7 @@ GROUPS: list[Callable[[], Group]] = [
     partial(marginal_group, False, 1, N_DOCS, 8),
     partial(marginal_group, False, N_QUERIES, N_DOCS, N_TOKENS),
     partial(marginal_group, True, N_QUERIES, N_DOCS, N_TOKENS),
-    keyed_group,
+    segment_group,
     partial(gather_group, False),
     partial(gather_group, True),
     partial(kl_group, False),
@@ -411,4 +411,4 @@ def planned(settings: Settings) -> int:
 def measure(settings: Settings, machine: Machine, say: Say, leave_out: LeaveOut) -> Iterator[Task]:
     for group in groups_of(settings):
         question, taking_part = group()
-        yield values.measured(question, taking_part, settings, say, settings.pick(0.2, 0.5, 3.0))
+        yield contest.measured(question, taking_part, settings, say, settings.pick(0.2, 0.5, 3.0))
