@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nll_cases import LEVELS, LOSSES, LOSSES_FROM_LOGPROBS
 
-from ragfast import rag_sequence_nll, rag_token_nll
+from ragfast import rag_sequence_nll, rag_sequence_nll_from_logprobs, rag_token_nll
 from ragfast.marginal.loss import LogitsOptions, LogprobsOptions
 
 pytestmark = LEVELS
@@ -119,3 +119,6 @@ def test_options_have_one_default_and_one_type() -> None:
             unknown = rf"^{loss.__name__}\(\) got an unexpected keyword argument 'tempreature'"
             with pytest.raises(TypeError, match=unknown):
                 loss(*given, tempreature=1.0)
+    for option in ("label_smoothing", "bos_token_id", "ignore_index"):  # which log-probabilities do not have
+        with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{option}'"):
+            rag_sequence_nll_from_logprobs(np.zeros((1, 2, 3)), np.zeros((1, 2)), **{option: 1})

@@ -1,11 +1,16 @@
-"""The documentation of ragfast.rag.methods: what it names exists, and needs NumPy alone."""
+"""The documentation and the signatures of ragfast.rag.methods: what it names exists, and needs only NumPy."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 
 from ragfast.rag import methods
 
@@ -28,3 +33,22 @@ def test_torch_stays_the_caller_s_to_import() -> None:
     code = "import sys, ragfast.rag.methods; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("loss", "option"),
+    [
+        *((methods.pdist_loss, option) for option in ("direction", "leave_one_out", "compat")),
+        *((methods.adist_loss, option) for option in ("direction", "mask")),
+        *((methods.emdr2_loss, option) for option in ("compat", "label_smoothing")),
+        *((methods.replug_nll, option) for option in ("compat", "null_score", "grad", "marginal")),
+    ],
+)
+def test_options_of_other_losses_are_refused(loss: Any, option: str) -> None:
+    """Each passes its options on to a loss that has more of them."""
+    assert option not in inspect.signature(loss).parameters
+    shapes = {"doc_scores": (1, 2), "attention_scores": (1, 2), "token_logprobs": (1, 2, 3)}
+    arguments = [np.zeros(shapes[name]) for name in list(inspect.signature(loss).parameters)[:2]]
+    assert np.isfinite(loss(*arguments))
+    with pytest.raises(TypeError, match=f"keyword argument '{option}'"):
+        loss(*arguments, **{option: 1})
