@@ -116,9 +116,9 @@ def test_options_have_one_default_and_one_type() -> None:
             assert not [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
             scores = [np.zeros((1, 2, 3, 4)), np.zeros((1, 2)), np.zeros((1, 3), int)]
             given = scores if losses is LOSSES else [scores[0][..., 0], scores[1]]
-            unknown = rf"^{loss.__name__}\(\) got an unexpected keyword argument 'tempreature'"
+            unknown = rf"^{loss.__name__}\(\) got an unexpected keyword argument 'heat'"
             with pytest.raises(TypeError, match=unknown):
-                loss(*given, tempreature=1.0)
+                loss(*given, heat=1.0)
     for option in ("label_smoothing", "bos_token_id", "ignore_index"):  # which log-probabilities do not have
         with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{option}'"):
             rag_sequence_nll_from_logprobs(np.zeros((1, 2, 3)), np.zeros((1, 2)), **{option: 1})

@@ -22,7 +22,7 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser()
     import platformdirs  # a requirement of ragfast-demo, which the tests of files and records do without
 
-    return platformdirs.user_cache_path("ragfast", appauthor=False)
+    return Path(platformdirs.user_cache_dir("ragfast", appauthor=False))
 
 
 def cached(name: str, settings: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
