@@ -152,7 +152,7 @@ def kl_divergence(
     loss, grad, _, divisor = row_divergences(given, target, bool(return_grad), False, **options)
     result: Any = loss
     if divisor is not None:
-        result = np.float64(loss.sum() / divisor if divisor else np.nan)
+        result = loss.sum() / divisor if divisor else np.float64(np.nan)
         if grad is not None and divisor:
             grad /= divisor
     is_single = given.dtype.num == target.dtype.num == arrays.FLOAT
