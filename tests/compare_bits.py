@@ -15,6 +15,7 @@ KIND:NUMBER`` runs that case alone and prints what both builds return. The exit 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import subprocess
@@ -43,6 +44,9 @@ CHUNKS = 5
 SHOWN = 10
 """Differences of each level that are named."""
 
+HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None
+"""Whether some logits are bfloat16."""
+
 Results = dict[str, list[str]]  # digests or types of errors, by "kind:number"
 
 
@@ -55,6 +59,8 @@ def cases(searches: int, losses: int) -> list[tuple[str, int]]:
 
 def work(job: dict[str, Any]) -> Results:
     """Run the cases of a job in this process."""
+    if job["bfloat16"] != HAS_BFLOAT16:
+        raise BuildError("ml_dtypes was installed or removed during the run, which changes the cases; run again")
     build = load(job["site"])
     if job["level"]:
         build.call("set_isa", job["level"])
@@ -132,7 +138,7 @@ def main() -> int:
         parser.error(f"SITE: must be two folders, of the old and of the new build; got {len(options.sites)}")
     levels = options.isa or levels_of(options.sites)
     with tempfile.TemporaryDirectory(prefix="ragfast-bits-") as stored, ThreadPoolExecutor(options.processes) as pool:
-        common = {"seed": options.seed, "stored": stored, "level": None}
+        common = {"seed": options.seed, "stored": stored, "level": None, "bfloat16": HAS_BFLOAT16}
         if options.only:
             return max([show(common | {"level": level}, options.only, options.sites) for level in levels])
         chosen = cases(options.searches, options.losses)
@@ -149,6 +155,8 @@ def main() -> int:
         for i, (job, results) in enumerate(zip(jobs, pool.map(started, jobs), strict=True), 1):
             found.setdefault((job["level"], job["site"]), {}).update(results)
             print(f"{i} of {len(jobs)} parts done", end="\r", file=sys.stderr, flush=True)
+    if not HAS_BFLOAT16:
+        print("NOT COMPARED: bfloat16 logits, which need ml_dtypes")
     old, new = map(str, options.sites)
     return int(sum([report(level, found[level, old], found[level, new]) for level in levels]) > 0)
 
