@@ -119,11 +119,17 @@ def test_intrinsics_live_in_kernels_alone() -> None:
 
 
 def test_kernel_files_are_an_operation_and_a_level() -> None:
-    files = {tuple(path.stem.rsplit("_", 1)) for path in (ROOT / "csrc" / "kernels").iterdir()}
+    folder = ROOT / "csrc" / "kernels"
+    files = {tuple(path.stem.rsplit("_", 1)) for path in folder.glob("*.c")}
     operations = {operation for operation, _ in files}
+    levels = {level for _, level in files}
     assert {operation for operation, level in files if level == "scalar"} == operations  # the reference comes first
     if "avx2" in _kernels.known_isas():
-        assert {level for _, level in files} == set(_kernels.known_isas())
+        assert levels == set(_kernels.known_isas())
+    # Headers hold what levels share: the vocabulary, which a level defines, and what is written in it.
+    vocabulary = {"vector.h", *(f"vector_{level}.h" for level in levels)}
+    shared = {f"{subject}_vector.h" for subject in {*operations, "elements", "math"}}
+    assert {path.name for path in folder.iterdir() if path.suffix != ".c"} <= vocabulary | shared
 
 
 def test_c_never_prints_aborts_or_reads_the_environment() -> None:
