@@ -1,18 +1,7 @@
 /* AVX2, FMA and F16C inner products. THE HOT LOOPS of retrieval are rows_block (few queries) and packed_block (many) below. */
-#include "core/kernels.h"
+#include "kernels/vector_avx2.h"
 
-#include <immintrin.h>
-#include <math.h>
-
-enum { PANEL = RAGFAST_PANEL_DOCS, TILE = RAGFAST_TILE_QUERIES, AHEAD = 4096 /* floats, as in dot_avx512.c */ };
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* The first n < 8 lanes: a window that slides over eight ones and eight zeros. */
-INLINE __m256i tail_mask(size_t n) {
-    static const int32_t window[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
-    return _mm256_loadu_si256((const __m256i *)(window + 8 - n));
-}
+#include "kernels/dot_vector.h"
 
 /* Bits of not (score < threshold), so that NaN is a hit. */
 INLINE uint32_t hits_of_8(__m256 scores, __m256 threshold) {
@@ -41,24 +30,14 @@ INLINE void rows_block(float *scores, const float *const q[2], const float *cons
         for (size_t j = 0; j < 4; j++) doc[j] = _mm256_loadu_ps(d[j] + e);
         if (lines > 1 || e % 16 == 0) _mm_prefetch((const char *)(ahead + lines * e), _MM_HINT_T1);
         if (lines == 4) _mm_prefetch((const char *)(ahead + lines * e + 16), _MM_HINT_T1);
-#pragma GCC unroll 2
-        for (size_t i = 0; i < n_queries; i++) {
-            __m256 query = _mm256_load_ps(q[i] + e);
-#pragma GCC unroll 4
-            for (size_t j = 0; j < 4; j++) acc[i][j] = _mm256_fmadd_ps(query, doc[j], acc[i][j]);
-        }
+        add_products(acc, q, e, doc, n_queries);
     }
     if (e < dim) {
-        __m256i rest = tail_mask(dim - e);
+        __m256i rest = first8(dim % 8);
         __m256 doc[4];
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) doc[j] = _mm256_maskload_ps(d[j] + e, rest);
-#pragma GCC unroll 2
-        for (size_t i = 0; i < n_queries; i++) {
-            __m256 query = _mm256_load_ps(q[i] + e);
-#pragma GCC unroll 4
-            for (size_t j = 0; j < 4; j++) acc[i][j] = _mm256_fmadd_ps(query, doc[j], acc[i][j]);
-        }
+        add_products(acc, q, e, doc, n_queries);
     }
 #pragma GCC unroll 2
     for (size_t i = 0; i < n_queries; i++) {
@@ -120,7 +99,7 @@ static void pack_docs_f32_avx2(float *packed_docs, const float *docs, size_t n_d
     for (size_t j = 0; j < PANEL; j += 8) {
         for (size_t e = 0; e < dim; e += 8) {
             size_t n = ragfast_min(dim - e, 8);
-            __m256i columns = tail_mask(n);
+            __m256i columns = first8(n);
             __m256 rows[8];
             for (size_t x = 0; x < 8; x++)
                 rows[x] = j + x < n_docs ? _mm256_maskload_ps(docs + (j + x) * dim + e, columns) : _mm256_setzero_ps();
@@ -129,23 +108,12 @@ static void pack_docs_f32_avx2(float *packed_docs, const float *docs, size_t n_d
     }
 }
 
-/* n_queries (a constant 1..6 where inlined) x 16 documents of the panel: per element of D two vector loads, n
- * broadcasts, 2n FMAs into 12 of the 16 registers. Scores are compared in their registers. */
+/* n_queries (a constant 1..6 where inlined) x 16 documents of the panel, in 12 of the 16 registers, where they are
+ * compared. */
 INLINE void packed_block(float *scores, uint32_t *hits, const float *q, const float *d, const size_t n_queries,
                          size_t dim, const float *thresholds, size_t first_doc, const char *ahead, size_t n_ahead) {
     __m256 low[6], high[6];
-#pragma GCC unroll 6
-    for (size_t i = 0; i < n_queries; i++) low[i] = high[i] = _mm256_setzero_ps();
-    for (size_t e = 0; e < dim; e++) {
-        __m256 doc_low = _mm256_loadu_ps(d + e * PANEL), doc_high = _mm256_loadu_ps(d + e * PANEL + 8);
-        _mm_prefetch(ahead + 64 * ragfast_min(e, n_ahead), _MM_HINT_T1);
-#pragma GCC unroll 6
-        for (size_t i = 0; i < n_queries; i++) {
-            __m256 query = _mm256_broadcast_ss(q + e * TILE + i);
-            low[i] = _mm256_fmadd_ps(query, doc_low, low[i]);
-            high[i] = _mm256_fmadd_ps(query, doc_high, high[i]);
-        }
-    }
+    packed_products(low, high, q, d, n_queries, dim, ahead, n_ahead);
 #pragma GCC unroll 6
     for (size_t i = 0; i < n_queries; i++) {
         __m256 threshold = _mm256_broadcast_ss(thresholds + i);
@@ -176,22 +144,6 @@ static void tile_packed_f32_avx2(float *scores, uint32_t *hits, const float *pac
         }
     }
     for (size_t i = 0; i < n_queries; i++) hits[i] &= first_docs(n_docs);
-}
-
-static void add_scaled_f32_avx2(double *acc, double weight, const float *x, size_t n) {
-    const __m256d w = _mm256_set1_pd(weight);
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        _mm256_storeu_pd(acc + i, _mm256_fmadd_pd(w, _mm256_cvtps_pd(_mm_loadu_ps(x + i)), _mm256_loadu_pd(acc + i)));
-    for (; i < n; i++) acc[i] = fma(weight, (double)x[i], acc[i]);
-}
-
-static void add_scaled_f64_avx2(double *acc, double weight, const double *x, size_t n) {
-    const __m256d w = _mm256_set1_pd(weight);
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        _mm256_storeu_pd(acc + i, _mm256_fmadd_pd(w, _mm256_loadu_pd(x + i), _mm256_loadu_pd(acc + i)));
-    for (; i < n; i++) acc[i] = fma(weight, x[i], acc[i]);
 }
 
 void ragfast_dot_fill_avx2(ragfast_kernels *table) {

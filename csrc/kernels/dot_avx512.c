@@ -1,19 +1,7 @@
 /* AVX-512 inner products. THE HOT LOOPS of retrieval are rows_block (few queries) and packed_block (many) below. */
-#include "core/kernels.h"
+#include "kernels/vector_avx512.h"
 
-#include <immintrin.h>
-#include <math.h>
-
-enum {
-    PANEL = RAGFAST_PANEL_DOCS,
-    TILE = RAGFAST_TILE_QUERIES,
-    AHEAD =
-        4096 /* floats: 16 KB, the latency of memory times its bandwidth several times over; less is slower at small D */
-};
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE __mmask16 tail_mask(size_t n) { return (__mmask16)((1u << n) - 1u); } /* n < 16 */
+#include "kernels/dot_vector.h"
 
 /* Bits of not (score < threshold), so that NaN is a hit. */
 INLINE uint32_t hits_of(__m512 low, __m512 high, float threshold, size_t n_docs) {
@@ -62,27 +50,17 @@ INLINE void rows_block(float *scores, const float *const q[4], const float *cons
             if (!near) _mm_prefetch((const char *)(d[j] + e + 16), _MM_HINT_T0); /* from the second level: 5 % */
             if (j < lines) fetch(ahead + lines * e + 16 * j, near);
         }
-#pragma GCC unroll 4
-        for (size_t i = 0; i < n_queries; i++) {
-            __m512 query = _mm512_load_ps(q[i] + e);
-#pragma GCC unroll 4
-            for (size_t j = 0; j < 4; j++) acc[i][j] = _mm512_fmadd_ps(query, doc[j], acc[i][j]);
-        }
+        add_products(acc, q, e, doc, n_queries);
     }
     if (e < dim) {
-        __mmask16 rest = tail_mask(dim - e);
+        __mmask16 rest = first_f32(dim % 16);
         __m512 doc[4];
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) {
             doc[j] = _mm512_maskz_loadu_ps(rest, d[j] + e);
             if (j < lines) fetch(ahead + lines * e + 16 * j, near);
         }
-#pragma GCC unroll 4
-        for (size_t i = 0; i < n_queries; i++) {
-            __m512 query = _mm512_load_ps(q[i] + e);
-#pragma GCC unroll 4
-            for (size_t j = 0; j < 4; j++) acc[i][j] = _mm512_fmadd_ps(query, doc[j], acc[i][j]);
-        }
+        add_products(acc, q, e, doc, n_queries);
     }
     __m512 quarters[4];
 #pragma GCC unroll 4
@@ -155,7 +133,7 @@ static void pack_docs_f32_avx512(float *packed_docs, const float *docs, size_t n
     for (size_t j = 0; j < PANEL; j += 16) {
         for (size_t e = 0; e < dim; e += 16) {
             size_t n = ragfast_min(dim - e, 16);
-            __mmask16 columns = n < 16 ? tail_mask(n) : (__mmask16)0xffff;
+            const lanes_f32 columns = first_f32(n);
             __m512 rows[16];
             for (size_t x = 0; x < 16; x++)
                 rows[x] =
@@ -165,24 +143,11 @@ static void pack_docs_f32_avx512(float *packed_docs, const float *docs, size_t n
     }
 }
 
-/* n_queries (a constant 1..12 where inlined) x 32 documents: per element of D two vector loads, n broadcasts, 2n FMAs,
- * and no lane ever crosses. Scores are compared in their registers. Lines ahead are fetched one a step: in a burst they
- * would stall the arithmetic until they arrive. */
+/* n_queries (a constant 1..12 where inlined) x 32 documents. Scores are compared in their registers. */
 INLINE void packed_block(float *scores, uint32_t *hits, const float *q, const float *d, const size_t n_queries,
                          size_t n_docs, size_t dim, const float *thresholds, const char *ahead, size_t n_ahead) {
     __m512 low[TILE], high[TILE];
-#pragma GCC unroll 12
-    for (size_t i = 0; i < n_queries; i++) low[i] = high[i] = _mm512_setzero_ps();
-    for (size_t e = 0; e < dim; e++) {
-        __m512 doc_low = _mm512_loadu_ps(d + e * PANEL), doc_high = _mm512_loadu_ps(d + e * PANEL + 16);
-        _mm_prefetch(ahead + 64 * ragfast_min(e, n_ahead), _MM_HINT_T1);
-#pragma GCC unroll 12
-        for (size_t i = 0; i < n_queries; i++) {
-            __m512 query = _mm512_set1_ps(q[e * TILE + i]);
-            low[i] = _mm512_fmadd_ps(query, doc_low, low[i]);
-            high[i] = _mm512_fmadd_ps(query, doc_high, high[i]);
-        }
-    }
+    packed_products(low, high, q, d, n_queries, dim, ahead, n_ahead);
 #pragma GCC unroll 12
     for (size_t i = 0; i < n_queries; i++) {
         hits[i] = hits_of(low[i], high[i], thresholds[i], n_docs);
@@ -202,23 +167,6 @@ static void tile_packed_f32_avx512(float *scores, uint32_t *hits, const float *p
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
     }
 #undef CASE
-}
-
-static void add_scaled_f32_avx512(double *acc, double weight, const float *x, size_t n) {
-    const __m512d w = _mm512_set1_pd(weight);
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm512_storeu_pd(acc + i,
-                         _mm512_fmadd_pd(w, _mm512_cvtps_pd(_mm256_loadu_ps(x + i)), _mm512_loadu_pd(acc + i)));
-    for (; i < n; i++) acc[i] = fma(weight, (double)x[i], acc[i]);
-}
-
-static void add_scaled_f64_avx512(double *acc, double weight, const double *x, size_t n) {
-    const __m512d w = _mm512_set1_pd(weight);
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm512_storeu_pd(acc + i, _mm512_fmadd_pd(w, _mm512_loadu_pd(x + i), _mm512_loadu_pd(acc + i)));
-    for (; i < n; i++) acc[i] = fma(weight, x[i], acc[i]);
 }
 
 void ragfast_dot_fill_avx512(ragfast_kernels *table) {

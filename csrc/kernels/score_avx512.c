@@ -1,18 +1,9 @@
-/* AVX-512 float64 scores. */
-#include "core/kernels.h"
+/* AVX-512 float64 scores: rows side by side. */
+#include "kernels/vector_avx512.h"
 
-#include <immintrin.h>
+#include "kernels/score_vector.h"
 
 enum { ROWS = RAGFAST_SCORED_ROWS };
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE __mmask16 tail_mask(size_t n) { return (__mmask16)((1u << n) - 1u); } /* n < 16 */
-
-/* 16 floats of binary16 or bfloat16 (a constant where inlined), exactly; conversion from binary16 disregards DAZ. */
-INLINE __m512 widened(__m256i x, const int bf16) {
-    return bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)) : _mm512_cvtph_ps(x);
-}
 
 /* Elements i .. i+15 of a row as two vectors of float64, absent ones zero. */
 INLINE void read_16(__m512d *low, __m512d *high, const void *row, size_t i, __mmask16 there, const int all,
@@ -29,11 +20,10 @@ INLINE void read_16(__m512d *low, __m512d *high, const void *row, size_t i, __mm
         x = all ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(there, from);
     } else {
         const uint16_t *from = (const uint16_t *)row + i;
-        x = widened(all ? _mm256_loadu_si256((const __m256i *)from) : _mm256_maskz_loadu_epi16(there, from),
-                    dtype == RAGFAST_BF16);
+        x = widened_16(all ? vec_load_16(from) : vec_load_first_16(from, there), dtype);
     }
-    *low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
-    *high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+    *low = vec_low_f64(x);
+    *high = vec_high_f64(x);
 }
 
 /* Products of float32 are exact, so that fusing rounds once as well; those of float64 and squares of differences are not,
@@ -76,7 +66,7 @@ INLINE void score(double *out, const void *query, const void *const *rows, const
         }
     }
     if (i < dim) {
-        __mmask16 rest = tail_mask(dim - i);
+        __mmask16 rest = first_f32(dim % 16);
         read_16(&query_low, &query_high, query, i, rest, 0, dtype == RAGFAST_F64 ? RAGFAST_F64 : RAGFAST_F32);
 #pragma GCC unroll 8
         for (size_t j = 0; j < n; j++) {
@@ -92,20 +82,14 @@ INLINE void score(double *out, const void *query, const void *const *rows, const
     }
 }
 
-static double inner_f64_f32_avx512(const float *a, const float *b, size_t dim) {
+INLINE double inner(const void *a, const void *b, size_t dim, const ragfast_dtype dtype) {
     double sum;
-    score(&sum, a, (const void *const[]){b}, NULL, dim, 1, RAGFAST_F32, 0, 0);
-    return sum;
-}
-
-static double inner_f64_f64_avx512(const double *a, const double *b, size_t dim) {
-    double sum;
-    score(&sum, a, (const void *const[]){b}, NULL, dim, 1, RAGFAST_F64, 0, 0);
+    score(&sum, a, (const void *const[]){b}, NULL, dim, 1, dtype, 0, 0);
     return sum;
 }
 
 /* Few rows one by one; from some on, a row that is scored twice costs less. */
-INLINE void score_some(double *out, const void *query, const void *const *rows, size_t n, const void *const *ahead,
+INLINE void score_rows(double *out, const void *query, const void *const *rows, size_t n, const void *const *ahead,
                        size_t n_ahead, size_t dim, const ragfast_dtype dtype, const int l2) {
     enum { FEW = 3 };
     if (n <= FEW) {
@@ -125,37 +109,4 @@ INLINE void score_some(double *out, const void *query, const void *const *rows, 
     for (size_t j = 0; j < n; j++) out[j] = scores[j];
 }
 
-static void score_rows_avx512(double *out, const void *query, const void *const *rows, size_t n,
-                              const void *const *ahead, size_t n_ahead, size_t dim, ragfast_dtype dtype, int l2) {
-    switch (dtype) {
-#define CASE(type)                                                                                                     \
-    case type:                                                                                                         \
-        if (l2)                                                                                                        \
-            score_some(out, query, rows, n, ahead, n_ahead, dim, type, 1);                                             \
-        else                                                                                                           \
-            score_some(out, query, rows, n, ahead, n_ahead, dim, type, 0);                                             \
-        break;
-        CASE(RAGFAST_F32) CASE(RAGFAST_F64) CASE(RAGFAST_F16) CASE(RAGFAST_BF16)
-#undef CASE
-    }
-}
-
-INLINE void widen_16_bits(float *out, const uint16_t *x, size_t n, const int bf16) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(out + i, widened(_mm256_loadu_si256((const __m256i *)(x + i)), bf16));
-    if (i < n) {
-        __mmask16 rest = tail_mask(n - i);
-        _mm512_mask_storeu_ps(out + i, rest, widened(_mm256_maskz_loadu_epi16(rest, x + i), bf16));
-    }
-}
-
-static void widen_f16_avx512(float *out, const uint16_t *x, size_t n) { widen_16_bits(out, x, n, 0); }
-static void widen_bf16_avx512(float *out, const uint16_t *x, size_t n) { widen_16_bits(out, x, n, 1); }
-
-void ragfast_score_fill_avx512(ragfast_kernels *table) {
-    table->inner_f64_f32 = inner_f64_f32_avx512;
-    table->inner_f64_f64 = inner_f64_f64_avx512;
-    table->score_rows = score_rows_avx512;
-    table->widen_f16 = widen_f16_avx512;
-    table->widen_bf16 = widen_bf16_avx512;
-}
+void ragfast_score_fill_avx512(ragfast_kernels *table) { fill_score(table); }

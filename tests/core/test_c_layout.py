@@ -39,8 +39,14 @@ def test_a_kernel_file_is_an_operation_and_a_level() -> None:
     files = {tuple(path.stem.rsplit("_", 1)) for path in (CSRC / "kernels").glob("*.c")}
     operations = {operation for operation, _ in files}
     assert {operation for operation, level in files if level == "scalar"} == operations  # the reference
+    levels = {level for _, level in files}
     if "avx2" in _kernels.known_isas():
-        assert {level for _, level in files} == set(_kernels.known_isas())
+        assert levels == set(_kernels.known_isas())
+    # Headers hold what levels share: the vocabulary, which each level defines, and the code that is written in it.
+    vocabulary = {"vector.h", *(f"vector_{level}.h" for level in levels)}
+    shared = {f"{subject}_vector.h" for subject in {*operations, "elements", "math"}}
+    headers = {path.name for path in (CSRC / "kernels").glob("*.h")}
+    assert headers <= vocabulary | shared | {"lse_math.h"}
 
 
 def test_the_library_never_prints_aborts_or_reads_the_environment() -> None:
