@@ -1,4 +1,5 @@
 /* AVX2, FMA and F16C float64 scores: one row after the other. */
+#include "core/elements.h"
 #include "kernels/vector_avx2.h"
 
 #include "kernels/score_vector.h"
