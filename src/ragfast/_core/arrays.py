@@ -48,9 +48,8 @@ def _from_tensor(x: Any, name: str) -> tuple[NDArray[Any], bool]:
     try:
         device, _ = x.__dlpack_device__()
         if device == 1:
-            torch = sys.modules.get("torch")
-            if torch is not None and isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16:
-                return np.from_dlpack(x.view(torch.int16)).view(np.uint16), True
+            if _is_torch(x) and x.dtype == sys.modules["torch"].bfloat16:
+                return np.from_dlpack(x.view(sys.modules["torch"].int16)).view(np.uint16), True
             return np.from_dlpack(x), False
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{name}: NumPy cannot read this {_type_name(x)}: {error}") from error
@@ -254,10 +253,7 @@ def document_ids(x: ArrayLike, n_docs: int) -> NDArray[np.int64]:
     a = as_array(x, "ids")
     if a.shape != (n_docs,):
         raise ValueError(f"ids: expected shape ({n_docs},), one for each document, got {a.shape}")
-    if a.dtype.kind not in "iu" and a.size:
-        raise TypeError(f"ids: expected integers below 2**63, got {a.dtype}")
-    if a.dtype.kind == "u" and a.size and a.max() >= 2**63:
-        raise ValueError(f"ids: expected less than 2**63, got {a.max()}")
+    _check_int64(a, "ids")
     ids = np.array(a, dtype=np.int64)
     rise = bool((ids[1:] > ids[:-1]).all())
     ordered = ids if rise else np.sort(ids)  # np.unique hashes, which takes longer
@@ -349,11 +345,15 @@ def integers(x: ArrayLike, name: str, letters: str, shape: tuple[int | None, ...
     if a.ndim == 0 and a.dtype.kind == "O":  # a set, a generator: not what NumPy reads
         raise TypeError(f"{name}: expected integers {letters}, in a list or an array, got {_type_name(x)}")
     _check_shape(a, name, letters, shape)
+    _check_int64(a, name)
+    return np.require(a, np.int64, ["C", "A"])
+
+
+def _check_int64(a: NDArray[Any], name: str) -> None:
     if a.dtype.kind not in "iu" and a.size:
         raise TypeError(f"{name}: expected integers below 2**63, got {a.dtype}")
     if a.dtype.kind == "u" and a.size and a.max() >= 2**63:
         raise ValueError(f"{name}: expected less than 2**63, got {a.max()}")
-    return np.require(a, np.int64, ["C", "A"])
 
 
 def shaped_doubles(
@@ -399,10 +399,9 @@ def id_array(x: ArrayLike, name: str, letters: str, shape: tuple[int | None, ...
 
 def packed_bits(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     """(n,) as bits: bit j % 32 of word j / 32, 0 beyond n."""
-    words = np.zeros((len(mask) + 31) // 32, "<u4")
     bits = np.packbits(mask, bitorder="little")
-    words.view(np.uint8)[: len(bits)] = bits
-    return words.astype(np.uint32, copy=False)
+    bits.resize((len(mask) + 31) // 32 * 4, refcheck=False)  # adds zeros
+    return bits.view("<u4").astype(np.uint32, copy=False)
 
 
 def unpacked_bits(words: NDArray[np.uint32], n: int) -> NDArray[np.bool_]:
@@ -413,11 +412,15 @@ def unpacked_bits(words: NDArray[np.uint32], n: int) -> NDArray[np.bool_]:
 # ---- vectors of length 1
 
 
-def lengths(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """The Euclidean length of each plain row (N,D) of float32 or float64: the root of its float64 inner product with
-    itself, the same bits at every level. ValueError for NaN or infinity."""
-    found: NDArray[np.float64] = _kernels.gather_scores(rows, rows, np.arange(len(rows))[:, None], 0, DOUBLE, False)
-    return np.sqrt(found[:, 0])
+def lengths(rows: NDArray[Any], name: str, first: int = 0) -> NDArray[np.float64]:
+    """Return the Euclidean length of each plain row (N,D) of float32 or float64: the root of its float64 inner product
+    with itself, the same bits at every level. ValueError for NaN or infinity, and for a row of zeros, which has no
+    direction; errors count rows from `first`."""
+    squares: NDArray[np.float64] = _kernels.gather_scores(rows, rows, np.arange(len(rows))[:, None], 0, DOUBLE, False)
+    zeros = np.flatnonzero(squares == 0)
+    if zeros.size:
+        raise ValueError(f"{name}: row {first + zeros[0]} holds zeros alone, which has no direction; cosine needs one")
+    return np.sqrt(squares[:, 0])
 
 
 def unit_rows(rows: NDArray[np.float32], name: str, storage: str) -> NDArray[Any]:
@@ -425,22 +428,17 @@ def unit_rows(rows: NDArray[np.float32], name: str, storage: str) -> NDArray[Any
     ValueError for NaN or infinity, and for a row of zeros, which has no direction."""
     out = np.empty(rows.shape, np.float32 if storage == "float32" else np.uint16)
     step = max(1, 2**18 // rows.shape[1])
-    if not np.isfinite(rows).all():
-        refuse_nonfinite(rows, name)
+    refuse_nonfinite(rows, name)
     for first in range(0, len(rows), step):
-        part = rows[first : first + step]
-        size = lengths(part)
-        if not size.all():
-            row = first + int(np.flatnonzero(size == 0)[0])
-            raise ValueError(f"{name}: row {row} holds zeros alone, which has no direction; cosine needs one")
-        exact = _kernels.widened(part) / size[:, None]
-        near = _kernels.narrowed(exact)
+        block = rows[first : first + step]
+        exact = _kernels.widened(block) / lengths(block, name, first)[:, None]
+        near: NDArray[Any] = _kernels.narrowed(exact)
         if storage != "float32":  # float32 is odd where it is not exact, so that the second rounding is as of one
             bits = near.view(np.uint32)
             toward = np.sign(np.abs(exact) - np.abs(near)).astype(np.int32)
             even = (bits & 1) == 0
-            near = np.where(even & (toward != 0), bits + toward.view(np.uint32), bits).view(np.float32)
-            out[first : first + step] = _rounded(near, storage)
-        else:
-            out[first : first + step] = near
+            near = _rounded(
+                np.where(even & (toward != 0), bits + toward.view(np.uint32), bits).view(np.float32), storage
+            )
+        out[first : first + step] = near
     return out

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from ragfast._core import arrays
 from ragfast.index import persistence, storage, writing
-from ragfast.index.names import Names
-from ragfast.index.quantizer import MAX_CODED_DIM, MIN_CODED_DOCS, PANEL, Quantizer
+from ragfast.index.quantizer import PANEL, Quantizer
 from ragfast.index.readers import Block
-from ragfast.index.segment import MAX_DOCS, Segment, new_buffers, new_segment_name
+from ragfast.index.segment import MAX_DOCS, Segment, Settings, checked_dim, new_buffers, new_segment_name
 from ragfast.index.snapshot import Snapshot
 
 BATCH_BYTES = 2**25
@@ -55,29 +54,29 @@ def build(
             pending: Future[None] | None = None  # the batch before is written while the next one is made
             for batch in reader.batches():
                 if n == 0:
-                    quantizer = _choose_quantizer(batch, scan, metric, n_docs)
+                    quantizer = _choose_quantizer(batch, reader.settings, n_docs)
                 if quantizer is not None:
                     batch = batch.with_codes(0, quantizer, scan == "int8")
-                parts = persistence.segment_arrays(batch)
+                named_arrays = persistence.segment_arrays(batch)
                 if n == 0:
-                    for name, part in parts.items():
+                    for name, array in named_arrays.items():
                         stream = transaction.stream(
-                            f"{segment}/{name}", part.dtype, part.shape[1:], rows_checked=name == "vectors"
+                            f"{segment}/{name}", array.dtype, array.shape[1:], rows_checked=name == "vectors"
                         )
                         out[name] = streams.enter_context(stream)
                 lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
                 if pending is not None:
                     pending.result()
-                pending = pool.submit(_append, out, parts)
+                pending = pool.submit(_append, out, named_arrays)
                 if bar is not None:
                     bar.update(batch.n)
             if pending is not None:
                 pending.result()
         reader.refuse_repeated_ids()
-        for name, part in ({} if quantizer is None else persistence.quantizer_arrays(quantizer)).items():
-            transaction.put(f"{segment}/{name}", part)
-        for name, part in persistence.strings_arrays(reader.contents).items():
-            transaction.put(name, part)
+        for name, array in ({} if quantizer is None else persistence.quantizer_arrays(quantizer)).items():
+            transaction.put(f"{segment}/{name}", array)
+        for name, array in persistence.strings_arrays(reader.contents).items():
+            transaction.put(name, array)
         now = reader.now(version=1)
         if batch is not None:
             batch = replace(batch, buffers=replace(batch.buffers, name=segment), n=n, first_id=0)
@@ -87,9 +86,9 @@ def build(
         transaction.commit(persistence.index_meta(now, commit, None if names is None else names.next_key))
 
 
-def _append(out: Mapping[str, storage.ArrayWriter], parts: Mapping[str, NDArray[Any]]) -> None:
-    for name, part in parts.items():
-        out[name].append(part)
+def _append(out: Mapping[str, storage.ArrayWriter], named_arrays: Mapping[str, NDArray[Any]]) -> None:
+    for name, array in named_arrays.items():
+        out[name].append(array)
 
 
 def _block_iterable(blocks: Any) -> Iterable[Any]:
@@ -121,10 +120,9 @@ def _progress_bar(progress: bool, n_docs: int | None) -> AbstractContextManager[
     return nullcontext()
 
 
-def _choose_quantizer(batch: Segment, scan: str, metric: str, n_docs: int | None) -> Quantizer | None:
+def _choose_quantizer(batch: Segment, settings: Settings, n_docs: int | None) -> Quantizer | None:
     """The quantizer for n_docs documents of which these are the first; None where codes do not serve."""
-    dim = batch.vectors.shape[1]
-    if scan == "float32" or dim > MAX_CODED_DIM or (scan == "auto" and batch.n < MIN_CODED_DOCS):
+    if not settings.wants_codes(batch.n):
         return None
     n, panels = max(batch.n, n_docs or 0), batch.n // PANEL
 
@@ -134,7 +132,7 @@ def _choose_quantizer(batch: Segment, scan: str, metric: str, n_docs: int | None
             numbers = numbers // PANEL * panels // (-(-n // PANEL)) * PANEL + numbers % PANEL
         return arrays.widen(batch.vectors[numbers], batch.storage)
 
-    return Quantizer.choose(n, dim, rows_at, with_prefix=metric != "l2")
+    return Quantizer.choose(n, settings.dim, rows_at, with_prefix=settings.metric != "l2")
 
 
 class _BatchReader:
@@ -142,14 +140,8 @@ class _BatchReader:
 
     def __init__(self, blocks: Iterable[Any], dim: int | None, scan: str, dtype: str, metric: str) -> None:
         self._blocks = iter(blocks)
-        if dim is None:
-            dim = self._first_dim(dtype)
-        elif arrays.positive_int(dim, "dim") > arrays.MAX_DIM:
-            raise ValueError(f"dim: expected at most {arrays.MAX_DIM}, got {dim}")
-        if scan == "int8" and dim > MAX_CODED_DIM:
-            raise ValueError(f"scan: int8 codes exist for D of at most {MAX_CODED_DIM}, got {dim}")
-        self._settings = (dim, scan, dtype, metric)
-        self._row_bytes = dim * (4 if dtype == "float32" else 2)
+        dim = self._first_dim(dtype) if dim is None else dim
+        self.settings = Settings(checked_dim(dim, scan), scan, dtype, metric)
         self.contents = writing.NOTHING
         self._ids: list[NDArray[np.int64]] = []
 
@@ -163,12 +155,12 @@ class _BatchReader:
 
     def now(self, version: int) -> Snapshot:
         """What there is so far, but for the segment."""
-        return Snapshot(*self._settings, version, (), self.contents)
+        return Snapshot(self.settings, version, (), self.contents)
 
     def batches(self) -> Iterator[Segment]:
         """Each has whole panels, but for the last. Their memory is their own: a caller may use that of a block
         again for the next one."""
-        size = _whole_panels(min(SAMPLE_DOCS, SAMPLE_BYTES // self._row_bytes))
+        size = _whole_panels(min(SAMPLE_DOCS, SAMPLE_BYTES // self.settings.row_bytes))
         batch: Segment | None = None
         for number, given in enumerate(self._blocks):
             block = given if isinstance(given, Block) else Block(given)
@@ -180,7 +172,9 @@ class _BatchReader:
             done = 0
             while done < n:
                 if batch is None:
-                    batch = self._empty(size, keys is not None)
+                    empty = self.contents.columns.empty(size)
+                    buffers = new_buffers(size, self.settings, empty, with_ids=keys is not None)
+                    batch = Segment(buffers, self.settings.dtype)
                 end = min(n, done + len(batch.buffers) - batch.n)
                 with _position_in_errors(number, first + done):
                     documents = writing.prepared(block.vectors[done:end], self.now(0))
@@ -192,31 +186,24 @@ class _BatchReader:
                 done = end
                 if batch.n == len(batch.buffers):
                     yield batch
-                    batch, size = None, _whole_panels(BATCH_BYTES // self._row_bytes)
+                    batch, size = None, _whole_panels(BATCH_BYTES // self.settings.row_bytes)
         if batch is not None:
             yield batch
-
-    def _empty(self, size: int, with_ids: bool) -> Segment:
-        assert self.contents.schema is not None
-        dim, _, dtype, metric = self._settings
-        columns = self.contents.schema.empty(size)
-        return Segment(new_buffers(size, dim, dtype, metric, with_ids=with_ids, columns=columns), dtype)
 
     def _read(self, block: Block, n: int) -> tuple[NDArray[np.int64] | None, Mapping[str, NDArray[Any]]]:
         """The ids, integers or keys, and columns of n documents, which the contents have from now on."""
         if self.contents.next_id + n >= MAX_DOCS:
             raise ValueError("vectors: an index holds fewer than 2**31 documents")
-        now = self.now(0)
-        numbering, keys, strings = writing.read_ids(now, block.ids, n)
-        contents, values = writing.read_metadata(self.contents, block.metadata, n)
-        if strings is not None:
-            names = Names() if contents.names is None else contents.names
-            keys = names.append(strings)
-            contents = contents._replace(names=names)
+        given = writing.read_documents(self.now(0), block.ids, block.metadata, n)
+        assert given is not None
+        keys = given.keys
+        if given.strings is not None:
+            assert given.contents.names is not None
+            keys = given.contents.names.append(given.strings)
         elif keys is not None:
             self._ids.append(keys)
-        columns = writing.encoded(contents, values)
-        self.contents = contents._replace(numbering=numbering, next_id=contents.next_id + n)
+        columns = given.encoded()
+        self.contents = given.contents
         return keys, columns
 
     def refuse_repeated_ids(self) -> None:

@@ -62,6 +62,9 @@ class Words(NamedTuple):
     words: list[str]
     places: NDArray[np.int32]  # (N,), -1: None
 
+    def codes(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
+        return np.append(vocabulary.add(self.words), np.int32(NULL_CODE))[self.places]  # the last is that of None, -1
+
 
 Values = NDArray[Any] | Words
 
@@ -139,7 +142,7 @@ class Schema:
 
         DTYPES has the types."""
         return {
-            name: _codes(column, vocabularies[name]) if isinstance(column, Words) else column
+            name: column.codes(vocabularies[name]) if isinstance(column, Words) else column
             for name, column in values.items()
         }
 
@@ -155,11 +158,6 @@ class Schema:
             name: vocabularies[name].take(columns[name]) if kind == "str" else np.array(columns[name])
             for name, kind in self._kinds.items()
         }
-
-
-def _codes(column: Words, vocabulary: Vocabulary) -> NDArray[np.int32]:
-    codes = np.append(vocabulary.add(column.words), np.int32(NULL_CODE))
-    return codes[column.places]  # the place of None, -1, is that of the last
 
 
 def _check_mapping(metadata: object) -> None:
@@ -254,19 +252,14 @@ def _check_length(shape: tuple[int, ...], n: int, what: str) -> None:
 def _numbers(a: NDArray[Any], what: str, kind: str) -> NDArray[Any]:
     """a (N,), or numbers of Python in an object array, as a new array of this kind."""
     given = a.dtype.kind
-    if given == "O":
-        if kind == "int64":
-            _check_range(a, what)
-            return a.astype(np.int64)
-        return a.astype(np.bool_) if kind == "bool" else _floats(a, what)
-    if kind == "bool" and given == "b":
+    if kind == "bool" and given in "bO":
         return np.array(a, np.bool_)
-    if kind == "int64" and given in "iu":
+    if kind == "int64" and given in "iuO":
         _check_range(a, what)
         return np.array(a, np.int64)
     if kind == "float64" and given == "f" and a.dtype.itemsize <= 8:
         return np.array(a, np.float64)
-    if kind == "float64" and given in "iu":
+    if kind == "float64" and given in "iuO":
         return _floats(a, what)
     raise TypeError(f"{what}: expected {EXPECTED[kind]}, got {a.dtype}{_hint(a.dtype)}")
 

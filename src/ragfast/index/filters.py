@@ -344,12 +344,8 @@ def _in_int64(sign: str, value: Any) -> tuple[str, int | None]:
     if isinstance(value, float):
         if math.isnan(value):
             return always if sign == "!=" else never
-        if math.isinf(value):
-            value = (2**64) if value > 0 else -(2**64)  # beyond all of them either way
-        elif sign in ("==", "!="):
-            if not value.is_integer():
-                return always if sign == "!=" else never
-            value = int(value)
+        if math.isinf(value) or (sign in ("==", "!=") and not value.is_integer()):
+            value = (2**64) if value > 0 else -(2**64)  # beyond all of them, and so equal to none
         else:  # x < 2.5 is x < 3, x > 2.5 is x > 2
             value = math.ceil(value) if sign in ("<", ">=") else math.floor(value)
     if _INT64.min <= value <= _INT64.max:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ragfast._core import arrays
 from ragfast.index import writing
-from ragfast.index.quantizer import MAX_CODED_DIM
+from ragfast.index.segment import Settings, checked_dim
 from ragfast.index.snapshot import METRICS, SCANS, Hits, Searchable, SearchStats, Snapshot
 
 if TYPE_CHECKING:
@@ -59,14 +59,12 @@ class FlatIndex(Searchable):
     """
 
     def __init__(self, dim: int, *, scan: str = "auto", dtype: Any = np.float32, metric: str = "ip") -> None:
-        if arrays.positive_int(dim, "dim") > arrays.MAX_DIM:
-            raise ValueError(f"dim: expected at most {arrays.MAX_DIM}, got {dim}")
+        dim = checked_dim(dim, scan)
         if scan not in SCANS:
             raise ValueError(f"scan: expected one of {', '.join(SCANS)}, got {scan!r}")
-        if scan == "int8" and dim > MAX_CODED_DIM:
-            raise ValueError(f"scan: int8 codes exist for D of at most {MAX_CODED_DIM}, got {dim}")
         arrays.one_of(metric, "metric", METRICS)
-        self._begin(Snapshot(int(dim), scan, arrays.storage_type(dtype), metric, 0, (), writing.NOTHING))
+        settings = Settings(dim, scan, arrays.storage_type(dtype), metric)
+        self._begin(Snapshot(settings, 0, (), writing.NOTHING))
 
     def _begin(
         self, snapshot: Snapshot, writer: writing.Writer | None = None, saved: persistence.SavedState | None = None
@@ -206,9 +204,9 @@ class FlatIndex(Searchable):
         """
         from ragfast.index import persistence
 
-        opened = persistence.open(path, mmap, verify)
+        snapshot, saved, quantizer, quantizer_docs = persistence.open(path, mmap, verify)
         index = cls.__new__(cls)
-        index._begin(opened.snapshot, writing.Writer(opened.quantizer, opened.quantizer_docs), opened.saved)
+        index._begin(snapshot, writing.Writer(quantizer, quantizer_docs), saved)
         return index
 
     @classmethod

@@ -41,8 +41,7 @@ def gather_scores(
     [[3.0, 1.0], [0.0, -inf]]
     """
     docs, storage = arrays.rows_as_stored(vectors, "vectors")
-    both = (arrays.FLOAT, arrays.DOUBLE)
-    asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=docs.shape[1], dtypes=both)
+    asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=docs.shape[1], dtypes=arrays.EITHER_FLOAT)
     chosen = _existing(rows, len(asked), len(docs))
     default = max(asked.dtype.num, arrays.DOUBLE if storage == "float64" else arrays.FLOAT)
     out_type = default if dtype is None else arrays.float_dtype(dtype)

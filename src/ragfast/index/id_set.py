@@ -19,11 +19,7 @@ def ascending(ids: NDArray[np.int64]) -> NDArray[np.int64]:
 def distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """ids (n,) sorted, each once: themselves if they are."""
     ordered = ascending(ids)
-    if ordered is ids:
-        return ids
-    first = np.ones(len(ordered), np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    return ordered[first]
+    return ids if ordered is ids else ordered[np.append(True, ordered[1:] != ordered[:-1])]
 
 
 class IdSet:

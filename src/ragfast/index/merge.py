@@ -58,9 +58,9 @@ def merge_topk(
         return _merged_hits(scores, wanted, temperature)
     doubles, type_num = arrays.shaped_doubles(scores, "scores", "(S, B, K)", (None, None, None))
     given = arrays.id_array(ids, "ids", f"{doubles.shape}, that of scores", doubles.shape)
-    (places,), words = _places([given], ["ids"])
+    (places,), strings = _places([given], ["ids"])
     best, best_places = _merged(doubles, places, doubles.shape[2] if wanted is None else wanted)
-    return (_kernels.narrowed(best) if type_num == arrays.FLOAT else best), _named(best_places, words)
+    return (_kernels.narrowed(best) if type_num == arrays.FLOAT else best), _named(best_places, strings)
 
 
 def _merged_hits(hits: Any, k: int | None, temperature: float) -> Hits:
@@ -69,28 +69,28 @@ def _merged_hits(hits: Any, k: int | None, temperature: float) -> Hits:
     if not hits:
         raise ValueError("scores: expected Hits of one shard or more, got none")
     single = np.ndim(hits[0].scores) == 1
-    parts = []
+    lists = []
     for i, part in enumerate(hits):
         expected = "(K,)" if single else f"({len(hits[0].scores)}, K)"
         shape = (None,) if single else (len(hits[0].scores), None)
         scores, type_num = arrays.shaped_doubles(part.scores, f"scores of list {i}", expected, shape)
         ids = arrays.id_array(part.ids, f"ids of list {i}", f"{scores.shape}, that of its scores", scores.shape)
-        parts.append((np.atleast_2d(scores), np.atleast_2d(ids), type_num))
-    places, words = _places([ids for _, ids, _ in parts], [f"ids of list {i}" for i in range(len(parts))])
-    n_queries, longest = len(parts[0][0]), max(scores.shape[1] for scores, _, _ in parts)
-    all_scores = np.full((len(parts), n_queries, longest), -np.inf)
+        lists.append((np.atleast_2d(scores), np.atleast_2d(ids), type_num))
+    places, strings = _places([ids for _, ids, _ in lists], [f"ids of list {i}" for i in range(len(lists))])
+    n_queries, longest = len(lists[0][0]), max(scores.shape[1] for scores, _, _ in lists)
+    all_scores = np.full((len(lists), n_queries, longest), -np.inf)
     all_ids = np.full(all_scores.shape, -1, np.int64)
-    for i, (scores, _, _) in enumerate(parts):
+    for i, (scores, _, _) in enumerate(lists):
         all_scores[i, :, : scores.shape[1]] = scores
         all_ids[i, :, : scores.shape[1]] = places[i]
-    best, best_places = _merged(all_scores, all_ids, longest if k is None else k)
-    best_ids = _named(best_places, words)
-    logprobs = list_logprobs(best, temperature)
-    if all(type_num == arrays.FLOAT for _, _, type_num in parts):
-        found = Hits(_kernels.narrowed(best), best_ids, _kernels.narrowed(logprobs))
-    else:
-        found = Hits(best, best_ids, logprobs)
-    return Hits(found.scores[0], found.ids[0], found.logprobs[0]) if single else found
+    best_scores: NDArray[Any]
+    best_scores, best_places = _merged(all_scores, all_ids, longest if k is None else k)
+    best_ids = _named(best_places, strings)
+    logprobs: NDArray[Any] = list_logprobs(best_scores, temperature)
+    if all(type_num == arrays.FLOAT for _, _, type_num in lists):
+        best_scores, logprobs = _kernels.narrowed(best_scores), _kernels.narrowed(logprobs)
+    rows: Any = 0 if single else slice(None)
+    return Hits(best_scores[rows], best_ids[rows], logprobs[rows])
 
 
 def _places(several: list[NDArray[Any]], names: list[str]) -> tuple[list[NDArray[np.int64]], list[str] | None]:
@@ -102,18 +102,19 @@ def _places(several: list[NDArray[Any]], names: list[str]) -> tuple[list[NDArray
     for ids, name in zip(several, names, strict=True):
         if ids.dtype != object and (ids != -1).any():
             raise TypeError(f"{name}: expected str or None, as {names[of_strings[0]]} have, got integers")
-    words = sorted({word for i in of_strings for word in several[i].ravel().tolist() if word is not None})
-    place: dict[Any, int] = {word: i for i, word in enumerate(words)}
+    strings = sorted({string for i in of_strings for string in several[i].ravel().tolist() if string is not None})
+    place: dict[Any, int] = {string: i for i, string in enumerate(strings)}
     found = [
-        np.array([place.get(word, -1) for word in ids.ravel().tolist()], np.int64).reshape(ids.shape) for ids in several
+        np.array([place.get(string, -1) for string in ids.ravel().tolist()], np.int64).reshape(ids.shape)
+        for ids in several
     ]
-    return found, words
+    return found, strings
 
 
-def _named(places: NDArray[np.int64], words: list[str] | None) -> NDArray[Any]:
-    if words is None:
+def _named(places: NDArray[np.int64], strings: list[str] | None) -> NDArray[Any]:
+    if strings is None:
         return places
-    return np.array([*words, None], object)[places]  # the place of None, -1, is that of the last
+    return np.array([*strings, None], object)[places]  # the place of None, -1, is that of the last
 
 
 def list_logprobs(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ragfast._core import _kernels, arrays
-from ragfast.index.snapshot import Hits, search_docs
+from ragfast.index.snapshot import Hits, Options, search_docs
 
 __all__ = ["search"]
 
@@ -17,15 +17,12 @@ def search_plain(
     queries: NDArray[Any],
     vectors: NDArray[Any],
     ids: NDArray[np.int64] | None,
-    k: object,
-    n_threads: object,
-    temperature: object,
-    out_type: int,
+    options: Options,
     names: tuple[str, str] = ("queries", "vectors"),
 ) -> Hits:
     """Plain arrays of one type; names are what errors call queries and vectors."""
     try:
-        return search_docs(queries, (_kernels.Docs(vectors, None, ids),), k, n_threads, temperature, out_type, names[0])
+        return search_docs(queries, (_kernels.Docs(vectors, None, ids),), options, names[0])
     except ValueError:
         arrays.refuse_nonfinite(vectors, names[1])
         raise
@@ -53,13 +50,12 @@ def search(
     >>> ids.tolist(), scores.tolist()
     ([[2, 0], [1, 0]], [[3.0, 1.0], [2.0, 0.0]])
     """
-    both = (arrays.FLOAT, arrays.DOUBLE)
-    docs = arrays.matrix(vectors, "vectors", dtypes=both)
-    asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=docs.shape[1], dtypes=both)
+    docs = arrays.matrix(vectors, "vectors", dtypes=arrays.EITHER_FLOAT)
+    asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=docs.shape[1], dtypes=arrays.EITHER_FLOAT)
     if docs.dtype != asked.dtype:
         docs, asked = (_kernels.widened(a) if a.dtype.num == arrays.FLOAT else a for a in (docs, asked))
     if len(asked) == 0:  # what is refused does not depend on B
         arrays.refuse_nonfinite(docs, "vectors")
     doc_ids = None if ids is None else arrays.document_ids(ids, len(docs))
     out_type = docs.dtype.num if dtype is None else arrays.float_dtype(dtype)
-    return search_plain(asked, docs, doc_ids, k, n_threads, temperature, out_type)
+    return search_plain(asked, docs, doc_ids, (k, n_threads, temperature, out_type))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,8 @@ from ragfast.index import storage
 from ragfast.index.columns import DTYPES, Schema, Vocabulary
 from ragfast.index.names import Names
 from ragfast.index.quantizer import MAX_CODED_DIM, PANEL, Quantizer
-from ragfast.index.segment import MAX_DOCS, Buffers, Segment, aligned, rows_on_lines, writable
-from ragfast.index.selection import Contents, new_group_numbers
+from ragfast.index.segment import MAX_DOCS, Buffers, Segment, Settings, aligned, rows_on_lines, writable
+from ragfast.index.selection import Contents
 from ragfast.index.snapshot import METRICS, SCANS, Snapshot
 
 LAYOUT = 1
@@ -67,29 +68,18 @@ def _codes(segment: Segment) -> Arrays:
 
 def quantizer_arrays(quantizer: Quantizer) -> Arrays:
     """The arrays of the quantizer of the codes of a segment, which stand beside its others."""
-    parts = {"center": quantizer.center, "weight": quantizer.weight, "rotation": quantizer.rotation}
-    return {name: part for name, part in parts.items() if part is not None}
+    return {name: array for name in QUANTIZER_ARRAYS if (array := getattr(quantizer, name)) is not None}
 
 
 def strings_arrays(contents: Contents) -> Arrays:
     """The names of the documents and the words of the columns."""
-    found: Arrays = {}
-    for i, words in _vocabularies(contents):
-        found |= _packed(f"words-{i}/", *words.packed(len(words)))
-    names = contents.names
-    return found if names is None else found | _packed("names/", *names.packed(names.next_key))
+    return {name: part for group, key, _ in _strings_groups(contents) for name, part in _packed(group, key).items()}
 
 
-def _vocabularies(contents: Contents) -> list[tuple[int, Vocabulary]]:
-    kinds = {} if contents.schema is None else contents.schema.kinds
-    return [(i, contents.vocabularies[name]) for i, name in enumerate(kinds) if name in contents.vocabularies]
-
-
-def _packed(
-    prefix: str, text: NDArray[np.uint8], offsets: NDArray[np.int64], keys: NDArray[np.int64] | None = None
-) -> Arrays:
-    found: Arrays = {f"{prefix}text": text, f"{prefix}offsets": offsets}
-    return found if keys is None else found | {f"{prefix}keys": keys}
+def _packed(group: str, key: GroupKey) -> Arrays:
+    """The arrays of n strings."""
+    found = zip(("text", "offsets", "keys"), key.source.packed(key.n), strict=False)
+    return {f"{group}/{name}": part for name, part in found if part is not None}
 
 
 def segment_meta(segment: Segment) -> dict[str, Any]:
@@ -141,7 +131,7 @@ def new_writer() -> str:
 class GroupKey(NamedTuple):
     """What a group of arrays was made of: made of the same again they would be the same."""
 
-    source: object
+    source: Any
     n: int
 
     def same(self, other: GroupKey | None) -> bool:
@@ -170,13 +160,20 @@ def _group(name: str) -> str:
 def _groups(now: Snapshot) -> Iterator[tuple[str, GroupKey, Callable[[], Arrays]]]:
     for segment in now._segments:
         yield from _segment_groups(segment)
-    for i, words in _vocabularies(now._contents):
-        n = len(words)  # once: a writer may go on
-        yield f"words-{i}", GroupKey(words, n), lambda i=i, n=n, words=words: _packed(f"words-{i}/", *words.packed(n))  # type: ignore[misc]  # of the defaults of a lambda
-    names = now._contents.names
-    if names is not None:
-        next_key = names.next_key  # likewise
-        yield "names", GroupKey(names, next_key), lambda: _packed("names/", *names.packed(next_key))
+    yield from _strings_groups(now._contents)
+
+
+def _strings_groups(contents: Contents) -> Iterator[tuple[str, GroupKey, Callable[[], Arrays]]]:
+    """Their keys say how many strings there are now: a writer may append meanwhile."""
+    keys = {
+        f"words-{i}": GroupKey(words, len(words))
+        for i, name in enumerate(contents.columns.kinds)
+        if (words := contents.vocabularies.get(name)) is not None
+    }
+    if contents.names is not None:
+        keys["names"] = GroupKey(contents.names, contents.names.next_key)
+    for group, key in keys.items():
+        yield group, key, partial(_packed, group, key)
 
 
 def _segment_groups(segment: Segment) -> Iterator[tuple[str, GroupKey, Callable[[], Arrays]]]:
@@ -230,15 +227,11 @@ def save(path: str | os.PathLike[str], now: Snapshot, saved: SavedState | None, 
 # ---- reading
 
 
-class Opened(NamedTuple):
-    snapshot: Snapshot
-    saved: SavedState
-    quantizer: Quantizer | None  # of the largest segment, for those to come
-    quantizer_docs: int
-
-
-def open(path: str | os.PathLike[str], mmap: object = True, verify: bool = True) -> Opened:
-    """The index that lies there: :meth:`ragfast.FlatIndex.open`."""
+def open(
+    path: str | os.PathLike[str], mmap: object = True, verify: bool = True
+) -> tuple[Snapshot, SavedState, Quantizer | None, int]:
+    """The index that lies there: :meth:`ragfast.FlatIndex.open`. Returns also the quantizer of the largest segment, for
+    those to come, and its number of documents."""
     if not (isinstance(mmap, bool) or mmap == "vectors"):
         raise ValueError(f'mmap: expected True, False or "vectors", got {mmap!r}')
     return _Reader(storage.open(path), mmap, verify).index()
@@ -256,60 +249,56 @@ class _Reader:
     def _error(self, expected: str, found: object) -> storage.IndexFormatError:
         return storage.IndexFormatError(f"{self._where}: expected {expected}, found {found!r:.200}")
 
+    def _require(self, holds: Any, expected: str, found: object) -> None:
+        if not holds:
+            raise self._error(expected, found)
+
     def _field(self, about: Any, key: str, kinds: type | tuple[type, ...]) -> Any:
-        if not isinstance(about, dict):
-            raise self._error(f"a description with {key!r}", about)
+        self._require(isinstance(about, dict), f"a description with {key!r}", about)
         value = about.get(key)
-        if key not in about or not isinstance(value, kinds) or (isinstance(value, bool) and kinds is int):
-            raise self._error(f"{key!r} in the description of the index", value)
+        fits = key in about and isinstance(value, kinds) and not (isinstance(value, bool) and kinds is int)
+        self._require(fits, f"{key!r} in the description of the index", value)
         return value
 
     def _integer(self, about: Any, key: str, least: int, most: int) -> int:
         value: int = self._field(about, key, int)
-        if not least <= value <= most:
-            raise self._error(f"{key} from {least} to {most}", value)
+        self._require(least <= value <= most, f"{key} from {least} to {most}", value)
         return value
 
-    def _choice(self, about: Any, key: str, words: tuple[str, ...]) -> str:
+    def _choice(self, about: Any, key: str, choices: tuple[str, ...]) -> str:
         value: str = self._field(about, key, str)
-        if value not in words:
-            raise self._error(f"{key} of {', '.join(map(repr, words))}", value)
+        self._require(value in choices, f"{key} of {', '.join(map(repr, choices))}", value)
         return value
 
-    def index(self) -> Opened:
+    def index(self) -> tuple[Snapshot, SavedState, Quantizer | None, int]:
         meta = self._stored.meta
-        if self._integer(meta, "layout", 1, MAX_ID) != LAYOUT:
-            raise self._error(f"layout {LAYOUT}, which this version of ragfast reads", meta["layout"])
+        layout = self._integer(meta, "layout", 1, MAX_ID)
+        self._require(layout == LAYOUT, f"layout {LAYOUT}, which this version of ragfast reads", layout)
         dim = self._integer(meta, "dim", 1, arrays.MAX_DIM)
         scan, dtype = self._choice(meta, "scan", SCANS), self._choice(meta, "dtype", arrays.STORAGE)
         metric, version = self._choice(meta, "metric", METRICS), self._integer(meta, "version", 0, MAX_ID)
         contents = self._contents(meta)
-        empty = Snapshot(dim, scan, dtype, metric, version, (), contents)
+        empty = Snapshot(Settings(dim, scan, dtype, metric), version, (), contents)
         segments = [self._segment(empty, about) for about in self._field(meta, "segments", list)]
-        if (
-            len({segment.buffers.name for segment in segments}) < len(segments)
-            or sum(s.n for s in segments) >= MAX_DOCS
-        ):
-            raise self._error("different segments of fewer than 2**31 rows", [s.buffers.name for s in segments])
-        if contents.schema is None and segments:
-            raise self._error("columns where there are documents", None)
+        names = [segment.buffers.name for segment in segments]
+        fits = len(set(names)) == len(names) and sum(s.n for s in segments) < MAX_DOCS
+        self._require(fits, "different segments of fewer than 2**31 rows", names)
+        self._require(contents.schema is not None or not segments, "columns where there are documents", None)
         if self._unused:
             raise self._error("arrays that the description speaks of", min(self._unused))
         snapshot = empty.replaced(segments, contents)
         coded = max((s for s in segments if s.buffers.quantizer is not None), key=lambda s: s.n, default=None)
         group_keys = {group: key for group, key, _ in _groups(snapshot)}
         saved = SavedState(os.path.abspath(self._stored.path), self._field(meta, "commit", str), group_keys)
-        return Opened(
-            snapshot, saved, None if coded is None else coded.buffers.quantizer, 0 if coded is None else coded.n
-        )
+        return (snapshot, saved, None, 0) if coded is None else (snapshot, saved, coded.buffers.quantizer, coded.n)
 
     def _mapped_array(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
         """The mapped array, None in the shape standing for any size."""
         a = self._stored.array(name)
         self._unused.discard(name)
         fits = a.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, a.shape, strict=True))
-        if a.dtype != np.dtype(dtype) or not fits:
-            raise self._error(f"{name} to be {np.dtype(dtype)} {shape}", f"{a.dtype} {a.shape}")
+        right = a.dtype == np.dtype(dtype) and fits
+        self._require(right, f"{name} to be {np.dtype(dtype)} {shape}", f"{a.dtype} {a.shape}")
         return a
 
     def _read_array(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any]:
@@ -321,10 +310,8 @@ class _Reader:
 
     def _read_strings(self, prefix: str, make: Callable[..., Any], *more: Any) -> Any:
         """What make makes of text and offsets, which are read."""
-        text, offsets = (
-            self._read_array(f"{prefix}/text", np.uint8, (None,)),
-            self._read_array(f"{prefix}/offsets", np.int64, (None,)),
-        )
+        text = self._read_array(f"{prefix}/text", np.uint8, (None,))
+        offsets = self._read_array(f"{prefix}/offsets", np.int64, (None,))
         try:
             made = make(text, offsets, *more)
             made.check()
@@ -347,11 +334,12 @@ class _Reader:
             schema = Schema(dict(pairs))
         except (TypeError, ValueError) as error:
             raise self._error("columns, a list of names and kinds", f"{columns!r:.100} ({error})") from None
-        if len(schema) < len(pairs):
-            raise self._error("columns of different names", pairs)
+        self._require(len(schema) == len(pairs), "columns of different names", pairs)
         kinds = schema.kinds
-        words = {n: self._read_strings(f"words-{i}", Vocabulary) for i, n in enumerate(kinds) if kinds[n] == "str"}
-        return contents._replace(schema=schema, vocabularies=words, group_numbers=new_group_numbers(schema))
+        vocabularies = {
+            n: self._read_strings(f"words-{i}", Vocabulary) for i, n in enumerate(kinds) if kinds[n] == "str"
+        }
+        return contents.with_schema(schema, vocabularies)
 
     def _segment(self, now: Snapshot, about: Any) -> Segment:
         name, n = self._field(about, "name", str), self._integer(about, "n", 1, MAX_DOCS)
@@ -361,40 +349,39 @@ class _Reader:
         alive, removed = None, self._integer(about, "removed", 0, n)
         if f"{name}/alive" in self._names:
             alive = self._read_array(f"{name}/alive", np.uint32, ((n + 31) // 32,))
-            if n - int(arrays.unpacked_bits(alive, n).sum()) != removed:
-                raise self._error(f"{name} to have as many rows removed as its bits say", removed)
-        elif removed:
-            raise self._error(f"{name}/alive, as {removed} rows are removed", "none")
+            counted = n - int(arrays.unpacked_bits(alive, n).sum())
+            self._require(counted == removed, f"{name} to have as many rows removed as its bits say", removed)
+        else:
+            self._require(removed == 0, f"{name}/alive, as {removed} rows are removed", "none")
         lowest, highest = first_id, first_id + n - 1
         if with_ids:
             lowest, highest = self._integer(about, "lowest", 0, MAX_ID), self._integer(about, "highest", 0, MAX_ID)
         return Segment(buffers, now.dtype, n, first_id, alive, removed, lowest, highest)
 
     def _buffers(self, now: Snapshot, about: Any, name: str, n: int, with_ids: bool) -> Buffers:
-        parts: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "vectors": (np.float32 if now.dtype == "float32" else np.uint16, (n, now.dim)),
+        expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "vectors": (now.settings.vector_dtype, (n, now.dim)),
             "norms": (np.float32, (n,)),
             "row_sums": (np.uint32, (n,)),
         }
         if with_ids:
-            parts["ids"] = np.int64, (n,)
+            expected["ids"] = np.int64, (n,)
         if now.metric == "l2":
-            parts["squares"] = np.float64, (n,)
-        kinds = {} if now._contents.schema is None else now._contents.schema.kinds
+            expected["squares"] = np.float64, (n,)
+        kinds = now._contents.columns.kinds
         for i, kind in enumerate(kinds.values()):
-            parts[f"column-{i}"] = DTYPES[kind], (n,)
+            expected[f"column-{i}"] = DTYPES[kind], (n,)
         coded = self._field(about, "codes", (dict, type(None)))
         if coded is not None:
-            if now.dim > MAX_CODED_DIM:
-                raise self._error(f"no codes of {now.dim} elements", coded)
+            self._require(now.dim <= MAX_CODED_DIM, f"no codes of {now.dim} elements", coded)
             of_panel: tuple[NDArray[Any], ...] = _kernels.Codes(PANEL, now.dim, None, None, None, 0.0, 0, False).planes
             panels = -(-n // PANEL)
             for plane, one in zip(PLANES, of_panel, strict=True):
-                parts[plane] = one.dtype, (panels * len(one), *one.shape[1:])
-        mapped = {part: self._mapped_array(f"{name}/{part}", *what) for part, what in parts.items()}
-        held = mapped if self._mmap is True else {part: self._copied_array(f"{name}/{part}") for part in parts}
+                expected[plane] = one.dtype, (panels * len(one), *one.shape[1:])
+        mapped = {part: self._mapped_array(f"{name}/{part}", *what) for part, what in expected.items()}
+        held = mapped if self._mmap is True else {part: self._copied_array(f"{name}/{part}") for part in expected}
         files = None if self._mmap is False else self._stored
-        unchecked = set(parts) - {"vectors"} if self._mmap is True and self._verify else set()
+        unchecked = set(expected) - {"vectors"} if self._mmap is True and self._verify else set()
         quantizer = None if coded is None else self._quantizer(now, coded, name)
         codes = None
         if quantizer is not None:
@@ -433,15 +420,14 @@ class _Reader:
             shape = (now.dim, now.dim) if part == "rotation" else (now.dim,)
             values = self._read_array(f"{name}/{part}", np.float32, shape) if f"{name}/{part}" in self._names else None
             found[part] = values
-            if values is not None and not np.isfinite(values).all():
-                raise self._error(f"finite values in {name}/{part}", "NaN or infinity")
+            finite = values is None or np.isfinite(values).all()
+            self._require(finite, f"finite values in {name}/{part}", "NaN or infinity")
         prefix = self._integer(coded, "prefix", 0, now.dim - 1)
         error = self._field(coded, "rotation_error", (int, float))
         weight = found["weight"]
-        if prefix % 16 or (prefix and now.metric == "l2"):
-            raise self._error("a prefix that is a multiple of 16, and 0 for l2", prefix)
-        if not 0 <= error < 0.01:
-            raise self._error("rotation_error from 0 to below 0.01", error)
+        usable = prefix % 16 == 0 and (prefix == 0 or now.metric != "l2")
+        self._require(usable, "a prefix that is a multiple of 16, and 0 for l2", prefix)
+        self._require(0 <= error < 0.01, "rotation_error from 0 to below 0.01", error)
         if weight is not None and not ((np.frexp(weight)[0] == 0.5) & (weight >= 2.0**-30) & (weight <= 2.0**30)).all():
             raise self._error(f"powers of two from 2^-30 to 2^30 in {name}/weight", "others")
         return Quantizer(found["center"], weight, found["rotation"], float(error), prefix)

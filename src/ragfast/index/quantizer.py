@@ -7,8 +7,7 @@ bounds narrow, so that few documents are scored a second time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +33,7 @@ _LEADING = 0.7  # share of the energy in half of the directions: with less no pr
 _RANK = 30  # a prefix is chosen for K of about 10, while thresholds are still rising
 
 
-@dataclass(frozen=True)
-class Quantizer:
+class Quantizer(NamedTuple):
     """Codes hold y = rotation ((x - center) weight); the first `prefix` elements of y are scanned first."""
 
     center: NDArray[np.float32] | None = None
@@ -44,17 +42,13 @@ class Quantizer:
     rotation_error: float = 0.0
     prefix: int = 0
 
-    @property
-    def _transform(self) -> tuple[Any, Any, Any, float, int]:
-        return self.center, self.weight, self.rotation, self.rotation_error, self.prefix
-
     def new_codes(self, n_docs: int, dim: int, always: bool) -> _kernels.Codes:
-        return _kernels.Codes(n_docs, dim, *self._transform, always)
+        return _kernels.Codes(n_docs, dim, *self, always)
 
     def codes_over(self, planes: Iterable[NDArray[Any]], always: bool, half_squares: bool) -> _kernels.Codes:
         """The codes that lie in these arrays."""
         high, low, bounds = planes
-        return _kernels.Codes.over(high, low, bounds, *self._transform, always, half_squares)
+        return _kernels.Codes.over(high, low, bounds, *self, always, half_squares)
 
     @classmethod
     def choose(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import _kernels, arrays
-from ragfast.index.quantizer import Quantizer
+from ragfast.index.quantizer import MAX_CODED_DIM, MIN_CODED_DOCS, Quantizer
 
 if TYPE_CHECKING:
     from ragfast.index.storage import IndexFormatError, Stored
@@ -20,6 +20,38 @@ if TYPE_CHECKING:
 MAX_DOCS = 2**31
 BLOCK_BYTES = 2**24
 """What is copied at once where documents move from one segment to another."""
+
+
+class Settings(NamedTuple):
+    """What all documents of an index have in common, as :class:`FlatIndex` takes it."""
+
+    dim: int
+    scan: str
+    dtype: str
+    metric: str
+
+    @property
+    def vector_dtype(self) -> np.dtype[Any]:
+        """Of the array that holds the vectors: 16-bit floats as bits."""
+        return np.dtype(np.float32 if self.dtype == "float32" else np.uint16)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dim * self.vector_dtype.itemsize
+
+    def wants_codes(self, n: int) -> bool:
+        """Whether n documents of one segment are scanned by codes."""
+        return self.dim <= MAX_CODED_DIM and (self.scan == "int8" or (self.scan == "auto" and n >= MIN_CODED_DOCS))
+
+
+def checked_dim(dim: object, scan: str) -> int:
+    """Return dim. ValueError or TypeError if no index that is scanned like this can have it."""
+    checked = arrays.positive_int(dim, "dim")
+    if checked > arrays.MAX_DIM:
+        raise ValueError(f"dim: expected at most {arrays.MAX_DIM}, got {dim}")
+    if scan == "int8" and checked > MAX_CODED_DIM:
+        raise ValueError(f"scan: int8 codes exist for D of at most {MAX_CODED_DIM}, got {dim}")
+    return checked
 
 
 class Rows(NamedTuple):
@@ -156,15 +188,13 @@ def aligned(a: NDArray[Any]) -> NDArray[Any]:
     return copied
 
 
-def new_buffers(
-    n: int, dim: int, storage: str, metric: str, *, with_ids: bool, columns: Mapping[str, NDArray[Any]]
-) -> Buffers:
+def new_buffers(n: int, settings: Settings, columns: Mapping[str, NDArray[Any]], *, with_ids: bool) -> Buffers:
     """Return buffers for n documents, with empty columns (n,). Memory that is not used yet is not touched."""
     return Buffers(
-        rows_on_lines(n, dim, np.float32 if storage == "float32" else np.uint16),
+        rows_on_lines(n, settings.dim, settings.vector_dtype),
         np.empty(n, np.float32),
         np.empty(n, np.int64) if with_ids else None,
-        np.empty(n) if metric == "l2" else None,
+        np.empty(n) if settings.metric == "l2" else None,
         columns,
     )
 
@@ -327,8 +357,8 @@ class Segment:
             lowest, highest = int(ids.min()), int(ids.max())
         else:
             lowest, highest = first_id, first_id + total - n - 1
-        for name, values in new.columns.items():
-            buffers.columns[name][n:total] = values
+        for name, column in new.columns.items():
+            buffers.columns[name][n:total] = column
         return replace(
             self,
             n=total,
@@ -362,23 +392,19 @@ class Segment:
 
     def blocks(self) -> Iterator[Rows]:
         """The documents that are there, as copies of some at a time."""
-        buffers, rows = self.buffers, self.rows
+        buffers, there = self.buffers, self.rows
         step = max(1, BLOCK_BYTES // (buffers.vectors.shape[1] * buffers.vectors.itemsize))
-        for first in range(0, len(rows), step):
-            yield self.take(rows[first : first + step])
-
-    def take(self, rows: NDArray[np.intp]) -> Rows:
-        """Copies of these rows."""
-        buffers = self.buffers
-        self.check_rows(rows)
-        self.check("norms", "squares")
-        return Rows(
-            buffers.vectors[rows],
-            buffers.norms[rows],
-            None if buffers.half_squares is None else buffers.half_squares[rows],
-            self.first_id + rows if buffers.ids is None else self.all_ids[rows],
-            {name: self.column(name)[rows] for name in buffers.columns},
-        )
+        for first in range(0, len(there), step):
+            rows = there[first : first + step]
+            self.check_rows(rows)
+            self.check("norms", "squares")
+            yield Rows(
+                buffers.vectors[rows],
+                buffers.norms[rows],
+                None if buffers.half_squares is None else buffers.half_squares[rows],
+                self.first_id + rows if buffers.ids is None else self.all_ids[rows],
+                {name: self.column(name)[rows] for name in buffers.columns},
+            )
 
     @property
     def nbytes(self) -> int:

@@ -42,11 +42,6 @@ class GroupNumbers:
         return self._of.get(value, -1)
 
 
-def new_group_numbers(schema: Schema) -> dict[str, GroupNumbers]:
-    """For each column that has numbers of groups."""
-    return {name: GroupNumbers() for name, kind in schema.kinds.items() if kind == "int64"}
-
-
 class Contents(NamedTuple):
     """What a version holds beside its segments. Names, vocabularies and numbers only grow; a later version of the same
     index shares them."""
@@ -62,6 +57,11 @@ class Contents(NamedTuple):
     def columns(self) -> Schema:
         """Those of the documents that there are."""
         return self.schema or Schema({})
+
+    def with_schema(self, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> Contents:
+        """Return contents with these columns and new group numbers."""
+        numbers = {name: GroupNumbers() for name, kind in schema.kinds.items() if kind == "int64"}
+        return self._replace(schema=schema, vocabularies=vocabularies, group_numbers=numbers)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -203,30 +203,23 @@ def excluded_groups(name: str, exclude_groups: Any, n_queries: int, contents: Co
         )
     if contents.schema is None:
         return np.full(n_queries, -1, np.int32)
+    is_text = isinstance(exclude_groups, (str, bytes))
     if contents.columns.kind(name) == "str":
-        if isinstance(exclude_groups, (str, bytes)) or np.ndim(exclude_groups) != 1 or len(exclude_groups) != n_queries:
-            got = (
-                f"{exclude_groups!r:.80}"
-                if isinstance(exclude_groups, (str, bytes))
-                else f"shape {np.shape(exclude_groups)}"
-            )
+        if is_text or np.ndim(exclude_groups) != 1 or len(exclude_groups) != n_queries:
+            got = f"{exclude_groups!r:.80}" if is_text else f"shape {np.shape(exclude_groups)}"
             raise ValueError(f"exclude_groups: expected ({n_queries},) strings or None, one for each query, got {got}")
-        words = list(exclude_groups)
-        if not all(word is None or isinstance(word, str) for word in words):
+        groups = list(exclude_groups)
+        if not all(group is None or isinstance(group, str) for group in groups):
             raise TypeError(f"exclude_groups: expected str or None, as column {name!r} holds")
-        there = np.array([word is not None for word in words], np.bool_)
-        found = contents.vocabularies[name].find(["" if word is None else word for word in words])
-        return np.where(there, np.maximum(found, -1), -1).astype(np.int32)
-    there = np.ones(n_queries, np.bool_)
+        return np.maximum(contents.vocabularies[name].find(groups), np.int32(-1))  # None is in no vocabulary
+    without = np.zeros(n_queries, np.bool_)
     of_objects = isinstance(exclude_groups, Sequence) or getattr(exclude_groups, "dtype", np.dtype(int)).kind == "O"
-    if (
-        of_objects and not isinstance(exclude_groups, (str, bytes)) and len(exclude_groups) == n_queries
-    ):  # None may be among them
-        there = np.array([value is not None for value in exclude_groups], np.bool_)
-        if any(isinstance(value, (bool, np.bool_)) for value in exclude_groups):
+    if of_objects and not is_text and len(exclude_groups) == n_queries:  # None may be among them
+        without = np.array([group is None for group in exclude_groups], np.bool_)
+        if any(isinstance(group, (bool, np.bool_)) for group in exclude_groups):
             raise TypeError(f"exclude_groups: expected integers or None, as column {name!r} holds, got bool")
-        exclude_groups = [0 if value is None else value for value in exclude_groups]
-    values = arrays.integers(exclude_groups, "exclude_groups", f"({n_queries},)", (n_queries,))
-    known = contents.group_numbers[name].known
-    codes = [known(value) if use else -1 for value, use in zip(values.tolist(), there.tolist(), strict=True)]
-    return np.array(codes, np.int32)
+        exclude_groups = [0 if group is None else group for group in exclude_groups]
+    numbers = arrays.integers(exclude_groups, "exclude_groups", f"({n_queries},)", (n_queries,))
+    codes = np.array([contents.group_numbers[name].known(number) for number in numbers.tolist()], np.int32)
+    codes[without] = -1
+    return codes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -12,7 +12,7 @@ from ragfast._core import _kernels, arrays
 from ragfast._core._kernels import Hits, SearchStats
 from ragfast.index import gather, merge, selection
 from ragfast.index.filters import Predicate
-from ragfast.index.segment import Segment
+from ragfast.index.segment import Segment, Settings
 from ragfast.index.selection import Contents, Filter
 
 __all__ = ["METRICS", "SCANS", "Contents", "Filter", "Hits", "SearchStats", "Searchable", "Snapshot", "search_docs"]
@@ -24,23 +24,26 @@ _CACHED_FILTERS = 8
 """Filters that a snapshot remembers, so that a repeated predicate is not evaluated again."""
 
 
+Options: TypeAlias = tuple[object, object, object, int]
+"""Of a search, as the caller gave them: k, n_threads, temperature; and the type number of scores."""
+Limits: TypeAlias = tuple[NDArray[np.int32] | None, int]
+"""The group (B,) that each query must not find, and the most documents of a group, 0 for all."""
+
+
 def search_docs(
     queries: NDArray[Any],
     docs: tuple[_kernels.Docs, ...],
-    k: object,
-    n_threads: object,
-    temperature: object,
-    out_type: int,
+    options: Options,
     name: str = "queries",
-    excluded: NDArray[np.int32] | None = None,
-    max_per_group: int = 0,
+    limits: Limits = (None, 0),
 ) -> Hits:
     """The search behind all others, of plain queries; name is what errors call them."""
+    k, n_threads, temperature, out_type = options
     k = arrays.positive_int(k, "k")
     temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
     threads = arrays.thread_count(n_threads)
     try:
-        return _kernels.search(queries, docs, k, temperature, threads, out_type, excluded, max_per_group)
+        return _kernels.search(queries, docs, k, temperature, threads, out_type, *limits)
     except _kernels.CorruptDocument:
         raise
     except ValueError:
@@ -145,12 +148,13 @@ class Searchable:
         snapshot = self._snapshot
         rows = arrays.matrix(queries, "queries", letters="(B, D)", dim=snapshot._dim)
         out_type = arrays.FLOAT if dtype is np.float32 else arrays.float_dtype(dtype)
+        options = (k, n_threads, temperature, out_type)
         if filter is group_by is exclude_groups is max_per_group is None:
             if snapshot._direct and snapshot._docs is not None:  # as search_rows, without the time of its call
-                return search_docs(rows, snapshot._docs, k, n_threads, temperature, out_type)
-            return snapshot.search_rows(rows, k, n_threads, temperature, out_type)
+                return search_docs(rows, snapshot._docs, options)
+            return snapshot.search_rows(rows, options)
         constraints = snapshot._constraints(len(rows), filter, group_by, exclude_groups, max_per_group)
-        return snapshot._search_segments(rows, k, n_threads, temperature, out_type, "queries", *constraints)
+        return snapshot._search_segments(rows, options, "queries", *constraints)
 
     def gather_scores(
         self,
@@ -189,8 +193,8 @@ class Searchable:
         >>> index.gather_scores(np.float32([[1, 2]]), [[7, 30, -1]]).tolist()
         [[4.0, 1.0, -inf]]
         """
-        snapshot, both = self._snapshot, (arrays.FLOAT, arrays.DOUBLE)
-        asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=snapshot._dim, dtypes=both)
+        snapshot = self._snapshot
+        asked = arrays.matrix(queries, "queries", letters="(B, D)", dim=snapshot._dim, dtypes=arrays.EITHER_FLOAT)
         out_type = asked.dtype.num if dtype is None else arrays.float_dtype(dtype)
         return snapshot._gather_scores(asked, ids, n_threads, out_type)
 
@@ -266,13 +270,10 @@ class Searchable:
         copy unless all lie together and none was removed. For an index with mapped files they are the files, which
         :meth:`FlatIndex.verify` checks.
         """
-        snapshot = self._snapshot
-        storage, stored = snapshot._storage, snapshot.stored_vectors
-        if storage != "bfloat16":
-            return stored if storage == "float32" else stored.view(np.float16)
-        widened = arrays.widen(stored, storage)
-        widened.flags.writeable = False
-        return widened
+        storage, stored = self._snapshot._storage, self._snapshot.stored_vectors
+        vectors = stored.view(np.float16) if storage == "float16" else arrays.widen(stored, storage)
+        vectors.flags.writeable = False
+        return vectors
 
     @property
     def ids(self) -> NDArray[Any]:
@@ -301,9 +302,8 @@ class Searchable:
         """
         snapshot = self._snapshot
         contents = snapshot._contents
-        words = sum(vocabulary.nbytes for vocabulary in contents.vocabularies.values())
-        names = 0 if contents.names is None else contents.names.nbytes
-        return sum(segment.nbytes for segment in snapshot._segments) + words + names
+        names = () if contents.names is None else (contents.names,)
+        return sum(held.nbytes for held in (*snapshot._segments, *contents.vocabularies.values(), *names))
 
 
 class Snapshot(Searchable):
@@ -323,30 +323,24 @@ class Snapshot(Searchable):
     (['sun', 'rain'], ['rain'], True)
     """
 
-    def __init__(
-        self,
-        dim: int,
-        scan: str,
-        storage: str,
-        metric: str,
-        version: int,
-        segments: tuple[Segment, ...],
-        contents: Contents,
-    ) -> None:
-        self._dim, self._scan, self._storage, self._metric = dim, scan, storage, metric
+    def __init__(self, settings: Settings, version: int, segments: tuple[Segment, ...], contents: Contents) -> None:
+        self.settings = settings
+        self._dim, self._scan, self._storage, self._metric = settings
         self._version = version
         self._segments = segments
         self._contents = contents
         self._n = sum(map(len, segments))
         self._filters: dict[Predicate, Filter] = {}
         self._mapped = any(segment.buffers.files is not None for segment in segments)
-        self._direct = metric != "cosine" and contents.names is None and not self._mapped  # C's hits are the result
+        self._direct = (
+            settings.metric != "cosine" and contents.names is None and not self._mapped
+        )  # C's hits are the result
         self._docs: tuple[_kernels.Docs, ...] | None = None
 
     def replaced(self, segments: Iterable[Segment], contents: Contents, version: int | None = None) -> Snapshot:
         """A snapshot of the same settings with other documents."""
         version = self._version if version is None else version
-        return Snapshot(self._dim, self._scan, self._storage, self._metric, version, tuple(segments), contents)
+        return Snapshot(self.settings, version, tuple(segments), contents)
 
     @property
     def _snapshot(self) -> Snapshot:  # type: ignore[override]  # an attribute would be a cycle that keeps memory
@@ -374,22 +368,14 @@ class Snapshot(Searchable):
 
     # ---- searches
 
-    def search_rows(
-        self,
-        queries: NDArray[Any],
-        k: object,
-        n_threads: object,
-        temperature: object,
-        out_type: int,
-        name: str = "queries",
-    ) -> Hits:
+    def search_rows(self, queries: NDArray[Any], options: Options, name: str = "queries") -> Hits:
         """Search for plain float32 queries (B, D); see :func:`search_docs`."""
         docs = self._docs
         if docs is None:
             docs = self._docs = tuple(segment.docs for segment in self._segments) or (self._no_docs,)
         if self._direct:
-            return search_docs(queries, docs, k, n_threads, temperature, out_type, name)
-        return self._search_segments(queries, k, n_threads, temperature, out_type, name, docs, self._segments)
+            return search_docs(queries, docs, options, name)
+        return self._search_segments(queries, options, name, docs, self._segments)
 
     @property
     def _no_docs(self) -> _kernels.Docs:
@@ -399,22 +385,19 @@ class Snapshot(Searchable):
 
     @property
     def _no_vectors(self) -> NDArray[Any]:
-        return np.empty((0, self._dim), np.float32 if self._storage == "float32" else np.uint16)
+        return np.empty((0, self._dim), self.settings.vector_dtype)
 
     def _search_segments(
         self,
         queries: NDArray[Any],
-        k: object,
-        n_threads: object,
-        temperature: object,
-        out_type: int,
+        options: Options,
         name: str,
         docs: tuple[_kernels.Docs, ...],
         segments: tuple[Segment, ...],
-        excluded: NDArray[np.int32] | None = None,
-        max_per_group: int = 0,
+        limits: Limits = (None, 0),
     ) -> Hits:
         """Search docs of these segments, with cosines, names and mapped files: C knows inner products and keys only."""
+        k, n_threads, temperature, out_type = options
         cosine = self._metric == "cosine"
         tau = arrays.finite_float(temperature, "temperature", above_zero=True)
         if self._mapped and len(queries) > 1:
@@ -422,12 +405,12 @@ class Snapshot(Searchable):
                 segment.check("low")
         scoring = (1.0, arrays.DOUBLE) if cosine else (tau, out_type)
         try:
-            hits = search_docs(queries, docs, k, n_threads, *scoring, name, excluded, max_per_group)
+            hits = search_docs(queries, docs, (k, n_threads, *scoring), name, limits)
         except _kernels.CorruptDocument as error:
             raise segments[error.segment].corrupt_row(error.row) from None
         scores, keys, logprobs = hits.scores, hits.ids, hits.logprobs
         if cosine:
-            scores = hits.scores / self._lengths(queries, name)[:, None]
+            scores = hits.scores / arrays.lengths(queries, name)[:, None]
             keys = _ascending_in_ties(scores, keys)
             logprobs = merge.list_logprobs(scores, tau)
             if out_type == arrays.FLOAT:
@@ -435,17 +418,9 @@ class Snapshot(Searchable):
         names = self._contents.names
         return Hits(scores, keys if names is None else names.take(keys), logprobs, hits.stats)
 
-    def _lengths(self, queries: NDArray[Any], name: str) -> NDArray[np.float64]:
-        """The lengths of queries (B, D), by which an inner product becomes a cosine."""
-        lengths = arrays.lengths(queries)
-        if not lengths.all():
-            row = int(np.flatnonzero(lengths == 0)[0])
-            raise ValueError(f"{name}: row {row} holds zeros alone, which has no direction; cosine needs one")
-        return lengths
-
     def _constraints(
         self, n_queries: int, filter: Any, group_by: str | None, exclude_groups: Any, max_per_group: int | None
-    ) -> tuple[tuple[_kernels.Docs, ...], tuple[Segment, ...], NDArray[np.int32] | None, int]:
+    ) -> tuple[tuple[_kernels.Docs, ...], tuple[Segment, ...], Limits]:
         """The last arguments of :meth:`_search_segments`, under a filter or limits of groups."""
         excluded, most = None, 0
         if group_by is None:
@@ -468,7 +443,7 @@ class Snapshot(Searchable):
                     changes["groups"] = groups[i]
                 docs.append(segment.docs.changed(**changes))
                 segments.append(segment)
-        return tuple(docs) or (self._no_docs,), tuple(segments), excluded, most
+        return tuple(docs) or (self._no_docs,), tuple(segments), (excluded, most)
 
     # ---- filters
 
@@ -485,11 +460,18 @@ class Snapshot(Searchable):
             return self._prepared_filter(filter.source)
         if isinstance(filter, Predicate):
             try:
-                return self._filter_by(filter)
+                prepared = self._filters.get(filter)
+                if prepared is None:
+                    masks = selection.predicate_masks(self._segments, filter, self._contents)
+                    prepared = self._filter_of(filter, masks)
+                    if len(self._filters) >= _CACHED_FILTERS:
+                        self._filters = {}
+                    self._filters[filter] = prepared
             except RecursionError:
                 raise ValueError(
                     "filter: the predicate is nested too deep; isin(...) is one comparison with many values"
                 ) from None
+            return prepared
         kept = selection.frozen_filter(
             filter, f"a mask ({self._n},) of bool, a list or an array of ids, or a Predicate"
         )
@@ -498,15 +480,6 @@ class Snapshot(Searchable):
                 raise ValueError(f"filter: expected a mask ({self._n},), a value for each document, got {kept.shape}")
             return self._filter_of(None, selection.split_mask(self._segments, kept))
         return self._filter_of(kept, selection.key_masks(self._segments, self.keys_of(kept, "filter")))
-
-    def _filter_by(self, predicate: Predicate) -> Filter:
-        made = self._filters.get(predicate)
-        if made is None:
-            made = self._filter_of(predicate, selection.predicate_masks(self._segments, predicate, self._contents))
-            if len(self._filters) >= _CACHED_FILTERS:
-                self._filters = {}
-            self._filters[predicate] = made
-        return made
 
     def _filter_of(self, source: Any, masks: Iterator[NDArray[np.bool_]]) -> Filter:
         return Filter(source, self._version, self._segments, selection.allowed(self._segments, masks))
@@ -530,22 +503,21 @@ class Snapshot(Searchable):
     def _gather_scores(
         self, asked: NDArray[Any], ids: arrays.ArrayLike, n_threads: object, out_type: int
     ) -> NDArray[Any]:
-        keys, parts = self._rows_of(ids, len(asked))
+        keys, segment_rows = self._rows_of(ids, len(asked))
         wide = out_type if self._metric != "cosine" else arrays.DOUBLE
-        scores: NDArray[Any] | None = None
-        for segment, rows in parts:
+        scores: NDArray[Any] = np.full(keys.shape, -np.inf, np.float32 if wide == arrays.FLOAT else np.float64)
+        for segment, rows in segment_rows:
             segment.check_rows(rows[rows >= 0])
             segment.check("squares")
             squares = segment.buffers.half_squares
             squares = None if squares is None else squares[: segment.n]
             of_segment = gather.scores_plain(asked, segment.vectors, self._storage, rows, n_threads, wide, squares)
-            scores = of_segment if scores is None else np.where(rows < 0, scores, of_segment)
-        if scores is None:
+            scores = np.where(rows < 0, scores, of_segment)
+        if not segment_rows:
             arrays.thread_count(n_threads)
             arrays.refuse_nonfinite(asked, "queries")
-            scores = np.full(keys.shape, -np.inf, np.float32 if wide == arrays.FLOAT else np.float64)
         if self._metric == "cosine":
-            scores = scores / self._lengths(asked, "queries")[:, None]
+            scores = scores / arrays.lengths(asked, "queries")[:, None]
             if out_type == arrays.FLOAT:
                 scores = _kernels.narrowed(scores)
         return scores
@@ -557,16 +529,16 @@ class Snapshot(Searchable):
             raise ValueError(
                 f"gather_scores_grad: expected an index of inner products (metric 'ip'), got {self._metric!r}"
             )
-        keys, parts = self._rows_of(ids, None)
-        for segment, rows in parts:
+        keys, segment_rows = self._rows_of(ids, None)
+        for segment, rows in segment_rows:
             segment.check_rows(rows[rows >= 0])
-        if len(parts) == 1:
-            segment, rows = parts[0]
+        if len(segment_rows) == 1:
+            segment, rows = segment_rows[0]
             vectors = segment.vectors
         else:  # the documents that are wanted, side by side: sums are over all segments in the order of k
             rows = np.full(keys.shape, -1, np.int64)
             chosen, n = [self._no_vectors], 0
-            for segment, of_segment in parts:
+            for segment, of_segment in segment_rows:
                 used = np.unique(of_segment[of_segment >= 0])
                 chosen.append(segment.vectors[used])
                 rows = np.where(of_segment < 0, rows, n + np.searchsorted(used, of_segment))
@@ -590,31 +562,28 @@ class Snapshot(Searchable):
             keys = np.full(given.shape, -1, np.int64)
             keys[~none] = names.find(given[~none].tolist())
             keys[~none & (keys < 0)] = -2
-        parts, missing = [], keys != -1
+        segment_rows, missing = [], keys != -1
         different, places = np.unique(keys, return_inverse=True)
         for segment in self._segments:
             rows = segment.find(different)[places].reshape(keys.shape)
             if (rows >= 0).any():
                 missing &= rows < 0
-                parts.append((segment, rows))
+                segment_rows.append((segment, rows))
         if missing.any():
             b, k = np.argwhere(missing)[0]
             none_is = "-1" if names is None else "None"
             raise ValueError(
                 f"ids: expected ids of documents in the index, or {none_is} for none, got {given[b, k]} at ({b}, {k})"
             )
-        return keys, parts
+        return keys, segment_rows
 
     def _holds(self, doc_id: object) -> bool:
         names = self._contents.names
         if names is not None:
-            if not isinstance(doc_id, str):
-                return False
-            keys = names.find([doc_id])
-        elif isinstance(doc_id, (int, np.integer)) and not isinstance(doc_id, bool) and 0 <= doc_id < 2**63:
-            keys = np.array([doc_id], np.int64)
+            keys = names.find([doc_id] if isinstance(doc_id, str) else [])
         else:
-            return False
+            is_id = isinstance(doc_id, (int, np.integer)) and not isinstance(doc_id, bool) and 0 <= doc_id < 2**63
+            keys = np.array([doc_id] if is_id else [], np.int64)
         return any((segment.find(keys) >= 0).any() for segment in self._segments)
 
     # ---- documents as they are kept

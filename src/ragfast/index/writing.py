@@ -14,9 +14,9 @@ from ragfast._core import _kernels, arrays
 from ragfast.index.columns import Schema, Vocabulary
 from ragfast.index.id_set import IdSet, ascending, distinct
 from ragfast.index.names import Names
-from ragfast.index.quantizer import MAX_CODED_DIM, MIN_CODED_DOCS, Quantizer
-from ragfast.index.segment import MAX_DOCS, Rows, Segment, new_buffers
-from ragfast.index.selection import Contents, new_group_numbers
+from ragfast.index.quantizer import Quantizer
+from ragfast.index.segment import MAX_DOCS, Rows, Segment, Settings, new_buffers
+from ragfast.index.selection import Contents
 from ragfast.index.snapshot import Snapshot
 
 NOTHING = Contents()
@@ -79,61 +79,44 @@ class Writer:
         *,
         exact_capacity: bool = False,
     ) -> Snapshot:
-        n = len(documents.norms)
-        numbering, keys, strings = read_ids(now, ids, n)
-        contents, values = read_metadata(now._contents, metadata, n)
-        if n == 0:
+        if (given := read_documents(now, ids, metadata, len(documents.norms))) is None:
             return now
-        if strings is not None:
-            keys = _keys(contents, strings)
-        first_id = contents.next_id
+        contents, keys, strings = given.contents, given.keys, given.strings
+        first_id = now._contents.next_id
         new = np.empty(0, np.int64)
         if keys is not None:
             held, new = self._find_held(now, keys)
             if held is not None:
                 taken = held if strings is None else repr(strings[int(np.flatnonzero(keys == held)[0])])
                 raise ValueError(f"ids: expected ids that the index does not hold, got {taken}")
-        contents = contents._replace(numbering=numbering, next_id=contents.next_id + n)
-        if strings is not None:
-            assert keys is not None
-            unnamed = keys < 0
-            contents, keys = _with_names(contents, strings, keys)
+            unnamed = np.flatnonzero(keys < 0)
+            keys = given.named_keys()
             new = np.concatenate([new, keys[unnamed]])  # greater than all before
-        if keys is not None and _consecutive(keys):
-            first_id, keys = int(keys[0]), None
-        rows = documents._replace(ids=keys, columns=encoded(contents, values))
+            if _consecutive(keys):
+                first_id, keys = int(keys[0]), None
+        rows = documents._replace(ids=keys, columns=given.encoded())
         segments = self._appended(now, now._segments, rows, first_id, contents, exact_capacity)
         if self._ids is not None:
             self._ids.add(new)
         return self._changed(now, segments, contents)
 
     def upserted(self, now: Snapshot, documents: Rows, ids: Any, metadata: Mapping[str, Any] | None) -> Snapshot:
-        n = len(documents.norms)
         if ids is None:
             raise TypeError("ids: expected those of the documents, got None; add numbers documents by itself")
-        if now._contents.numbering == "numbered":
-            read: _Ids = _Ids("numbered", arrays.document_ids(ids, n), None)
-        else:
-            read = read_ids(now, ids, n)
-        numbering, keys, strings = read
-        contents, values = read_metadata(now._contents, metadata, n)
-        if n == 0:
+        if (given := read_documents(now, ids, metadata, len(documents.norms), replacing=True)) is None:
             return now
-        if strings is not None:
-            keys = _keys(contents, strings)
+        contents, keys = given.contents, given.keys
         assert keys is not None
         segments, found = _without_keys(now._segments, keys)
-        if numbering == "numbered" and not found.all():
-            raise ValueError(
-                f"ids: expected ids that the index holds, as it numbers its documents itself, got "
-                f"{keys[~found][0]}; add those that are new"
-            )
-        contents = contents._replace(numbering=numbering)
-        if numbering != "numbered":
-            contents = contents._replace(next_id=contents.next_id + n)
-        if strings is not None:
-            contents, keys = _with_names(contents, strings, keys)
-        rows = documents._replace(ids=keys, columns=encoded(contents, values))
+        if contents.numbering == "numbered":
+            if not found.all():
+                raise ValueError(
+                    f"ids: expected ids that the index holds, as it numbers its documents itself, got "
+                    f"{keys[~found][0]}; add those that are new"
+                )
+            contents = contents._replace(next_id=now._contents.next_id)
+        keys = given.named_keys()
+        rows = documents._replace(ids=keys, columns=given.encoded())
         segments = self._appended(now, segments, rows, 0, contents)
         if self._ids is not None:
             others = ascending(keys[~found])
@@ -220,8 +203,7 @@ class Writer:
         if done < n:
             size = n - done if exact_capacity else self._capacity_for(now, segments, n - done)
             columns = contents.columns.empty(size)
-            with_ids = rows.ids is not None
-            buffers = new_buffers(size, now.dim, now.dtype, now.metric, with_ids=with_ids, columns=columns)
+            buffers = new_buffers(size, now.settings, columns, with_ids=rows.ids is not None)
             segments.append(Segment(buffers, now.dtype).extended(rows.part(done, n), first_id + done))
             segments[-1] = self._with_codes(now, segments, 0)
             self._tail = buffers.name
@@ -229,7 +211,7 @@ class Writer:
 
     def _capacity_for(self, now: Snapshot, segments: Sequence[Segment], n: int) -> int:
         """As much again as there is in memory, so that there are few segments and no row is copied by growth."""
-        row = now.dim * (4 if now.dtype == "float32" else 2)
+        row = now.settings.row_bytes
         held = sum(s.n for s in segments if s.buffers.files is None)
         capacity = max(
             min(MIN_CAPACITY, MIN_CAPACITY_BYTES // row), min(held, max(held // 8, MAX_CAPACITY_BYTES // row))
@@ -240,7 +222,7 @@ class Writer:
         """The last segment with codes from row `first` on, if it is one to have them. are_all: these are segments of
         the index, so that the quantizer of codes may be chosen by them."""
         last = segments[-1]
-        if now.scan == "float32" or now.dim > MAX_CODED_DIM or (now.scan == "auto" and last.n < MIN_CODED_DOCS):
+        if not now.settings.wants_codes(last.n):
             return last
         n = sum(s.n for s in segments)
         if self._quantizer is None or (
@@ -260,7 +242,7 @@ class Writer:
         follows = all(s.buffers.ids is None and s.alive is None for s in segments) and all(
             a.first_id + a.n == b.first_id for a, b in itertools.pairwise(segments)
         )
-        buffers = new_buffers(n, now.dim, now.dtype, now.metric, with_ids=not follows, columns=columns)
+        buffers = new_buffers(n, now.settings, columns, with_ids=not follows)
         made = Segment(buffers, now.dtype, first_id=segments[0].first_id)
         for segment in segments:
             for block in segment.blocks():
@@ -297,17 +279,17 @@ def _with_used_words(segments: tuple[Segment, ...], contents: Contents) -> tuple
     schema = contents.schema
     if schema is None:
         return segments, contents
-    words, columns = schema.vocabularies(), {}
+    vocabularies = schema.vocabularies()
     for segment in segments:
         columns = dict(segment.buffers.columns)
-        for name, vocabulary in words.items():
+        for name, vocabulary in vocabularies.items():
             codes = columns[name][: segment.n]
             used = np.flatnonzero(np.bincount(codes[codes >= 0]))
             placed = np.full(len(contents.vocabularies[name]) + 1, -1, np.int32)  # the last is that of None, -1
             placed[used] = vocabulary.add(contents.vocabularies[name].take(used.astype(np.int32)).tolist())
             columns[name] = placed[codes]
         segments = (replace(segment, buffers=replace(segment.buffers, columns=columns)),)
-    return segments, contents._replace(vocabularies=words, group_numbers=new_group_numbers(schema))
+    return segments, contents.with_schema(schema, vocabularies)
 
 
 def _choose_quantizer(now: Snapshot, segments: Sequence[Segment], current: Quantizer | None) -> Quantizer:
@@ -316,9 +298,8 @@ def _choose_quantizer(now: Snapshot, segments: Sequence[Segment], current: Quant
 
     def rows_at(numbers: NDArray[np.intp]) -> NDArray[np.float32]:
         of = np.searchsorted(ends, numbers, side="right")
-        used = np.flatnonzero(np.bincount(of)).tolist()
-        parts = [segments[i].vectors[numbers[of == i] - (ends[i] - segments[i].n)] for i in used]
-        return arrays.widen(np.concatenate(parts), now.dtype)
+        chosen = [segment.vectors[numbers[of == i] - (ends[i] - segment.n)] for i, segment in enumerate(segments)]
+        return arrays.widen(np.concatenate(chosen), now.dtype)
 
     return Quantizer.choose(int(ends[-1]), now.dim, rows_at, with_prefix=now.metric != "l2", current=current)
 
@@ -343,50 +324,60 @@ def _consecutive(keys: NDArray[np.int64]) -> bool:
 # ---- ids and metadata
 
 
-class _Ids(NamedTuple):
-    """Of what numbering they are, and the int64 or strings, distinct."""
+class Described(NamedTuple):
+    """The ids and metadata of documents, checked, and what an index that holds these documents has beside segments."""
 
-    numbering: str
-    keys: NDArray[np.int64] | None
+    contents: Contents
+    keys: NDArray[np.int64] | None  # distinct; -1 for strings that no document ever had; None without ids
     strings: list[str] | None
+    metadata: Mapping[str, Any]
+
+    def named_keys(self) -> NDArray[np.int64]:
+        """The keys, strings that are new being given one. Call it once."""
+        assert self.keys is not None
+        if self.strings is None:
+            return self.keys
+        assert self.contents.names is not None
+        keys, new = self.keys.copy(), np.flatnonzero(self.keys < 0)
+        keys[new] = self.contents.names.append_read([self.strings[i] for i in new.tolist()])
+        return keys
+
+    def encoded(self) -> dict[str, NDArray[Any]]:
+        """The columns as segments keep them; words that are new come into the vocabularies."""
+        return self.contents.columns.encode(self.metadata, self.contents.vocabularies)
 
 
-def read_ids(now: Snapshot, ids: Any, n: int) -> _Ids:
-    """What a user gave for ids of n documents. ValueError where the documents before came otherwise."""
+def read_documents(
+    now: Snapshot, ids: Any, metadata: Mapping[str, Any] | None, n: int, *, replacing: bool = False
+) -> Described | None:
+    """Check what a user gave for ids and metadata of n documents; None for no documents. Documents that are numbered
+    have ids only where they are replaced. ValueError where the documents before came otherwise."""
+    contents, before = now._contents, now._contents.numbering
+    keys, strings = None, None
     if ids is None:
-        read = _Ids("numbered", None, None)
-    elif arrays.are_strings(ids) or (now._contents.numbering == "str" and np.size(ids) == 0):
-        strings = Names().read(ids)
+        numbering = "numbered"
+    elif not (replacing and before == "numbered") and (
+        arrays.are_strings(ids) or (before == "str" and np.size(ids) == 0)
+    ):
+        numbering, strings = "str", Names().read(ids)
         if len(strings) != n:
             raise ValueError(f"ids: expected {n}, one for each document, got {len(strings)}")
-        read = _Ids("str", None, strings)
     else:
-        read = _Ids("int", arrays.document_ids(ids, n), None)
-    before = now._contents.numbering
-    if n and before not in ("", read.numbering):
+        numbering, keys = "numbered" if replacing and before == "numbered" else "int", arrays.document_ids(ids, n)
+    if n and before not in ("", numbering):
         state = {"numbered": "without ids", "int": "with ids", "str": "with ids that are str"}[before]
         raise ValueError(
-            f"ids: the {now._contents.next_id} documents before were added {state}; give ids for all documents or for "
+            f"ids: the {contents.next_id} documents before were added {state}; give ids for all documents or for "
             f"none, all of one kind"
         )
-    return read
-
-
-def _keys(contents: Contents, strings: list[str]) -> NDArray[np.int64]:
-    """Of strings, -1 for those that no document ever had."""
-    return np.full(len(strings), -1, np.int64) if contents.names is None else contents.names.find(strings)
-
-
-def _with_names(contents: Contents, strings: list[str], keys: NDArray[np.int64]) -> tuple[Contents, NDArray[np.int64]]:
-    """The keys of strings, those that are new being given one; keys is what :func:`_keys` returned."""
-    names = Names() if contents.names is None else contents.names
-    new = np.flatnonzero(keys < 0)
-    if len(new) < len(keys):
-        keys = keys.copy()
-        keys[new] = names.append_read([strings[i] for i in new.tolist()])
-    else:
-        keys = names.append_read(strings)
-    return contents._replace(names=names), keys
+    contents, values = read_metadata(contents, metadata, n)
+    if n == 0:
+        return None
+    if strings is not None:
+        names = Names() if contents.names is None else contents.names
+        contents, keys = contents._replace(names=names), names.find(strings)
+    contents = contents._replace(numbering=numbering, next_id=contents.next_id + n)
+    return Described(contents, keys, strings, values)
 
 
 def read_metadata(contents: Contents, metadata: Mapping[str, Any] | None, n: int) -> tuple[Contents, Mapping[str, Any]]:
@@ -395,17 +386,8 @@ def read_metadata(contents: Contents, metadata: Mapping[str, Any] | None, n: int
         return contents, {}
     if contents.schema is None:
         schema = Schema({}) if metadata is None else Schema.of(metadata)
-        contents = contents._replace(
-            schema=schema, vocabularies=schema.vocabularies(), group_numbers=new_group_numbers(schema)
-        )
-    assert contents.schema is not None
-    return contents, contents.schema.read({} if metadata is None else metadata, n)
-
-
-def encoded(contents: Contents, values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Columns as segments keep them, of values that :func:`read_metadata` checked."""
-    assert contents.schema is not None
-    return contents.schema.encode(values, contents.vocabularies)
+        contents = contents.with_schema(schema, schema.vocabularies())
+    return contents, contents.columns.read({} if metadata is None else metadata, n)
 
 
 def _own_contents(snapshot: Snapshot) -> Contents:
@@ -427,26 +409,22 @@ def state(now: Snapshot) -> tuple[Any, ...]:
     contents, keys = now._contents, now.keys
     names = None if contents.names is None else contents.names.subset(keys)
     packed_names = None if names is None else (*names.packed(names.next_key), names.next_key)
-    words = {name: vocabulary.packed(len(vocabulary)) for name, vocabulary in contents.vocabularies.items()}
+    vocabularies = {name: vocabulary.packed(len(vocabulary)) for name, vocabulary in contents.vocabularies.items()}
     kinds = None if contents.schema is None else contents.schema.kinds
-    about = contents.numbering, contents.next_id, packed_names, kinds, words
-    how = now.dim, now.scan, now.dtype, now.metric, now.version
-    return how, about, now.stored_vectors, keys, now.stored_columns()
+    about = contents.numbering, contents.next_id, packed_names, kinds, vocabularies
+    return (*now.settings, now.version), about, now.stored_vectors, keys, now.stored_columns()
 
 
 def restored(state: tuple[Any, ...]) -> Snapshot:
     """What :func:`state` was made of, in memory of its own."""
-    how, (numbering, next_id, names, kinds, words), vectors, keys, columns = state
+    how, (numbering, next_id, names, kinds, vocabularies), vectors, keys, columns = state
     contents = Contents(numbering, next_id, None if names is None else Names(*names))
     if kinds is not None:
-        schema = Schema(kinds)
-        contents = contents._replace(
-            schema=schema,
-            vocabularies={name: Vocabulary(*packed) for name, packed in words.items()},
-            group_numbers=new_group_numbers(schema),
+        contents = contents.with_schema(
+            Schema(kinds), {name: Vocabulary(*packed) for name, packed in vocabularies.items()}
         )
-    dim, scan, dtype, metric, version = how
-    empty = Snapshot(dim, scan, dtype, metric, version, (), contents)
+    *settings, version = how
+    empty = Snapshot(Settings(*settings), version, (), contents)
     return _with_documents(empty, stored(vectors, empty), keys, columns)
 
 
@@ -459,7 +437,7 @@ def with_vectors(now: Snapshot, vectors: arrays.ArrayLike, metadata: Mapping[str
         columns = now.stored_columns()
     else:
         contents, values = read_metadata(contents._replace(schema=None), metadata, len(now))
-        columns = encoded(contents, values)
+        columns = contents.columns.encode(values, contents.vocabularies)
     return _with_documents(now.replaced((), contents), documents, now.keys, columns)
 
 

@@ -94,10 +94,10 @@ class _DenseSearch:
             raise ValueError("document_embeddings: expected at least one document, got none")
         if not isinstance(documents, Snapshot):
             rows = _rows(queries, documents.shape[1], documents.dtype.num, names)
-            return search_plain(rows, documents, None, min(k, n_docs), None, self._temperature, arrays.DOUBLE, names)
+            return search_plain(rows, documents, None, (min(k, n_docs), None, self._temperature, arrays.DOUBLE), names)
         rows = _rows(queries, documents.dim, arrays.FLOAT, names)
         if not given:
-            return documents.search_rows(rows, min(k, n_docs), None, self._temperature, arrays.DOUBLE, names[0])
+            return documents.search_rows(rows, (min(k, n_docs), None, self._temperature, arrays.DOUBLE), names[0])
         if own is not None:  # both hold, whatever the call's filter is
             own_rows = documents.filter(_own_filter(own))
             given["filter"] = own_rows if given["filter"] is own else own_rows & documents.filter(given["filter"])

@@ -123,7 +123,8 @@ def arrow(
     if isinstance(table, (str, Path)):
         (path,) = path_list(table)
         where = str(path)
-        is_file = _is_ipc_file(path)
+        with open(path, "rb") as head:
+            is_file = head.read(6) == b"ARROW1"  # the format of files, rather than that of streams
         with _open(path, partial(_open_ipc, is_file=is_file), "Arrow IPC") as file:
             dim = check_schema(file.schema, columns, where)
         if is_file:
@@ -198,28 +199,16 @@ def _open(path: Path, opener: Callable[[Path], Any], kind: str) -> Any:
 def _named(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
     """The batches of a file, which errors on the way name."""
     pa = _pyarrow()
-    waiting = iter(batches)
-    while True:
-        try:
-            batch = next(waiting)
-        except StopIteration:
-            return
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: cannot be read to its end: {error}") from error
-        yield batch
-
-
-def _is_ipc_file(path: Path) -> bool:
-    """Whether a file is in Arrow's file format, which begins with a word of its own, rather than in that of streams."""
-    with open(path, "rb") as file:
-        return file.read(6) == b"ARROW1"
+    try:
+        yield from batches
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: cannot be read to its end: {error}") from error
 
 
 def _open_ipc(path: Path, is_file: bool) -> Any:
-    pa = _pyarrow()
     import pyarrow.ipc
 
-    source = pa.memory_map(str(path))
+    source = pyarrow.memory_map(str(path))
     return pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
 
 

@@ -72,8 +72,8 @@ class Entry(NamedTuple):
     def header(self) -> bytes:
         """The first 128 bytes of its file: .npy, version 1.0, as numpy.save writes them."""
         shape = f"({self.shape[0]},)" if len(self.shape) == 1 else str(self.shape)
-        words = f"{{'descr': '{self.dtype}', 'fortran_order': False, 'shape': {shape}, }}"
-        return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + words.encode().ljust(HEADER - 11) + b"\n"
+        text = f"{{'descr': '{self.dtype}', 'fortran_order': False, 'shape': {shape}, }}"
+        return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + text.encode().ljust(HEADER - 11) + b"\n"
 
 
 class Manifest(NamedTuple):
@@ -194,15 +194,18 @@ def parse(data: bytes, directory: str) -> Manifest:
     """The manifest in these bytes."""
     path = os.path.join(directory, NAME)
 
-    def whole(value: object, what: str, most: int) -> int:
-        if type(value) is not int or not 0 <= value <= most:
-            raise wrong(path, f"{what} as an integer from 0 to {most}", value)
-        return value
+    def require(holds: bool, expected: str, found: object) -> None:
+        if not holds:
+            raise wrong(path, expected, found)
 
-    def table(value: object, what: str, keys: set[str] | None = None) -> dict[str, Any]:
-        if type(value) is not dict or (keys is not None and value.keys() != keys):
-            raise wrong(path, f"{what} as an object" + (f" of {', '.join(sorted(keys))}" if keys else ""), value)
-        return value
+    def whole(value: Any, what: str, most: int) -> int:
+        require(type(value) is int and 0 <= value <= most, f"{what} as an integer from 0 to {most}", value)
+        return value  # type: ignore[no-any-return]  # an int
+
+    def table(value: Any, what: str, keys: set[str] | None = None) -> dict[str, Any]:
+        fits = type(value) is dict and (keys is None or value.keys() == keys)
+        require(fits, f"{what} as an object" + (f" of {', '.join(sorted(keys))}" if keys else ""), value)
+        return value  # type: ignore[no-any-return]  # a dict
 
     try:
         text = data.decode("utf-8")
@@ -211,38 +214,32 @@ def parse(data: bytes, directory: str) -> Manifest:
         raise wrong(path, "a manifest in JSON", f"{len(data)} bytes of which the parser says: {error}") from None
     if type(body) is not dict or body.get("format") != FORMAT:
         raise wrong(path, f'"format": "{FORMAT}"', body.get("format") if type(body) is dict else body)
-    if whole(body.get("format_version"), "format_version", 1 << 32) != FORMAT_VERSION:
-        raise wrong(
-            path, f"format_version {FORMAT_VERSION}, the only one that this ragfast reads", body["format_version"]
-        )
+    given = whole(body.get("format_version"), "format_version", 1 << 32)
+    require(given == FORMAT_VERSION, f"format_version {FORMAT_VERSION}, the only one that this ragfast reads", given)
     last = LAST_LINE.fullmatch(data[-LAST_LINE_BYTES:])
     if last is None:
         raise wrong(path, "a last line with the checksum of all before it", data[-LAST_LINE_BYTES:])
     summed = b"%016x" % _kernels.checksum(data[:-LAST_LINE_BYTES])
-    if last[1] != summed:
-        raise wrong(path, f"lines of which the checksum is {last[1].decode()}", summed.decode())
+    require(last[1] == summed, f"lines of which the checksum is {last[1].decode()}", summed.decode())
     table(body, "the manifest", {"format", "format_version", "version", "arrays", "meta", "xxh64"})
 
     arrays = {}
     for name, value in table(body["arrays"], "arrays").items():
-        if not ARRAY_NAME.fullmatch(name):
-            raise wrong(path, "names of arrays in one or two parts", name)
+        require(ARRAY_NAME.fullmatch(name) is not None, "names of arrays in one or two parts", name)
         what = f"array {name}"
         item = table(value, what, {"file", "dtype", "shape", "bytes", "xxh64", "rows_checked"})
         file, shape = item["file"], item["shape"]
         stem = re.escape(name.replace("/", "."))
-        if type(file) is not str or not re.fullmatch(rf"{stem}\.{SUFFIX}\.npy", file):
-            raise wrong(path, f"{what} in a file {stem}.v(version)-(8 digits).npy", file)
-        if item["dtype"] not in DTYPES:
-            raise wrong(path, f"{what} of dtype {', '.join(DTYPES)}", item["dtype"])
-        if type(shape) is not list or not 1 <= len(shape) <= MAX_AXES:
-            raise wrong(path, f"{what} of 1 to {MAX_AXES} axes", shape)
+        named = type(file) is str and re.fullmatch(rf"{stem}\.{SUFFIX}\.npy", file) is not None
+        require(named, f"{what} in a file {stem}.v(version)-(8 digits).npy", file)
+        dtype, sums, rows_checked = item["dtype"], item["xxh64"], item["rows_checked"]
+        require(dtype in DTYPES, f"{what} of dtype {', '.join(DTYPES)}", dtype)
+        require(type(shape) is list and 1 <= len(shape) <= MAX_AXES, f"{what} of 1 to {MAX_AXES} axes", shape)
         axes = tuple(whole(n, f"an axis of {what}", MAX_AXIS) for n in shape)
-        if type(item["xxh64"]) is not str or not SUM.fullmatch(item["xxh64"]):
-            raise wrong(path, f"{what} with an xxh64 of 16 digits", item["xxh64"])
-        if type(item["rows_checked"]) is not bool:
-            raise wrong(path, f"{what} with rows_checked true or false", item["rows_checked"])
-        entry = Entry(file, item["dtype"], axes, item["xxh64"], item["rows_checked"])
+        has_sum = type(sums) is str and SUM.fullmatch(sums) is not None
+        require(has_sum, f"{what} with an xxh64 of 16 digits", sums)
+        require(type(rows_checked) is bool, f"{what} with rows_checked true or false", rows_checked)
+        entry = Entry(file, dtype, axes, sums, rows_checked)
         if entry.nbytes > MAX_DATA or whole(item["bytes"], f"bytes of {what}", 2 * MAX_DATA) != HEADER + entry.nbytes:
             raise wrong(path, f"{what} of {HEADER + entry.nbytes} bytes, from its dtype and shape", item["bytes"])
         arrays[name] = entry

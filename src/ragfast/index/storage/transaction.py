@@ -34,8 +34,10 @@ def change(path: str | os.PathLike[str]) -> Iterator[Transaction]:
     directory = os.path.abspath(path)
     _make_directory(directory)
     with _locked(directory):
-        current = _current(directory)
-        if current is None:
+        current = nothing = Manifest(0, {}, {})
+        with suppress(FileNotFoundError):
+            current = manifest.parse(manifest.read(directory), directory)
+        if current is nothing:
             _refuse_strangers(directory)
             with suppress(PermissionError):  # of a parent that may not be read
                 _sync_directory(os.path.dirname(directory))  # whoever made the directory may have been killed since
@@ -51,9 +53,9 @@ class Transaction:
     """A version in the making, of one thread. ``before`` is the version that it follows: its version (0 where there is
     none), arrays (what may be kept) and meta."""
 
-    def __init__(self, directory: str, current: Manifest | None) -> None:
+    def __init__(self, directory: str, before: Manifest) -> None:
         self._directory = directory
-        self.before = Manifest(0, {}, {}) if current is None else current
+        self.before = before
         self._suffix = f"v{self.version}-{os.urandom(4).hex()}"
         self._arrays: dict[str, Entry] = {}
         self._streams: dict[str, ArrayWriter] = {}
@@ -263,17 +265,9 @@ def _refuse_strangers(directory: str) -> None:
             raise FileExistsError(errno.EEXIST, f"expected an index or an empty directory, found {name} in", directory)
 
 
-def _current(directory: str) -> Manifest | None:
-    try:
-        data = manifest.read(directory)
-    except FileNotFoundError:
-        return None
-    return manifest.parse(data, directory)
-
-
-def _remove_unnamed(directory: str, current: Manifest | None) -> None:
+def _remove_unnamed(directory: str, current: Manifest) -> None:
     """Removes what writers left that is not of this version. A file that cannot go is left for the next writer."""
-    named = set() if current is None else {entry.file for entry in current.arrays.values()}
+    named = {entry.file for entry in current.arrays.values()}
     unnamed = [name for name in os.listdir(directory) if manifest.OWN_FILE.fullmatch(name) and name not in named]
     with suppress(OSError):
         if unnamed:
