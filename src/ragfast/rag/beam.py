@@ -141,15 +141,12 @@ class Beam:
     def __init__(self, doc_logprobs: NDArray[np.float64], doc_ids: NDArray[np.int64], name: str) -> None:
         self.doc_logprobs = doc_logprobs
         self.doc_ids = doc_ids
+        self.n_docs = len(doc_logprobs)
         self.name = name
         self.live = [Hypothesis(None, -1, np.empty(0), 0.0, 0)]
         self.finished: list[Hypothesis] = []
         self.parents: list[int] = []
         """Which of the former ``live`` each of ``live`` goes on from."""
-
-    @property
-    def n_docs(self) -> int:
-        return len(self.doc_logprobs)
 
     def add(self, answer: Hypothesis, parent: int, position: _Position) -> None:
         if position.ends(answer.token):

@@ -127,28 +127,35 @@ class _Documents:
 
     def of_all(self, posterior: NDArray[np.float64]) -> NDArray[np.float64]:
         """With the documents that are not possible: 0."""
-        if len(posterior) == len(self.retrieved.doc_tokens):
-            return posterior
         full = np.zeros((len(self.retrieved.doc_tokens), *posterior.shape[1:]))
         full[self.places] = posterior
         return full
 
 
+class Request(NamedTuple):
+    """What a call of ``generate`` or ``stream`` asks of a generator."""
+
+    generator: DecodingGenerator
+    questions: Sequence[Any]
+    retrieved: Sequence[Retrieved]
+    decoding: Decoding
+
+
 class _Answers:
-    """A generator and the options of one call, which make Generations of decoded tokens."""
+    """The questions, documents and options of one call, and the Generations of what is decoded for them."""
 
-    def __init__(self, generator: DecodingGenerator, decoding: Decoding) -> None:
-        self.generator = generator
-        self.decoding = decoding
-        own = generator.stop_tokens if decoding.stop_tokens is None else decoding.stop_tokens
+    def __init__(self, request: Request, name: str = "retrieved[{}]") -> None:
+        self.generator, self.questions, retrieved, self.decoding = request
+        given = self.decoding.stop_tokens
+        own = self.generator.stop_tokens if given is None else given
         self.stop_tokens = tokens_as_tuple(own, "generator.stop_tokens")
+        self.documents = [_Documents(found, name.format(b)) for b, found in enumerate(retrieved)]
 
-    def decode(
-        self, questions: Sequence[Any], documents: Sequence[_Documents], beams: Sequence[Beam]
-    ) -> Iterator[None]:
-        """Decode all beams together, and yield each time that all have their next token."""
-        decoder = self.generator.open(questions, [docs.tokens for docs in documents])
-        return decode(decoder, beams, self.decoding, self.stop_tokens)
+    def decode(self, beams: Sequence[Sequence[Beam]], batch: slice = slice(None)) -> Iterator[None]:
+        """Decode the beams of a batch of questions together, and yield each time that all have their next token."""
+        decoder = self.generator.open(self.questions[batch], [docs.tokens for docs in self.documents[batch]])
+        together = [beam for several in beams[batch] for beam in several]
+        return decode(decoder, together, self.decoding, self.stop_tokens)
 
     def text(self, tokens: Sequence[int]) -> Any:
         """What the generator spells of an answer, without the token that ended it."""
@@ -172,24 +179,18 @@ class _Answers:
         )
 
 
-def generate_token(
-    generator: DecodingGenerator,
-    questions: Sequence[Any],
-    retrieved: Sequence[Retrieved],
-    decoding: Decoding,
-    batch_size: int,
-) -> list[list[Generation]]:
+def generate_token(request: Request, batch_size: int) -> list[list[Generation]]:
     """RAG-Token's n_returned best answers to each of B questions, batch_size of them decoded together, best first."""
+    decoding = request.decoding
     if decoding.n_returned > decoding.n_beams and not decoding.sample:
         raise ValueError(f"n_returned: expected at most n_beams, {decoding.n_beams}, got {decoding.n_returned}")
-    answers = _Answers(generator, decoding)
-    documents = _documents(retrieved)
-    beams = [Beam(docs.doc_logprobs, docs.doc_ids, f"questions[{b}]") for b, docs in enumerate(documents)]
-    for batch in batches(len(documents), batch_size):
-        for _ in answers.decode(questions[batch], documents[batch], beams[batch]):
+    answers = _Answers(request)
+    beams = [[Beam(docs.doc_logprobs, docs.doc_ids, f"questions[{b}]")] for b, docs in enumerate(answers.documents)]
+    for batch in batches(len(beams), batch_size):
+        for _ in answers.decode(beams, batch):
             pass
     generations = []
-    for beam, docs in zip(beams, documents, strict=True):
+    for (beam,), docs in zip(beams, answers.documents, strict=True):
         _refuse_none(beam.finished, beam.name)
         best = []
         for found in beam.finished[: decoding.n_returned]:
@@ -199,19 +200,18 @@ def generate_token(
     return generations
 
 
-def stream_token(
-    generator: DecodingGenerator, question: Any, retrieved: Retrieved, decoding: Decoding
-) -> Iterator[Step]:
+def stream_token(request: Request) -> Iterator[Step]:
     """RAG-Token's greedy or sampled answer to one question, token by token."""
-    if decoding.n_beams > 1 or decoding.n_returned > 1:
+    if request.decoding.n_beams > 1 or request.decoding.n_returned > 1:
         raise ValueError("n_beams, n_returned: expected 1, since what is streamed cannot be taken back")
-    return _steps(_Answers(generator, decoding), question, _Documents(retrieved, "retrieved"))
+    return _steps(_Answers(request, "retrieved"))
 
 
-def _steps(answers: _Answers, question: Any, docs: _Documents) -> Iterator[Step]:
+def _steps(answers: _Answers) -> Iterator[Step]:
+    docs = answers.documents[0]
     beam = Beam(docs.doc_logprobs, docs.doc_ids, "the question")
     said = ""
-    for _ in answers.decode([question], [docs], [beam]):
+    for _ in answers.decode([[beam]]):
         newest = (beam.finished or beam.live)[:1]
         _refuse_none(newest, beam.name)
         logprobs, posterior = marginalize_token(
@@ -226,36 +226,26 @@ def _steps(answers: _Answers, question: Any, docs: _Documents) -> Iterator[Step]
         yield Step(newest[0].token, piece, float(logprobs[0]), docs.of_all(posterior[:, 0]))
 
 
-def generate_sequence(
-    generator: DecodingGenerator,
-    questions: Sequence[Any],
-    retrieved: Sequence[Retrieved],
-    decoding: Decoding,
-    batch_size: int,
-    mode: Literal["thorough", "fast"],
-) -> list[list[Generation]]:
+def generate_sequence(request: Request, batch_size: int, mode: Literal["thorough", "fast"]) -> list[list[Generation]]:
     """RAG-Sequence's n_returned best answers to each of B questions, batch_size of them together, best first."""
     arrays.one_of(mode, "mode", ("thorough", "fast"))
-    if decoding.sample:
+    if request.decoding.sample:
         raise ValueError("sample: RAG-Sequence is decoded by beams, greedily with n_beams=1; expected sample=False")
-    answers = _Answers(generator, decoding)
-    documents = _documents(retrieved)
+    answers = _Answers(request)
     certain = np.zeros(1)  # a document by itself
     beams = [
         [Beam(certain, docs.doc_ids[z : z + 1], f"questions[{b}]") for z in range(len(docs.tokens))]
-        for b, docs in enumerate(documents)
+        for b, docs in enumerate(answers.documents)
     ]
     hypotheses: list[_Hypotheses] = []
-    for batch in batches(len(documents), batch_size):
-        for _ in answers.decode(
-            questions[batch], documents[batch], [beam for several in beams[batch] for beam in several]
-        ):
+    for batch in batches(len(beams), batch_size):
+        for _ in answers.decode(beams, batch):
             pass
-        found = [_merged(several, several[0].name) for several in beams[batch]]
+        found = [_merged(several) for several in beams[batch]]
         if mode == "thorough":  # now, while the generator still has what it read
-            _score_missing(generator, questions[batch], documents[batch], found)
+            _score_missing(answers, batch, found)
         hypotheses += found
-    return [_best(answers, found, docs) for found, docs in zip(hypotheses, documents, strict=True)]
+    return [_best(answers, found, docs) for found, docs in zip(hypotheses, answers.documents, strict=True)]
 
 
 class _Hypotheses(NamedTuple):
@@ -266,9 +256,9 @@ class _Hypotheses(NamedTuple):
     logprobs: NDArray[np.float64]
 
 
-def _merged(beams: Sequence[Beam], name: str) -> _Hypotheses:
+def _merged(beams: Sequence[Beam]) -> _Hypotheses:
     found = [(z, answer.tokens, answer.logprob) for z, beam in enumerate(beams) for answer in beam.finished]
-    _refuse_none(found, name)
+    _refuse_none(found, beams[0].name)
     places = {tokens: c for c, tokens in enumerate(sorted({tokens for _, tokens, _ in found}))}
     logprobs = np.full((len(places), len(beams)), np.nan)
     for z, tokens, logprob in found:
@@ -276,29 +266,22 @@ def _merged(beams: Sequence[Beam], name: str) -> _Hypotheses:
     return _Hypotheses(list(places), logprobs)
 
 
-def _score_missing(
-    generator: DecodingGenerator,
-    questions: Sequence[Any],
-    documents: Sequence[_Documents],
-    hypotheses: Sequence[_Hypotheses],
-) -> None:
+def _score_missing(answers: _Answers, batch: slice, hypotheses: Sequence[_Hypotheses]) -> None:
     """log p(y|x,z) where the beam of z did not have y, all in one pass.
 
     Each document is asked as a question of its own, about the answers that it lacks. Where documents agree, few are:
     to ask every document about every answer would be as much again as what the beams already know.
     """
     asked, docs, targets, places = [], [], [], []
-    for question, its_docs, found in zip(questions, documents, hypotheses, strict=True):
-        for z, doc in enumerate(its_docs.tokens):
-            missing = np.flatnonzero(np.isnan(found.logprobs[:, z])).tolist()
-            if missing:
-                asked.append(question)
-                docs.append([doc])
-                targets.append([np.array(found.tokens[c], np.int64) for c in missing])
-                places.append((found.logprobs, missing, z, its_docs.doc_ids[z]))
-    if not asked:
-        return
-    given = score_with(generator, asked, docs, targets)
+    for question, its_docs, found in zip(answers.questions[batch], answers.documents[batch], hypotheses, strict=True):
+        lacking = np.isnan(found.logprobs)
+        for z in np.flatnonzero(lacking.any(axis=0)).tolist():
+            missing = np.flatnonzero(lacking[:, z]).tolist()
+            asked.append(question)
+            docs.append([its_docs.tokens[z]])
+            targets.append([np.array(found.tokens[c], np.int64) for c in missing])
+            places.append((found.logprobs, missing, z, its_docs.doc_ids[z]))
+    given = score_with(answers.generator, asked, docs, targets) if asked else []
     for tables, wanted, (logprobs, missing, z, doc_id) in zip(given, targets, places, strict=True):
         for c, table, target in zip(missing, tables, wanted, strict=True):
             rows = np.asarray(table)
@@ -338,10 +321,6 @@ def batches(n: int, batch_size: int) -> list[slice]:
     """The slices that divide n items into batches."""
     batch_size = arrays.positive_int(batch_size, "batch_size")
     return [slice(first, first + batch_size) for first in range(0, n, batch_size)]
-
-
-def _documents(retrieved: Sequence[Retrieved]) -> list[_Documents]:
-    return [_Documents(found, f"retrieved[{b}]") for b, found in enumerate(retrieved)]
 
 
 def _refuse_none(answers: Sequence[Any], name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Unpack
@@ -62,13 +63,10 @@ class Corpus(NamedTuple):
 def _part_of_corpus(field: str, doc: str) -> Any:
     """A property that reads and replaces one field of ``corpus``."""
 
-    def read(model: _RAG) -> Any:
-        return getattr(model.corpus, field)
-
     def replace(model: _RAG, value: Any) -> None:
         model.corpus = model.corpus._replace(**{field: value})
 
-    return property(read, replace, doc=doc)
+    return property(operator.attrgetter(f"corpus.{field}"), replace, doc=doc)
 
 
 class _RAG:
@@ -160,20 +158,19 @@ class _RAG:
             for question, its_constraints in zip(questions, each, strict=True)
         ]
 
-    def _plus_eps(self, logprobs: Any) -> Any:
-        """log(p + eps) of log p."""
-        return np.logaddexp(logprobs, math.log(self._eps)) if self._eps else logprobs
+    def _answer_logprob(self, marginal: Any) -> Any:
+        """log p(y|x) of what _marginalize gives, with eps: log(p + eps) of log p."""
+        return np.logaddexp(marginal, math.log(self._eps)) if self._eps else marginal
 
     def _evaluate(
         self, query_tokens: Any, target_tokens: Any, document_embeddings: Any, documents_tokens: Any, k: int
-    ) -> tuple[Hits, NDArray[Any]]:
-        """The hits of one question and the target's token_logprobs (K,T) under them."""
+    ) -> tuple[Hits, Any]:
+        """The hits of one question and what _marginalize gives of the target under them."""
         k = arrays.positive_int(k, "k")
-        hits = _found(self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k))
-        if len(hits.ids) == 0:
-            raise ValueError("query_tokens: no document was found")
-        docs = [tokens_of(doc_id, documents_tokens, "documents_tokens") for doc_id in hits.ids.tolist()]
-        return hits, _checked(self.generator.token_logprobs(query_tokens, docs, target_tokens), hits.ids, "")
+        given = self.retriever.search(self.retriever.encode_query(query_tokens), document_embeddings, k=k)
+        hits, docs = _found(given, "query_tokens", documents_tokens, "documents_tokens")
+        token_logprobs = _checked(self.generator.token_logprobs(query_tokens, docs, target_tokens), hits.ids, "")
+        return hits, self._marginalize(hits.logprobs, token_logprobs)
 
     def _all_logprobs(
         self, questions: Sequence[Any], answers: Sequence[Any], retrieved: Sequence[Retrieved], batch_size: int
@@ -229,10 +226,6 @@ class _RAG:
     _marginalize: Callable[..., Any]
     """Of doc_logprobs (K,) and token_logprobs (K,T)."""
 
-    def _answer_logprob(self, marginal: Any) -> Any:
-        """log p(y|x), with eps, of what _marginalize gives."""
-        raise NotImplementedError
-
     def _prepare(
         self, questions: Sequence[Any], k: int | None, filter: Any, retrieved: Sequence[Retrieved] | None
     ) -> tuple[list[Any], list[Retrieved]]:
@@ -257,12 +250,16 @@ class _RAG:
                 raise ValueError(f"retrieved[{b}]: expected at least one document, got none")
         return asked, found
 
-    def _decoding_generator(self, what: str) -> DecodingGenerator:
+    def _request(
+        self, what: str, questions: Any, k: int | None, filter: Any, retrieved: Any, options: dict[str, Any]
+    ) -> decoding.Request:
+        """What `what`, a method that decodes, asks of the generator."""
+        asked, found = self._prepare(questions, k, filter, retrieved)
         if not isinstance(self.generator, DecodingGenerator):
             raise TypeError(
                 f"generator: {what} needs stop_tokens and an open method, which {type(self.generator).__name__} lacks"
             )
-        return self.generator
+        return decoding.Request(self.generator, asked, found, Decoding.of(options))
 
 
 class RAGSequence(_RAG):
@@ -306,14 +303,10 @@ class RAGSequence(_RAG):
 
         ValueError where k is below 1 or documents_tokens lacks an id; otherwise what retriever and generator raise.
         """
-        hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
-        logprob = self._answer_logprob(marginalize_sequence(hits.logprobs, token_logprobs))
-        return float(logprob), hits.ids, np.exp(hits.logprobs)
+        hits, marginal = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
+        return float(self._answer_logprob(marginal)), hits.ids, np.exp(hits.logprobs)
 
     _marginalize = staticmethod(marginalize_sequence)
-
-    def _answer_logprob(self, marginal: Any) -> Any:
-        return self._plus_eps(marginal)
 
     def generate(
         self,
@@ -338,9 +331,8 @@ class RAGSequence(_RAG):
         refused, and n_returned may pass n_beams. length_penalty and early_stopping are of the search under each
         document. ValueError also for another mode, and for NaN where hypotheses are scored.
         """
-        asked, found = self._prepare(questions, k, filter, retrieved)
-        generator = self._decoding_generator("generate")
-        return decoding.generate_sequence(generator, asked, found, Decoding.of(options), batch_size, mode)
+        request = self._request("generate", questions, k, filter, retrieved, options)
+        return decoding.generate_sequence(request, batch_size, mode)
 
 
 class RAGToken(_RAG):
@@ -368,13 +360,13 @@ class RAGToken(_RAG):
         k: int = 5,
     ) -> float:
         """log p(y|x). Arguments and errors as for :meth:`RAGSequence.forward`; the documents are retrieved once."""
-        hits, token_logprobs = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
-        return float(self._answer_logprob(marginalize_token(hits.logprobs, token_logprobs)))
+        _, marginal = self._evaluate(query_tokens, target_tokens, document_embeddings, documents_tokens, k)
+        return float(self._answer_logprob(marginal))
 
     _marginalize = staticmethod(marginalize_token)
 
     def _answer_logprob(self, marginal: Any) -> Any:
-        return np.add.reduce(self._plus_eps(marginal))
+        return np.add.reduce(super()._answer_logprob(marginal))
 
     def forward_token(
         self,
@@ -385,8 +377,7 @@ class RAGToken(_RAG):
         k: int = 5,
     ) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """p(y_1|x) (not its logarithm, and without this object's eps), the ids (K,) and p(z|x) (K,) for one token."""
-        hits, token_logprobs = self._evaluate(query_tokens, [target_token], document_embeddings, documents_tokens, k)
-        logprobs = marginalize_token(hits.logprobs, token_logprobs)
+        hits, logprobs = self._evaluate(query_tokens, [target_token], document_embeddings, documents_tokens, k)
         return math.exp(logprobs[0]), hits.ids, np.exp(hits.logprobs)
 
     def generate(
@@ -416,9 +407,7 @@ class RAGToken(_RAG):
         ``retrieved``, NaN or +inf from the generator, a question to which no answer is left, and where ``retrieve``
         raises it. :class:`ragfast.rag.Generation` has an example.
         """
-        asked, found = self._prepare(questions, k, filter, retrieved)
-        generator = self._decoding_generator("generate")
-        return decoding.generate_token(generator, asked, found, Decoding.of(options), batch_size)
+        return decoding.generate_token(self._request("generate", questions, k, filter, retrieved, options), batch_size)
 
     def stream(
         self,
@@ -438,9 +427,8 @@ class RAGToken(_RAG):
         question is one of what ``generate`` takes, retrieved the one :class:`Retrieved` for it; k, filter, options and
         errors as there, at once or with the token at hand; n_beams and n_returned must be 1.
         """
-        asked, found = self._prepare([question], k, filter, None if retrieved is None else [retrieved])
-        generator = self._decoding_generator("stream")
-        return decoding.stream_token(generator, asked[0], found[0], Decoding.of(options))
+        given = None if retrieved is None else [retrieved]
+        return decoding.stream_token(self._request("stream", [question], k, filter, given, options))
 
 
 def _several(questions: Sequence[Any], name: str) -> list[Any]:
@@ -486,18 +474,18 @@ def _either(name: str, given: Any, notebook_name: str, notebook_given: Any) -> A
 
 def _retrieved(hits: Hits, documents: Any, name: str) -> Retrieved:
     """What was found, with the tokens."""
-    found = _found(hits)
-    if len(found.ids) == 0:
-        raise ValueError(f"{name}: no document was found")
-    docs = [tokens_of(doc_id, documents) for doc_id in found.ids.tolist()]
+    found, docs = _found(hits, name, documents, "documents")
     return Retrieved(found.ids, np.asarray(found.logprobs, np.float64), docs)
 
 
-def _found(hits: Hits) -> Hits:
-    """Without the padding with which a search fills up what it did not find."""
+def _found(hits: Hits, name: str, documents: Any, documents_name: str) -> tuple[Hits, list[Any]]:
+    """Without the padding with which a search fills up what it did not find, and each document's tokens."""
     ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,))
     there = protocols.was_found(ids)
-    return Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
+    if not there.any():
+        raise ValueError(f"{name}: no document was found")
+    found = Hits(np.asarray(hits.scores)[there], ids[there], np.asarray(hits.logprobs)[there])
+    return found, [tokens_of(doc_id, documents, documents_name) for doc_id in found.ids.tolist()]
 
 
 def _checked(token_logprobs: Any, doc_ids: NDArray[Any], where: str) -> NDArray[Any]:

@@ -228,10 +228,7 @@ class SimpleRetriever(_DenseSearch):
 
     def encode_queries(self, query_tokens: Sequence[arrays.ArrayLike], /) -> NDArray[np.float64]:
         """The embeddings (B,D) of B queries, each (n,D) with its own n, as :meth:`encode_query` has them."""
-        embeddings = np.empty((len(query_tokens), self.embedding_dim))
-        for embedding, tokens in zip(embeddings, query_tokens, strict=True):
-            embedding[:] = self.encode_query(tokens)
-        return embeddings
+        return np.array([self.encode_query(tokens) for tokens in query_tokens]).reshape(-1, self.embedding_dim)
 
     def retrieve(
         self, query_embedding: arrays.ArrayLike, document_embeddings: FlatIndex | arrays.ArrayLike, k: int = 5
@@ -243,11 +240,9 @@ class SimpleRetriever(_DenseSearch):
 
 def _own_filter(filter: Any) -> Any:
     """A retriever's own filter as it may be kept: none that could mean other documents in another version."""
-    own = (
-        None
-        if filter is None
-        else selection.frozen_filter(filter, "a list or an array of ids, a Predicate or a Filter")
-    )
+    if filter is None:
+        return None
+    own = selection.frozen_filter(filter, "a list or an array of ids, a Predicate or a Filter")
     if isinstance(own, np.ndarray) and own.dtype.kind == "b":
         raise TypeError(
             "filter: a mask says nothing of the rows of another version of an index; expected snapshot.filter(mask), "

@@ -155,10 +155,7 @@ class SearchTool:
         with _not_for_models():
             hits = self.retriever.search(embedding, index, k=wanted, **constraints)
             ids = arrays.id_array(hits.ids, "retriever's ids", "(K,)", (None,))
-        found = np.flatnonzero(was_found(ids)).tolist()
-        return {
-            "results": [self._result(hits, z, doc_id) for z, doc_id in zip(found, ids[found].tolist(), strict=True)]
-        }
+        return {"results": [self._result(hits, z, ids.item(z)) for z in np.flatnonzero(was_found(ids)).tolist()]}
 
     def call(self, arguments: str | bytes | Mapping[str, Any]) -> dict[str, Any]:
         """As ``tool(query, k)``, of arguments as a model gives them: a JSON object, parsed or not.
@@ -180,10 +177,9 @@ class SearchTool:
             raise ValueError(f"arguments: expected {expected}, got also {', '.join(map(_shown, unknown))}")
         if "query" not in given:
             raise ValueError("query: expected a string, but the argument is missing")
-        if "k" in given and given["k"] is None:
-            raise ValueError(f"k: expected an integer from 1 to {self.max_k}, got null")
-        if "filter" in given and given["filter"] is None:
-            raise ValueError(f"filter: expected {FILTER}, got null")
+        for name, expected in (("k", f"an integer from 1 to {self.max_k}"), ("filter", FILTER)):
+            if name in given and given[name] is None:
+                raise ValueError(f"{name}: expected {expected}, got null")
         return self(**given)
 
     def fill(self, text: str, *, k: int = 1, max_chars: int = 300) -> str:

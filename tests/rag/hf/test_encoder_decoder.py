@@ -28,7 +28,7 @@ def test_cross_attention_is_copied_only_where_rows_change_their_document(kind: s
     decoder = generator.open(QUESTIONS, PASSAGES)
 
     def kept() -> list[Any]:
-        return [layer.keys for layer in decoder._cache.cross_attention_cache.layers]
+        return [layer.keys for layer in decoder._reading.cache.cross_attention_cache.layers]
 
     read = kept()
     decoder.step(np.arange(5), np.arange(5))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ragfast.rag.hf import kv_cache
-from ragfast.rag.hf.generator import HuggingFaceGenerator
+from ragfast.rag.hf.generator import EncodedPrompts, HuggingFaceGenerator
 
 __all__ = ["CausalLM"]
 
@@ -89,23 +89,21 @@ class CausalLM(HuggingFaceGenerator):
         )
         return output.past_key_values, None, output.logits[:, -1]
 
-    def _extend(
-        self, cache: kv_cache.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
-    ) -> Tensor:
-        n_rows, n_tokens = tokens.shape
+    def _extend(self, reading: EncodedPrompts, n_before: int, tokens: Tensor) -> Tensor:
+        mask, (n_rows, n_tokens) = reading.mask, tokens.shape
         positions = mask.sum(1, keepdim=True) + torch.arange(n_before, n_before + n_tokens, device=mask.device)
         logits: Tensor = self.model(
             input_ids=tokens,
             attention_mask=torch.cat([mask, mask.new_ones((n_rows, n_before + n_tokens))], dim=1),
-            past_key_values=cache,
+            past_key_values=reading.cache,
             use_cache=True,
             **self._optional(position_ids=positions),
         ).logits
         return logits
 
-    def _answer_logits(self, prompts: Sequence[tuple[int, ...]], targets: Sequence[NDArray[np.int64]]) -> Tensor:
-        n_tokens = len(targets[0])
-        rows = [[*prompt, *target[:-1].tolist()] for prompt, target in zip(prompts, targets, strict=True)]
+    def _answer_logits(self, prompts: Sequence[tuple[int, ...]], targets: Tensor) -> Tensor:
+        n_tokens = targets.shape[1]
+        rows = [[*prompt, *target] for prompt, target in zip(prompts, targets[:, :-1].tolist(), strict=True)]
         tokens, mask = self._padded(rows, on_the_left=True)
         logits: Tensor = self.model(
             input_ids=tokens,

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ragfast.rag.hf import kv_cache
-from ragfast.rag.hf.generator import HuggingFaceGenerator
+from ragfast.rag.hf.generator import EncodedPrompts, HuggingFaceGenerator
 
 __all__ = ["EncoderDecoder"]
 
@@ -64,12 +64,6 @@ class EncoderDecoder(HuggingFaceGenerator):
         rows: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
         return rows
 
-    def _prompt_limit(self) -> int | None:
-        return self.max_length  # prompt and answer have a context each
-
-    def _answer_limit(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
-        return self.max_length
-
     def _read(self, tokens: Tensor, mask: Tensor) -> tuple[kv_cache.Cache, Tensor | None, Tensor]:
         """The prompts by the encoder, the start token by the decoder: that fills the cache of cross-attention."""
         output = self.model(
@@ -80,25 +74,20 @@ class EncoderDecoder(HuggingFaceGenerator):
         )
         return output.past_key_values, output.encoder_last_hidden_state, output.logits[:, -1]
 
-    def _extend(
-        self, cache: kv_cache.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
-    ) -> Tensor:
+    def _extend(self, reading: EncodedPrompts, n_before: int, tokens: Tensor) -> Tensor:
         logits: Tensor = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=mask,
+            encoder_outputs=BaseModelOutput(last_hidden_state=reading.states),
+            attention_mask=reading.mask,
             decoder_input_ids=tokens,
-            past_key_values=cache,
+            past_key_values=reading.cache,
             use_cache=True,
         ).logits
         return logits
 
-    def _answer_logits(self, prompts: Sequence[tuple[int, ...]], targets: Sequence[NDArray[np.int64]]) -> Tensor:
+    def _answer_logits(self, prompts: Sequence[tuple[int, ...]], targets: Tensor) -> Tensor:
         tokens, mask = self._padded(prompts)
-        inputs = torch.from_numpy(np.stack([np.append(self._start, target[:-1]) for target in targets]))
+        inputs = torch.nn.functional.pad(targets[:, :-1], (1, 0), value=self._start)
         logits: Tensor = self.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            decoder_input_ids=inputs.to(tokens.device),
-            use_cache=False,
+            input_ids=tokens, attention_mask=mask, decoder_input_ids=inputs, use_cache=False
         ).logits
         return logits

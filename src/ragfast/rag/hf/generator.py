@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,13 @@ class EncodedPrompts:
 
     def select(self, rows: Tensor) -> EncodedPrompts:
         """The reading of these rows (R',), some perhaps several times."""
-        states = None if self.states is None else self.states[rows]
-        return EncodedPrompts(
-            kv_cache.select(self.cache, rows), self.mask[rows], states, self.next_logits[rows], self.rows
-        )
+        new = replace(self, cache=kv_cache.fork(self.cache), next_logits=self.next_logits[rows])
+        return new.reordered(rows)
+
+    def reordered(self, rows: Tensor) -> EncodedPrompts:
+        """The same with this cache itself, which is overwritten, and without new logits."""
+        self.cache.reorder_cache(rows)
+        return replace(self, mask=self.mask[rows], states=None if self.states is None else self.states[rows])
 
 
 class HuggingFaceGenerator(abc.ABC):
@@ -175,22 +178,20 @@ class HuggingFaceGenerator(abc.ABC):
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """As the model reads prompts."""
 
-    @abc.abstractmethod
     def _prompt_limit(self) -> int | None:
-        """How many tokens a prompt may have."""
+        """How many tokens a prompt may have, here in a context of its own."""
+        return self.max_length
 
-    @abc.abstractmethod
     def _answer_limit(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
-        """How many tokens an answer after any of these prompts may have."""
+        """How many tokens an answer after any of these prompts may have, here in a context of its own."""
+        return self.max_length
 
     @abc.abstractmethod
     def _read(self, tokens: Tensor, mask: Tensor) -> tuple[kv_cache.Cache, Tensor | None, Tensor]:
         """The cache, the encoder's states and the logits (R,V) of what comes first, of prompts (R,P)."""
 
     @abc.abstractmethod
-    def _extend(
-        self, cache: kv_cache.Cache, mask: Tensor, states: Tensor | None, n_before: int, tokens: Tensor
-    ) -> Tensor:
+    def _extend(self, reading: EncodedPrompts, n_before: int, tokens: Tensor) -> Tensor:
         """The logits (R,T,V) of what follows each of tokens (R,T), which come after n_before others of the answer."""
 
     ends_align: bool
@@ -216,9 +217,9 @@ class HuggingFaceGenerator(abc.ABC):
             return np.empty(0, np.int64)
         if tokens.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected a text or an array of integers, got {tokens.dtype}")
-        if tokens.min() < 0 or tokens.max() >= self.vocab_size:
-            wrong = tokens[(tokens < 0) | (tokens >= self.vocab_size)][0]
-            raise ValueError(f"{name}: token {wrong} is not in the vocabulary, 0 to {self.vocab_size - 1}")
+        outside = tokens[(tokens < 0) | (tokens >= self.vocab_size)]
+        if len(outside):
+            raise ValueError(f"{name}: token {outside[0]} is not in the vocabulary, 0 to {self.vocab_size - 1}")
         return tokens.astype(np.int64, copy=False)
 
     def _prompts(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, ...]]:
@@ -335,10 +336,8 @@ class HuggingFaceGenerator(abc.ABC):
             logits = reading.next_logits[rows][:, None]
             tokens, _ = self._padded([target for _, target, _ in items])
             if tokens.shape[1] > 1:
-                chosen = reading.select(rows)
-                rest = self._extend(chosen.cache, chosen.mask, chosen.states, 0, tokens[:, :-1])
-                logits = torch.cat([logits, rest], dim=1)
-            found = ragfast.target_logprobs(_on_cpu(logits), tokens.cpu())
+                logits = torch.cat([logits, self._extend(reading.select(rows), 0, tokens[:, :-1])], dim=1)
+            found = ragfast.target_logprobs(logits.cpu().contiguous(), tokens.cpu())
             for (_, target, table), scores in zip(items, found, strict=True):
                 table[:] = scores[: len(target)]
 
@@ -368,15 +367,14 @@ class HuggingFaceGenerator(abc.ABC):
         prompts = self._prompts(pairs)
         self._refuse_beyond(prompts, longest)
         k = n_docs.pop()
-        padded = [np.append(target, np.full(longest - len(target), self._pad)) for target in targets]
-        logits = self._answer_logits(prompts, [target for target in padded for _ in range(k)])
-        labels = np.stack([np.append(t, np.full(longest - len(t), -100)) for t in targets]).astype(np.int64)
+        tokens, mask = self._padded(targets)
+        logits = self._answer_logits(prompts, tokens.repeat_interleave(k, dim=0))
         shape = (len(questions), k, longest, logits.shape[-1])
-        return logits.view(shape), torch.from_numpy(labels).to(logits.device)
+        return logits.view(shape), tokens.masked_fill(mask == 0, -100).to(logits.device)
 
     @abc.abstractmethod
-    def _answer_logits(self, prompts: Sequence[tuple[int, ...]], targets: Sequence[NDArray[np.int64]]) -> Tensor:
-        """The logits (R,T,V) of R targets of T tokens each after R prompts."""
+    def _answer_logits(self, prompts: Sequence[tuple[int, ...]], targets: Tensor) -> Tensor:
+        """The logits (R,T,V) of targets (R,T) after R prompts."""
 
     # ---- the model
 
@@ -398,7 +396,7 @@ class HuggingFaceDecoder:
         self, generator: HuggingFaceGenerator, reading: EncodedPrompts, sources: NDArray[np.int64], capacity: int | None
     ) -> None:
         self._generator = generator
-        self._cache, self._mask, self._states = kv_cache.fork(reading.cache), reading.mask, reading.states
+        self._reading = replace(reading, cache=kv_cache.fork(reading.cache))
         self._sources = sources  # whose prompt each row has read
         self._n_answer = 0
         self.capacity = capacity
@@ -424,8 +422,8 @@ class HuggingFaceDecoder:
             )
         with generator._evaluating():
             self._select(rows)
-            column = torch.from_numpy(tokens.astype(np.int64)).to(self._mask.device)[:, None]
-            logits = generator._extend(self._cache, self._mask, self._states, self._n_answer, column)[:, -1]
+            column = torch.from_numpy(tokens.astype(np.int64)).to(self._reading.mask.device)[:, None]
+            logits = generator._extend(self._reading, self._n_answer, column)[:, -1]
         self._n_answer += 1
         self.logits = _array(logits)
         return self.logits
@@ -433,20 +431,14 @@ class HuggingFaceDecoder:
     def _select(self, rows: NDArray[np.int64]) -> None:
         if np.array_equal(rows, np.arange(len(self._sources))):
             return
-        chosen, sources = torch.from_numpy(rows.astype(np.int64)).to(self._mask.device), self._sources[rows]
+        mask, sources = self._reading.mask, self._sources[rows]
+        chosen = torch.from_numpy(rows.astype(np.int64)).to(mask.device)
         if self._n_answer > 0 and np.array_equal(sources, self._sources):
-            kv_cache.reorder_answers(self._cache, chosen, self._mask.shape[1])
-            return
-        self._cache.reorder_cache(chosen)
-        self._mask, self._sources = self._mask[chosen], sources
-        self._states = None if self._states is None else self._states[chosen]
-
-
-def _on_cpu(logits: Tensor) -> Tensor:
-    return logits.cpu().contiguous()
+            kv_cache.reorder_answers(self._reading.cache, chosen, mask.shape[1])
+        else:
+            self._reading, self._sources = self._reading.reordered(chosen), sources
 
 
 def _array(logits: Tensor) -> NDArray[Any]:
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    array: NDArray[Any] = wide.numpy(force=True)
-    return array
+    return np.asarray(wide.numpy(force=True))

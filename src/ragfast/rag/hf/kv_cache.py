@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 
-__all__ = ["Cache", "fork", "merge", "mergeable", "reorder_answers", "select"]
+__all__ = ["Cache", "fork", "merge", "mergeable", "reorder_answers", "stacked"]
 
 Cache = Any  # of transformers, or an EncoderDecoderCache, which is two of them
 
@@ -33,13 +33,6 @@ def fork(cache: Cache) -> Cache:
         return EncoderDecoderCache(fork(cache.self_attention_cache), fork(cache.cross_attention_cache))
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
-    return new
-
-
-def select(cache: Cache, rows: Tensor) -> Cache:
-    """A cache of these rows (R',) of another, which stays as it is."""
-    new = fork(cache)
-    new.reorder_cache(rows)
     return new
 
 

@@ -15,11 +15,11 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast._core import _kernels, arrays
+from ragfast._core import arrays
 from ragfast._core.arrays import ArrayLike
 from ragfast._core.signatures import options_of
 from ragfast.marginal.divergence import Direction, DivergenceOptions, kl_divergence
-from ragfast.rag.methods.inputs import MaskedDivergenceOptions, summed_logprobs
+from ragfast.rag.methods.inputs import MaskedDivergenceOptions, narrowed, summed_logprobs
 
 __all__ = ["adist_loss", "fid_distillation_loss", "loop_loss", "pdist_loss", "replug_lsr_loss"]
 
@@ -47,29 +47,22 @@ def _from_answers(
 ) -> Any:
     """Return the divergence from answers, given under each document or, with leave_one_out, without each document."""
     target, is_single = summed_logprobs(token_logprobs, mask, length_normalized, name)
-    if leave_one_out:
-        return _distilled(doc_scores, -target, is_single, name, direction, options, infinity_has_all=True)
-    return _distilled(doc_scores, target, is_single, name, direction, options)
+    target = -target if leave_one_out else target
+    return _distilled(doc_scores, target, is_single, name, leave_one_out, direction=direction, **options)
 
 
 def _from_scores(doc_scores: Any, target_scores: Any, name: str, options: _Options) -> Any:
     """Return the forward divergence from scores that are given, one for each document."""
     given = arrays.floats(target_scores, name)
-    return _distilled(doc_scores, given.astype(np.float64), given.dtype.num == arrays.FLOAT, name, "forward", options)
+    is_single = given.dtype.num == arrays.FLOAT
+    return _distilled(doc_scores, given.astype(np.float64), is_single, name, False, direction="forward", **options)
 
 
 def _distilled(
-    doc_scores: Any,
-    target: NDArray[np.float64],
-    target_is_single: bool,
-    name: str,
-    direction: Direction,
-    options: _Options,
-    *,
-    infinity_has_all: bool = False,
+    doc_scores: Any, target: NDArray[np.float64], is_single: bool, name: str, infinity_has_all: bool, **options: Any
 ) -> Any:
-    """Return kl_divergence from target (...,K), calculated from the argument `name`. It is float32 if both arguments
-    were. A target of +inf has all of Q with infinity_has_all, and gives NaN otherwise."""
+    """Return kl_divergence from target (...,K), calculated from the argument `name`. It is float32 if is_single and
+    doc_scores are. A target of +inf has all of Q with infinity_has_all, and gives NaN otherwise."""
     given = arrays.floats(doc_scores, "doc_scores")
     if given.ndim == 0 or given.shape[-1] == 0:
         raise ValueError(f"doc_scores: expected shape (..., K) with K of 1 or more, got {given.shape}")
@@ -84,13 +77,10 @@ def _distilled(
         target = np.where(
             infinite.any(axis=-1, keepdims=True) & ~np.isnan(target), np.where(infinite, 0.0, -np.inf), target
         )
-    found = kl_divergence(scores, target, direction=direction, **options)
-    if not (target_is_single and given.dtype.num == arrays.FLOAT):
+    found: Any = kl_divergence(scores, target, **options)
+    if not (is_single and given.dtype.num == arrays.FLOAT):
         return found
-    if isinstance(found, tuple):
-        loss, grad = found
-        return _kernels.narrowed(np.asarray(loss))[()], _kernels.narrowed(grad)
-    return _kernels.narrowed(np.asarray(found))[()]
+    return tuple(map(narrowed, found)) if isinstance(found, tuple) else narrowed(found)
 
 
 @options_of(_from_answers)

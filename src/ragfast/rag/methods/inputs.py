@@ -99,6 +99,11 @@ def summed_logprobs(
     return total, given.dtype.num == arrays.FLOAT
 
 
+def narrowed(x: Any) -> Any:
+    """x, a number or an array of float64, rounded to float32."""
+    return _kernels.narrowed(np.asarray(x))[()]
+
+
 def temperate_logprobs(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """log_softmax(scores / temperature) over the last axis, of scores less the best one: that changes no probability,
     and no division by a small temperature overflows where it matters."""

@@ -6,11 +6,11 @@ from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 
-from ragfast._core import _kernels, arrays
+from ragfast._core import arrays
 from ragfast._core.arrays import ArrayLike
 from ragfast._core.signatures import options_of
 from ragfast.marginal.loss import NLL, LogprobsGrad, Reduction, rag_sequence_nll_from_logprobs
-from ragfast.rag.methods.inputs import MaskedMarginalOptions, bools, marginal_nll, refuse_token_mean
+from ragfast.rag.methods.inputs import MaskedMarginalOptions, bools, marginal_nll, narrowed, refuse_token_mean
 
 __all__ = ["marginal_log_loss", "realm_nll", "realm_reader_nll"]
 
@@ -159,5 +159,5 @@ def realm_reader_nll(
             loss = loss.loss
     found = [loss, *grads]
     if given.dtype.num == arrays.FLOAT:
-        found = [_kernels.narrowed(np.asarray(x))[()] for x in found]
+        found = [narrowed(x) for x in found]
     return NLL(found[0], doc_scores_grad=found[1], logits_grad=found[2]) if return_grad else found[0]

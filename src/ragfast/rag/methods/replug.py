@@ -9,7 +9,7 @@ from ragfast._core.arrays import ArrayLike
 from ragfast._core.signatures import options_of
 from ragfast.marginal.decode_step import marginalize_step
 from ragfast.marginal.loss import CommonOptions, rag_token_nll_from_logprobs
-from ragfast.rag.methods.inputs import temperate_logprobs
+from ragfast.rag.methods.inputs import marginal_nll, temperate_logprobs
 
 __all__ = ["replug_logprobs", "replug_nll"]
 
@@ -63,13 +63,4 @@ def replug_nll(
     >>> round(float(np.exp(-nll)), 4)
     0.21
     """
-    return rag_token_nll_from_logprobs(
-        token_logprobs,
-        doc_scores,
-        mask=mask,
-        compat="paper",
-        null_score=None,
-        grad=(),
-        return_posterior=return_posterior,
-        **options,
-    )
+    return marginal_nll(token_logprobs, doc_scores, (), None, return_posterior, marginal="token", mask=mask, **options)

@@ -116,21 +116,12 @@ def _distilled(
 
 @options_of(ragfast.torch.rag_sequence_nll_from_logprobs, without=["compat", "null_score", "return_posterior"])
 def _marginal_nll(
-    token_logprobs: Tensor,
-    doc_scores: Tensor,
-    null_score: Tensor | float | None,
-    return_posterior: bool,
-    /,
-    *,
-    marginal: Marginal = "sequence",
-    **options: Any,
+    token_logprobs: Tensor, doc_scores: Tensor, /, *, marginal: Marginal = "sequence", **options: Any
 ) -> Any:
     """Return the loss that marginalizes whole answers, or each token."""
     arrays.one_of(marginal, "marginal", MARGINALS)
     by_sequence, by_token = ragfast.torch.rag_sequence_nll_from_logprobs, ragfast.torch.rag_token_nll_from_logprobs
-    return (by_sequence if marginal == "sequence" else by_token)(
-        token_logprobs, doc_scores, null_score=null_score, return_posterior=return_posterior, compat="paper", **options
-    )
+    return (by_sequence if marginal == "sequence" else by_token)(token_logprobs, doc_scores, compat="paper", **options)
 
 
 @options_of(_from_answers)
@@ -196,7 +187,7 @@ def emdr2_loss(
     [-0.3333, 0.3333]
     """
     reader = _tensor(token_logprobs, "token_logprobs").detach()
-    return _marginal_nll(reader, doc_scores, null_score, return_posterior, **options)
+    return _marginal_nll(reader, doc_scores, null_score=null_score, return_posterior=return_posterior, **options)
 
 
 @options_of(_marginal_nll)
@@ -209,7 +200,9 @@ def realm_nll(
     **options: Unpack[MaskedMarginalOptions],
 ) -> Any:
     """:func:`ragfast.rag.methods.realm_nll` with gradients to token_logprobs (B,K+1,T), doc_scores and null_score."""
-    return _marginal_nll(token_logprobs, doc_scores, null_score, return_posterior, **options)
+    return _marginal_nll(
+        token_logprobs, doc_scores, null_score=null_score, return_posterior=return_posterior, **options
+    )
 
 
 def marginal_log_loss(

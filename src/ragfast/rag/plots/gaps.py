@@ -40,20 +40,15 @@ def score_gap(scores: Any, *, title: str | None = None, ax: Axes | None = None) 
     if not several:
         raise ValueError("scores: expected at least one question with two documents, got none")
     most = max(len(row) for row in several)
-    gaps = {
-        "second": np.array([row[0] - row[1] for row in several]),
-        f"last (K {most})": np.array([row[0] - row[-1] for row in several]),
-    }
-    if most == 2:
-        gaps.popitem()
+    lines: list[tuple[str, int, str, Any]] = [("second", 1, style.PRODUCT, "-")]
+    if most > 2:
+        lines.append((f"last (K {most})", -1, style.SUM, (0, (5, 2))))
     with style.page((5.6, 3.6), ax) as (figure, axes):
-        for (name, gap), colour, dashes in zip(
-            gaps.items(), (style.PRODUCT, style.SUM), ("-", (0, (5, 2))), strict=False
-        ):
-            ordered = np.sort(gap)
+        for name, other, colour, dashes in lines:
+            gap = np.sort([row[0] - row[other] for row in several])
             median = float(np.median(gap))
             axes.step(
-                [0, *ordered],
+                [0, *gap],
                 [0, *np.arange(1, len(gap) + 1) / len(gap)],
                 where="post",
                 color=colour,
@@ -62,8 +57,7 @@ def score_gap(scores: Any, *, title: str | None = None, ax: Axes | None = None) 
                 label=f"first - {name}, median {median:.2g}",
             )
             axes.plot(median, 0.5, "o", color=colour, markersize=6)
-        axes.set_ylim(0, 1.02)
-        axes.set_xlim(left=0)
+        axes.set(xlim=(0, None), ylim=(0, 1.02))
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         axes.grid(True)
         if title:
@@ -71,11 +65,9 @@ def score_gap(scores: Any, *, title: str | None = None, ax: Axes | None = None) 
         axes.set_ylabel("questions with at most that gap")
         axes.set_xlabel(r"gap in $\log p(z \mid x)$" if in_logs else "gap in score (inner product)")
         left_out = len(found) - len(several)
-        legend = axes.legend(loc="lower right", fontsize=9)
-        legend.set_title(
-            f"{len(several)} questions" + (f", {left_out} with fewer than two documents left out" if left_out else "")
-        )
-        legend.get_title().set_fontsize(9)
+        counts = f"{len(several)} questions"
+        counts += f", {left_out} with fewer than two documents left out" if left_out else ""
+        axes.legend(loc="lower right", fontsize=9, title=counts, title_fontsize=9)
         return figure
 
 

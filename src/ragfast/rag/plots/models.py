@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -27,6 +27,7 @@ BOTTOM, LANE = 1.5, 0.42
 CELLS_LEFT, CELLS_WIDTH = 2.9, 1.75
 RESULT = 0.95
 FILL = "#f6f8fa"
+Place: TypeAlias = tuple[float, float, float, float]  # left, middle of the height, width, height
 MOST_DOCS, MOST_TOKENS = 5, 4
 SEQUENCE, TOKEN = "sequence", "token"
 NAMES = {
@@ -52,61 +53,28 @@ class _Numbers:
     token_logprobs: NDArray[np.float64]  # (K,T)
     is_schematic: bool = False
 
-    def answer(self, variant: str) -> str:
-        if self.is_schematic:
-            return r"$p(y \mid x)$"
-        if variant == SEQUENCE:
-            logprob = marginalize_sequence(self.doc_logprobs, self.token_logprobs)
-        else:
-            logprob = marginalize_token(self.doc_logprobs, self.token_logprobs).sum()
-        return f"$\\log\\,p(y \\mid x)$\n{logprob:.2f}"
+    def answer(self, logprob: Any) -> str:
+        return r"$p(y \mid x)$" if self.is_schematic else f"$\\log\\,p(y \\mid x)$\n{logprob:.2f}"
 
 
-@dataclass(frozen=True)
 class _Grid:
     """Where the table of documents and tokens is: the rows and columns that are drawn (None is a gap) with their
     middles."""
 
-    rows: list[tuple[int | None, float]]
-    columns: list[tuple[int | None, float]]
-    cell: float  # width
-    is_slanted: bool  # the names of the tokens, where one is longer than its column is wide
-
-    @classmethod
-    def of(cls, numbers: _Numbers) -> _Grid:
+    def __init__(self, numbers: _Numbers) -> None:
         rows, columns = _drawn_places(len(numbers.docs), MOST_DOCS), _drawn_places(len(numbers.tokens), MOST_TOKENS)
         if numbers.is_schematic:
             rows[2] = columns[2] = None
-        cell = min(CELLS_WIDTH / len(columns), 0.6)
-        left = CELLS_LEFT + (CELLS_WIDTH - cell * len(columns)) / 2
-        return cls(
-            [(row, BOTTOM + LANE * (len(rows) - i - 0.5)) for i, row in enumerate(rows)],
-            [(column, left + cell * (j + 0.5)) for j, column in enumerate(columns)],
-            cell,
-            not numbers.is_schematic and max(map(len, numbers.tokens)) > 5,
-        )
-
-    @property
-    def left(self) -> float:
-        return self.columns[0][1] - self.cell / 2
-
-    @property
-    def right(self) -> float:
-        return self.columns[-1][1] + self.cell / 2
-
-    @property
-    def top(self) -> float:
-        return BOTTOM + LANE * len(self.rows)
-
-    @property
-    def turn(self) -> float:
-        """Of the line from the index down to the documents."""
-        return self.top + (0.86 if self.is_slanted else 0.62)
-
-    @property
-    def height(self) -> float:
-        """Of the whole drawing."""
-        return self.turn + 1.9
+        self.cell = min(CELLS_WIDTH / len(columns), 0.6)  # width
+        left = CELLS_LEFT + (CELLS_WIDTH - self.cell * len(columns)) / 2
+        self.rows = [(row, BOTTOM + LANE * (len(rows) - i - 0.5)) for i, row in enumerate(rows)]
+        self.columns = [(column, left + self.cell * (j + 0.5)) for j, column in enumerate(columns)]
+        self.left, self.right = self.columns[0][1] - self.cell / 2, self.columns[-1][1] + self.cell / 2
+        self.top = BOTTOM + LANE * len(rows)
+        # The names of the tokens are slanted where one is longer than its column is wide.
+        self.is_slanted = not numbers.is_schematic and max(map(len, numbers.tokens)) > 5
+        self.turn = self.top + (0.86 if self.is_slanted else 0.62)  # of the line from the index down to the documents
+        self.height = self.turn + 1.9  # of the whole drawing
 
 
 def architecture(
@@ -141,16 +109,14 @@ def architecture(
     if variants is None:
         raise ValueError(f"variant: expected 'sequence', 'token' or 'both', got {variant!r}")
     numbers = _numbers(score, titles, tokens)
-    grid = _Grid.of(numbers)
+    grid = _Grid(numbers)
     with mpl.rc_context(style.STYLE):
         if figure is None:
             figure = Figure(figsize=(WIDTH * len(variants), grid.height))
         panels = figure.subfigures(1, len(variants), squeeze=False)[0] if len(variants) > 1 else [figure]
         for panel, name in zip(panels, variants, strict=True):
             axes = panel.add_axes((0, 0, 1, 1))
-            axes.set_xlim(0, WIDTH)
-            axes.set_ylim(0, grid.height)
-            axes.set_aspect("equal")
+            axes.set(xlim=(0, WIDTH), ylim=(0, grid.height), aspect="equal")
             axes.set_axis_off()
             _draw(axes, name, numbers, grid, question)
         found: Figure = figure.get_figure(root=True)
@@ -183,11 +149,11 @@ def _draw(axes: Axes, variant: str, numbers: _Numbers, grid: _Grid, question: st
 
     asked = "question $x$" if question is None else textwrap.fill(style.title(question, 60), 20)
     y = grid.height - 1.2
-    _box(axes, 0.1, y, 1.75, 0.62, asked, size=9, math=question is None, fill=FILL)
+    _box(axes, (0.1, y, 1.75, 0.62), asked, fill=FILL, size=9, parse_math=question is None)
     _arrow(axes, (1.85, y), (2.15, y))
-    _box(axes, 2.15, y, 1.35, 0.62, "query encoder\n$q(x)$")
+    _box(axes, (2.15, y, 1.35, 0.62), "query encoder\n$q(x)$")
     _arrow(axes, (3.5, y), (3.8, y))
-    _box(axes, 3.8, y, 2.0, 0.62, "exact MIPS index\ntop $K$ of $q(x) \\cdot d(z)$")
+    _box(axes, (3.8, y, 2.0, 0.62), "exact MIPS index\ntop $K$ of $q(x) \\cdot d(z)$")
     axes.plot([4.8, 4.8, 1.0], [y - 0.31, grid.turn, grid.turn], color=style.INK, linewidth=1)
     _arrow(axes, (1.0, grid.turn), (1.0, grid.top))
     axes.text(4.65, grid.turn + 0.09, r"$p(z \mid x) \propto \exp(q(x) \cdot d(z))$", ha="right", fontsize=10)
@@ -196,7 +162,7 @@ def _draw(axes: Axes, variant: str, numbers: _Numbers, grid: _Grid, question: st
         if row is None:
             axes.text(1.0, lane, "\u22ee", ha="center", va="center", fontsize=12)
             continue
-        _box(axes, 0.1, lane, 1.8, LANE - 0.04, "", fill=FILL)
+        _box(axes, (0.1, lane, 1.8, LANE - 0.04), "", fill=FILL)
         which = f"_{'12?K'[row]}" if numbers.is_schematic else ""
         p = "" if numbers.is_schematic else f" = {_p(np.exp(numbers.doc_logprobs[row]))}"
         centred = {"ha": "center", "va": "center", "fontsize": 8.5}
@@ -205,7 +171,7 @@ def _draw(axes: Axes, variant: str, numbers: _Numbers, grid: _Grid, question: st
         _arrow(axes, (1.9, lane), (2.08, lane))
         _arrow(axes, (2.68, lane), (grid.left - 0.04, lane))
     middle = (grid.top + BOTTOM) / 2
-    _box(axes, 2.08, middle, 0.6, grid.top - BOTTOM - 0.04, "")
+    _box(axes, (2.08, middle, 0.6, grid.top - BOTTOM - 0.04), "")
     axes.text(2.38, middle, "generator,\nfor each document", rotation=90, ha="center", va="center", fontsize=8.5)
     _table(axes, numbers, grid)
     (_sequence if variant == SEQUENCE else _token)(axes, numbers, grid)
@@ -243,18 +209,19 @@ def _sequence(axes: Axes, numbers: _Numbers, grid: _Grid) -> None:
         _band(axes, (grid.left, y - LANE / 2 + 0.05), (grid.right - grid.left, LANE - 0.1), style.PRODUCT)
         _arrow(axes, (grid.right, y), (left, y), style.PRODUCT)
         text = rf"$p(y \mid x, z_{'12?K'[row]})$" if numbers.is_schematic else _p(products[row])
-        _box(axes, left, y, RESULT, LANE - 0.08, text, size=9, edge=style.PRODUCT)
+        _box(axes, (left, y, RESULT, LANE - 0.08), text, edge=style.PRODUCT, size=9)
     _step(axes, (grid.right, BOTTOM - 0.16), r"1. $\prod$ over the tokens of each row", style.PRODUCT)
     y = BOTTOM - 0.62
     _arrow(axes, (left + RESULT / 2, BOTTOM + 0.02), (left + RESULT / 2, y + 0.24), style.SUM)
-    _box(axes, left, y, RESULT, 0.5, numbers.answer(SEQUENCE), size=9, edge=style.SUM)
+    answer = numbers.answer(marginalize_sequence(numbers.doc_logprobs, numbers.token_logprobs))
+    _box(axes, (left, y, RESULT, 0.5), answer, edge=style.SUM, size=9)
     _step(axes, (left - 0.1, y), r"2. $\sum$ of those products, weighted by $p(z \mid x)$", style.SUM)
 
 
 def _token(axes: Axes, numbers: _Numbers, grid: _Grid) -> None:
     """Sums down the columns, then the product of them."""
     y = BOTTOM - 0.38
-    sums = np.exp(marginalize_token(numbers.doc_logprobs, numbers.token_logprobs))
+    sums = marginalize_token(numbers.doc_logprobs, numbers.token_logprobs)  # logarithms
     for column, x in grid.columns:
         if column is None:
             axes.text(x, y, "\u22ef", ha="center", va="center", fontsize=8.5)
@@ -262,11 +229,12 @@ def _token(axes: Axes, numbers: _Numbers, grid: _Grid) -> None:
         width = grid.cell - 0.06
         _band(axes, (x - width / 2, BOTTOM), (width, grid.top - BOTTOM), style.SUM)
         _arrow(axes, (x, BOTTOM), (x, y + 0.15), style.SUM)
-        _box(axes, x - width / 2, y, width, 0.3, "$p$" if numbers.is_schematic else _p(sums[column]), edge=style.SUM)
+        text = "$p$" if numbers.is_schematic else _p(np.exp(sums[column]))
+        _box(axes, (x - width / 2, y, width, 0.3), text, edge=style.SUM)
     _step(axes, (grid.left - 0.08, y + 0.1), r"1. $\sum$ down each column,", style.SUM)
     _step(axes, (grid.left - 0.08, y - 0.1), r"weighted by $p(z \mid x)$: $p(y_t \mid x, y_{<t})$", style.SUM)
     _arrow(axes, (grid.right, y), (grid.right + 0.2, y), style.PRODUCT)
-    _box(axes, grid.right + 0.2, y, RESULT, 0.5, numbers.answer(TOKEN), size=9, edge=style.PRODUCT)
+    _box(axes, (grid.right + 0.2, y, RESULT, 0.5), numbers.answer(sums.sum()), edge=style.PRODUCT, size=9)
     _step(axes, (grid.right + 0.2 + RESULT, y - 0.42), r"2. $\prod$ of those sums over tokens", style.PRODUCT)
 
 
@@ -278,26 +246,14 @@ def _p(p: float) -> str:
     return f"{p:.2f}" if p >= 0.01 else f"{p:.0e}".replace("e-0", "e-") if p else "0"
 
 
-def _box(
-    axes: Axes,
-    left: float,
-    y: float,
-    width: float,
-    height: float,
-    text: str,
-    *,
-    size: float = 10,
-    math: bool = True,
-    fill: str = style.PAPER,
-    edge: str = style.INK,
-) -> None:
-    """Centred at y."""
-    shape = FancyBboxPatch(
-        (left + 0.04, y - height / 2 + 0.04), width - 0.08, height - 0.08, "round,pad=0.04,rounding_size=0.06"
-    )
-    shape.set(facecolor=fill, edgecolor=edge, linewidth=1)
+def _box(axes: Axes, at: Place, text: str, *, fill: str = style.PAPER, edge: str = style.INK, **font: Any) -> None:
+    """A rounded box with a text in its middle."""
+    left, y, width, height = at
+    corner = left + 0.04, y - height / 2 + 0.04
+    shape = FancyBboxPatch(corner, width - 0.08, height - 0.08, "round,pad=0.04,rounding_size=0.06", linewidth=1)
+    shape.set(facecolor=fill, edgecolor=edge)
     axes.add_patch(shape)
-    axes.text(left + width / 2, y, text, ha="center", va="center", fontsize=size, parse_math=math)
+    axes.text(left + width / 2, y, text, ha="center", va="center", **font)
 
 
 def _band(axes: Axes, corner: tuple[float, float], size: tuple[float, float], colour: str) -> None:

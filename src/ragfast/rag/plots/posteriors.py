@@ -82,29 +82,22 @@ def posterior_heatmap(
     height = len(starts) * (0.35 + CELL[1] * len(rows) + 0.055 * max(map(len, columns))) + 0.1
     width = max(width, 4.5)
     head = style.heading(title, width)
-    with mpl.rc_context(style.STYLE):
-        if ax is None:
-            size = (width, max(height + 0.2 * len(head.splitlines()), 2.2))
-            figure = Figure(figsize=size, layout="constrained")
-            all_axes = list(figure.subplots(len(starts), 1, squeeze=False)[:, 0])
-            if head:
-                figure.suptitle(head, x=0.01, ha="left", fontsize=11, parse_math=False)
-        else:
-            figure, all_axes = ax.get_figure(root=True), [ax]
-            if head:
-                ax.set_title(head, parse_math=False)
+    size = (width, max(height + 0.2 * len(head.splitlines()), 2.2))
+    with style.page(size, ax, n_plots=len(starts)) as (figure, *all_axes):
+        if head and ax is None:
+            figure.suptitle(head, x=0.01, ha="left", fontsize=11, parse_math=False)
+        elif head:
+            all_axes[0].set_title(head, parse_math=False)
         turned: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "ha": "left", "va": "bottom"}
         if not by_token:
             turned = {"ha": "center", "va": "bottom"}
             all_axes[0].set_xlabel(style.heading(answer, width), fontsize=9, parse_math=False)
         for axes, start in zip(all_axes, starts, strict=True):
             part = probs[:, start : start + line]
-            axes.set_xlim(left, line)
-            axes.set_ylim(len(rows), 0)
+            axes.set(xlim=(left, line), ylim=(len(rows), 0))
             if before is not None and start == 0:
                 _cells(axes, before[:, None], left, annotate)
-                place = (left + 0.5, 0), (0, 3)
-                axes.annotate(OF_QUESTION, *place, textcoords="offset points", fontsize=9, **turned)
+                axes.annotate(OF_QUESTION, (left + 0.5, 0), (0, 3), textcoords="offset points", fontsize=9, **turned)
             mesh = _cells(axes, part, 0.0, annotate)
             names = columns[start : start + line]
             axes.set_xticks(np.arange(part.shape[1]) + 0.5, names, parse_math=not by_token, **turned)
@@ -122,8 +115,6 @@ def posterior_heatmap(
             anchor=(0, 1),
         )
         bar.outline.set_visible(False)
-        if ax is None:
-            figure.draw_without_rendering()  # as in style.page
         return figure
 
 
@@ -178,7 +169,8 @@ def posterior_entropy(answers: Sequence[Any], *, title: str | None = None, ax: A
     if not there.any():
         raise ValueError("answers: no document is possible for any of them")
     by_token = {posterior.ndim == 2 for _, posterior in pairs}
-    most = np.log2(max(len(prior) for prior, _ in pairs))
+    n_docs = max(len(prior) for prior, _ in pairs)
+    most = np.log2(n_docs)
     with style.page((4.8, 4.9), ax) as (figure, axes):
         end = 1.08 * max(most, 0.1)
         axes.plot([0, end], [0, end], color=style.FAINT, linewidth=1, zorder=1)
@@ -197,21 +189,11 @@ def posterior_entropy(answers: Sequence[Any], *, title: str | None = None, ax: A
             parse_math=False,
         )
         axes.set_xlabel(f"bits before the answer: entropy of {OF_QUESTION}")
-        kinds = {
-            frozenset([True]): f"mean over tokens of that of {OF_TOKEN}",
-            frozenset([False]): f"entropy of {OF_ANSWER}",
-        }
-        axes.set_ylabel("bits after it: " + kinds.get(frozenset(by_token), "entropy of the posterior"))
-        axes.annotate(
-            f"$\\log_2 {max(len(prior) for prior, _ in pairs)}$ = {most:.2f}: all alike",
-            (0, most),
-            (4, 2),
-            textcoords="offset points",
-            fontsize=9,
-        )
-        axes.set_xlim(0, end)
-        axes.set_ylim(0, end)
-        axes.set_aspect("equal")
+        one_kind = f"mean over tokens of that of {OF_TOKEN}" if True in by_token else f"entropy of {OF_ANSWER}"
+        axes.set_ylabel(f"bits after it: {one_kind if len(by_token) == 1 else 'entropy of the posterior'}")
+        alike = f"$\\log_2 {n_docs}$ = {most:.2f}: all alike"
+        axes.annotate(alike, (0, most), (4, 2), textcoords="offset points", fontsize=9)
+        axes.set(xlim=(0, end), ylim=(0, end), aspect="equal")
         return figure
 
 
@@ -245,8 +227,7 @@ def token_entropy(answer: Any, tokens: Sequence[str], *, title: str | None = Non
         axes.annotate(OF_QUESTION, (1, before), (4, -6 if gap < 0.1 else 0), color=style.SUM, **where)
         axes.set_xticks(np.arange(len(columns)), columns, rotation=90, parse_math=False)
         axes.tick_params(axis="x", length=0)
-        axes.set_xlim(-0.6, len(columns) - 0.4)
-        axes.set_ylim(0, 1.06 * max(most, 0.1))
+        axes.set(xlim=(-0.6, len(columns) - 0.4), ylim=(0, 1.06 * max(most, 0.1)))
         axes.set_ylabel(f"bits: entropy of\n{OF_TOKEN}")
         if head:
             axes.set_title(head, parse_math=False)

@@ -7,7 +7,7 @@ import os
 import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import matplotlib as mpl
@@ -65,16 +65,18 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 100) -> Non
 
 
 @contextmanager
-def page(size: tuple[float, float], ax: Axes | None = None) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of one plot to draw, of width and height in inches, in the house's style; or the caller's axes."""
+def page(size: tuple[float, float], ax: Axes | None = None, n_plots: int = 1) -> Iterator[tuple[Any, ...]]:
+    """Yield a figure and its plots, one below the other, or that of the caller's axes and these, to draw in our style.
+
+    size is the width and height of a new figure in inches.
+    """
     with mpl.rc_context(STYLE):
         if ax is None:
             figure = Figure(figsize=size, layout="constrained")
-            yield figure, figure.add_subplot()
+            yield figure, *figure.subplots(n_plots, 1, squeeze=False)[:, 0]
             figure.draw_without_rendering()  # makes the ticks, which would otherwise take later settings
         else:
-            figure = ax.get_figure(root=True)
-            yield figure, ax
+            yield ax.get_figure(root=True), ax
 
 
 def plain(text: str) -> str:
@@ -117,10 +119,10 @@ def probabilities(given: Any, name: str, shapes: str, ndims: tuple[int, ...]) ->
     array = np.asarray(given, np.float64)
     if array.ndim not in ndims or array.size == 0:
         raise ValueError(f"{name}: expected shape {shapes}, got {array.shape}")
-    if not ((array >= 0) & (array <= 1 + 1e-6)).all():
-        worst = array[~((array >= 0) & (array <= 1 + 1e-6))][0]
-        hint = f"; of log-probabilities, pass np.exp({name})" if worst < 0 else ""
-        raise ValueError(f"{name}: expected probabilities, got {worst:g}{hint}")
+    outside = array[~((array >= 0) & (array <= 1 + 1e-6))]
+    if outside.size:
+        hint = f"; of log-probabilities, pass np.exp({name})" if outside[0] < 0 else ""
+        raise ValueError(f"{name}: expected probabilities, got {outside[0]:g}{hint}")
     sums = array.sum(axis=0)
     wrong = (np.abs(sums - 1) > 1e-3) & (sums != 0)
     if wrong.any():
@@ -134,10 +136,8 @@ def probabilities(given: Any, name: str, shapes: str, ndims: tuple[int, ...]) ->
 
 def _families() -> tuple[str, ...]:
     """The fonts that matplotlib looks for, in order, with what rcParams say of generic names such as sans-serif."""
-    families: list[str] = []
-    for family in FontProperties().get_family():
-        families += mpl.rcParams.get(f"font.{family}", [family])
-    return tuple(families)
+    families = FontProperties().get_family()
+    return tuple(name for family in families for name in mpl.rcParams.get(f"font.{family}", [family]))
 
 
 @functools.lru_cache(maxsize=8)
@@ -145,10 +145,8 @@ def _glyphs(*families: str) -> frozenset[int]:
     """The characters that one of these fonts has, or that of matplotlib's own that stands in for all."""
     paths = set()
     for family in families:
-        try:
+        with suppress(ValueError):  # not installed
             paths.add(font_manager.findfont(FontProperties(family=[family]), fallback_to_default=False))
-        except ValueError:  # not installed
-            continue
     if not paths:
         paths.add(font_manager.findfont(FontProperties(family=["DejaVu Sans"])))
     return frozenset().union(*(font_manager.get_font(path).get_charmap() for path in paths))

@@ -165,12 +165,10 @@ class CollapseMonitor:
 
     def _overlap(self, totals: NDArray[np.float64], within: float, n: int) -> float:
         """Of n questions: totals, the sum of p(z|x) over them for each document, within, their mean sum of p(z|x)^2."""
-        if n < 2:
+        chance = 1 / self.n_docs / within
+        if n < 2 or chance > MOST_CHANCE:
             return math.nan
         between = (float(totals @ totals) - n * within) / (n * (n - 1))  # every pair of two questions
-        chance = 1 / self.n_docs / within
-        if chance > MOST_CHANCE:
-            return math.nan
         return (between / within - chance) / (1 - chance)
 
 

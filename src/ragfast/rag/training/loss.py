@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -189,8 +188,7 @@ class RAGLoss:
             n_threads=self.n_threads,
         )
         found = nll.detach()
-        if found.isnan().any():
-            b = int(found.isnan().nonzero()[0])
+        for b in np.flatnonzero(found.isnan()).tolist():
             raise ValueError(f"generator: NaN in the logits of answers[{b}] to questions[{b}], {questions[b]!r}")
         n_tokens = int((targets != IGNORED).sum())
         divisor = {"sum": 1, "mean": len(questions), "token_mean": n_tokens}[self.reduction]
@@ -202,7 +200,7 @@ class RAGLoss:
 
     def _queries(self, questions: Sequence[Any]) -> Tensor:
         """(B,D) in CPU memory, finite."""
-        with _gradients(self.train_retriever):
+        with torch.set_grad_enabled(self.train_retriever and torch.is_grad_enabled()):
             queries = self.encoder.embed(questions)
         expected = (len(questions), self.index.dim)
         if tuple(queries.shape) != expected:
@@ -212,23 +210,19 @@ class RAGLoss:
             )
         _refuse_constant(queries, self.train_retriever, "encoder: embeddings", "train_retriever")
         queries = queries.cpu()
-        broken = ~queries.detach().isfinite().all(1)
-        if broken.any():
-            b = int(broken.nonzero()[0])
+        for b in np.flatnonzero(~queries.detach().isfinite().all(1)).tolist():
             raise ValueError(f"encoder: NaN or infinity in the embedding of questions[{b}], {questions[b]!r}")
         return queries
 
     def _search(self, index: Snapshot, queries: Tensor) -> NDArray[Any]:
-        n_docs = len(index)
-        if n_docs == 0:
+        if len(index) == 0:
             raise ValueError("index: expected at least one document, got none")
         # The index searches by float32; scores for the gradient are of the queries as they are.
-        hits = index.search(queries.detach().float(), min(self.k, n_docs), n_threads=self.n_threads)
-        return hits.ids
+        return index.search(queries.detach().float(), min(self.k, len(index)), n_threads=self.n_threads).ids
 
     def _logits(self, questions: Sequence[Any], docs: list[list[Any]], answers: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """(B,K,T,V) and (B,T), in CPU memory."""
-        with _gradients(self.train_generator):
+        with torch.set_grad_enabled(self.train_generator and torch.is_grad_enabled()):
             logits, targets = self.generator.logits(questions, docs, answers)
         expected = (len(docs), len(docs[0]), *targets.shape[1:])
         if logits.ndim != 4 or tuple(logits.shape[:3]) != expected or len(targets) != len(docs):
@@ -236,9 +230,7 @@ class RAGLoss:
                 f"generator: expected logits of shape (B, K, T, V) and targets (B, T) with B {len(docs)} and K "
                 f"{len(docs[0])}, got {tuple(logits.shape)} and {tuple(targets.shape)}"
             )
-        empty = ~(targets != IGNORED).any(1)
-        if empty.any():
-            b = int(empty.nonzero()[0])
+        for b in np.flatnonzero(~(targets.cpu() != IGNORED).any(1)).tolist():
             raise ValueError(f"answers[{b}]: expected at least one token, got none from {answers[b]!r}")
         _refuse_constant(logits, self.train_generator, "generator: logits", "train_generator")
         return logits.cpu(), targets.cpu()
@@ -253,11 +245,6 @@ def _given(index: Snapshot, doc_ids: Any, n_questions: int) -> NDArray[Any]:
             raise ValueError(f"doc_ids: expected shape {shape}, got {ids.shape}")
         return ids
     return arrays.integers(doc_ids, "doc_ids", shape, (n_questions, None))
-
-
-def _gradients(wanted: bool) -> AbstractContextManager[Any]:
-    """What a part runs under; torch.no_grad() around everything stays in force."""
-    return nullcontext() if wanted else torch.no_grad()
 
 
 def _refuse_constant(x: Tensor, to_train: bool, what: str, switch: str) -> None:

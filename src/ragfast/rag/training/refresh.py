@@ -102,7 +102,8 @@ def refresh(
     same = held is not None and ids is None and len(held) == len(texts)
     # Before the long work: what is wrong shows now.
     new_ids = None if same else _ids(ids, held, len(texts))
-    vectors = _encoded(encode, texts, batch_size, None if old is None else _dim(old), progress)
+    dim = held.dim if held is not None else None if old is None else int(np.shape(old)[1])
+    vectors = _encoded(encode, texts, batch_size, dim, progress)
     how = {} if held is None else {"scan": held.scan, "dtype": held.dtype, "metric": held.metric}
     if held is not None and same:
         index = FlatIndex(held.dim, **how)
@@ -199,10 +200,6 @@ def _version(index: Any) -> int:
     if isinstance(index, FlatIndex):
         return index.version
     return 0 if index is None else len(index)
-
-
-def _dim(index: Any) -> int:
-    return index.dim if isinstance(index, (FlatIndex, Snapshot)) else int(np.shape(index)[1])
 
 
 def _ids(ids: Any, held: Snapshot | None, n: int) -> NDArray[Any] | list[str] | None:
