@@ -65,10 +65,9 @@ def work(job: dict[str, Any]) -> Results:
     if job["level"]:
         build.call("set_isa", job["level"])
     results = {}
-    with build.active():
-        for kind, number in job["cases"]:
-            found = run_case(build, kind, number, job["seed"], Path(job["stored"]), job.get("show", False))
-            results[f"{kind}:{number}"] = found
+    for kind, number in job["cases"]:
+        found = run_case(build, kind, number, job["seed"], Path(job["stored"]), job.get("show", False))
+        results[f"{kind}:{number}"] = found
     return results
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -49,16 +49,21 @@ class BuildError(Exception):
     """A build that cannot be made or loaded; the message says why."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Build:
     """One loaded build of ragfast: the folder it came from and its modules."""
 
     folder: Path
     modules: dict[str, ModuleType] = dataclasses.field(default_factory=dict)
+    _active: ClassVar[Build | None] = None
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Make ``import ragfast`` mean this build. Functions that import a module at their first call need it too."""
+        if Build._active is self:  # its modules are in place, with those that it has imported since
+            yield
+            return
+        before, Build._active = Build._active, self
         outer, finders = _loaded(), sys.meta_path[:]
         _replace(outer, self.modules)
         # The finder of an editable install would answer for this folder as well.
@@ -69,6 +74,7 @@ class Build:
             self.modules = _loaded()
             _replace(self.modules, outer)
             sys.meta_path[:] = finders
+            Build._active = before
 
     def find(self, name: str) -> Any:
         """Return the public function or class of this name, wherever this build has it."""

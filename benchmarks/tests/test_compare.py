@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,21 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from installed import copy_of_installed
 from ragfast_bench import compare
 from ragfast_bench.compare_builds import Build, BuildError, check_separate, digest, load
 from ragfast_bench.compare_cells import Cell, marginal_cells, search_cells
 
 import ragfast
-from ragfast._core import _kernels
-
-
-def copy_of_installed(site: Path) -> Path:
-    """Copy the package from wherever it is: an editable install has the extension module in another folder."""
-    for folder in ragfast.__path__:
-        shutil.copytree(folder, site / "ragfast", dirs_exist_ok=True)
-    extension = Path(_kernels.__file__)
-    shutil.copy(extension, site / "ragfast" / "_core" / extension.name)
-    return site
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +131,18 @@ def test_within_a_build_imports_mean_that_build(pair: tuple[Build, Build]) -> No
 
         assert Path(found.__file__ or "").is_relative_to(pair[1].folder)
     assert sys.modules["ragfast"] is ragfast
+
+
+def test_a_module_that_a_build_imports_late_is_imported_once(sites: tuple[Path, Path]) -> None:
+    build = load(sites[0])
+    with build.active():
+        import ragfast.index.filters as first
+
+        assert build.find("column") is first.column  # which makes the build active within itself
+        assert sys.modules["ragfast.index.filters"] is first
+    with build.active():
+        assert sys.modules["ragfast.index.filters"] is first
+    assert build.modules["ragfast.index.filters"] is first
 
 
 def test_options_are_passed_by_the_names_of_the_build(pair: tuple[Build, Build]) -> None:

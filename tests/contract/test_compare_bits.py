@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import bit_cases
 import pytest
-from ragfast_bench.compare_builds import Build
-
-import ragfast
+from installed import copy_of_installed
+from ragfast_bench.compare_builds import Build, load
 
 
 @pytest.fixture(scope="module")
-def build() -> Build:
-    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "ragfast"}
-    return Build(Path(ragfast.__file__).parent.parent, modules)
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return load(copy_of_installed(tmp_path_factory.mktemp("build")))
 
 
 @pytest.fixture(scope="module")

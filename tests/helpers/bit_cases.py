@@ -321,7 +321,12 @@ def run_case(build: Build, kind: str, number: int, seed: int, stored: Path, show
     The kind "save" saves an index in the folder `stored`, and the kind "stored" searches it.
     """
     folders = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(dir=folders) as folder, warnings.catch_warnings(), np.errstate(all="ignore"):
+    with (
+        tempfile.TemporaryDirectory(dir=folders) as folder,
+        build.active(),
+        warnings.catch_warnings(),
+        np.errstate(all="ignore"),
+    ):
         warnings.simplefilter("ignore")
         place = {function.__name__: i for i, function in enumerate(KINDS)}
         c = Case(build, Path(folder), seed, place.get(kind, len(KINDS)), number, show=show)
