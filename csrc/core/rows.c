@@ -17,11 +17,6 @@ enum {
     MAX_DIM = 1 << 20
 };
 
-float ragfast_norm_rounded_up(double squared) {
-    /* The factor covers the rounding of the sum (D <= 2^20) and of the root. */
-    return ragfast_rounded_up(sqrt(squared) * (1 + 0x1p-36));
-}
-
 const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,
                              size_t row, size_t dim) {
     if (dtype == RAGFAST_F32) return (const float *)vectors + row * dim;

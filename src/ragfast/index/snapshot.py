@@ -43,7 +43,7 @@ def search_docs(
     temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
     threads = arrays.thread_count(n_threads)
     try:
-        return _kernels.search(queries, docs, k, temperature, threads, out_type, *limits)
+        return _kernels.search(queries, docs, k, temperature, threads, out_type, limits[0], limits[1])
     except _kernels.CorruptDocument:
         raise
     except ValueError:
