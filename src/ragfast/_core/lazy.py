@@ -1,37 +1,38 @@
-"""Public names that load their module when they are first used (PEP 562)."""
+"""Public names that load their module when they are first used (PEP 562), listed once, in the stub of their package."""
 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import Any
 
+_IMPORT = re.compile(r"^from (\S+) import (?:\(([^)]*)\)|(.*))", re.M)
 
-def exports(
-    package: str, names_of: Mapping[str, str], submodules: Collection[str] = ()
-) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__all__``, ``__getattr__`` and ``__dir__`` of a package.
+
+def exports(package: str, file: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__all__``, ``__getattr__`` and ``__dir__`` of a package, from the imports of ``__init__.pyi`` beside it.
 
     Parameters
     ----------
     package : str
-        Its dotted name.
-    names_of : mapping of str to str
-        For each module below `package` the public names that it defines, separated by spaces.
-    submodules : collection of str
-        Submodules that are attributes of the package as well.
+        Its ``__name__``.
+    file : str
+        Its ``__file__``.
     """
-    module_of = {name: module for module, names in names_of.items() for name in names.split()}
-    public = sorted(module_of)
+    with open(file.removesuffix("c") + "i", encoding="utf-8") as stub:  # .py or .pyc
+        imports = _IMPORT.findall(stub.read())
+    module_of = {name: module for module, *names in imports for name in re.findall(r"(\w+) as ", "".join(names))}
     namespace = vars(sys.modules[package])
 
-    def getattribute(name: str) -> Any:
-        if name in module_of:
-            namespace[name] = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
-            return namespace[name]
-        if name in submodules:
+    def load(name: str) -> Any:
+        if name not in module_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if module_of[name] == package:  # a submodule
             return importlib.import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        namespace[name] = getattr(importlib.import_module(module_of[name]), name)
+        return namespace[name]
 
-    return public, getattribute, lambda: sorted({*namespace, *public, *submodules})
+    public = sorted(name for name, module in module_of.items() if module != package)
+    return public, load, lambda: sorted({*namespace, *module_of})
