@@ -145,11 +145,17 @@ def test_the_default_honours_affinity() -> None:
 
 
 def test_threadpoolctl_sees_and_limits_the_pool() -> None:
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-    ragfast.runtime.register_threadpoolctl()
-    before = ragfast.get_num_threads()
-    with threadpoolctl.threadpool_limits(1, user_api="ragfast"):
-        assert ragfast.get_num_threads() == 1
-        (info,) = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "ragfast"]
-        assert info["num_threads"] == 1
-    assert ragfast.get_num_threads() == before
+    """In a process of its own: other tests load a second build beside this one."""
+    pytest.importorskip("threadpoolctl")
+    code = """if True:
+        import ragfast, ragfast.runtime, threadpoolctl
+        ragfast.runtime.register_threadpoolctl()
+        before = ragfast.get_num_threads()
+        with threadpoolctl.threadpool_limits(1, user_api="ragfast"):
+            assert ragfast.get_num_threads() == 1
+            (info,) = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "ragfast"]
+            assert info["num_threads"] == 1
+        assert ragfast.get_num_threads() == before
+    """
+    environment = os.environ | {"RAGFAST_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
