@@ -5,6 +5,7 @@
 #include "core/kernels.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Document `row` as float32: where it lies, or widened to out (D). */
 const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const void *vectors, ragfast_dtype dtype,
@@ -13,9 +14,14 @@ const float *ragfast_widened(const ragfast_kernels *kernels, float *out, const v
 /* Rows (n,D) as tile_packed_f32 has queries: (n / TILE_QUERIES rounded up, D, TILE_QUERIES), absent ones zero. */
 void ragfast_interleave_f32(float *out, const float *rows, size_t n, size_t dim);
 
+/* The least float32 that is not below x >= 0, or NaN. Every other x rounds down: neither a branch nor a call of nextafterf. */
 static inline float ragfast_rounded_up(double x) {
     float f = (float)x;
-    return (double)f < x ? nextafterf(f, INFINITY) : f;
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    bits += (double)f < x;
+    memcpy(&f, &bits, sizeof f);
+    return f;
 }
 
 /* An upper bound in float32 of a norm, from its square in float64. Inline: a one-shot search calls it for each document. */
