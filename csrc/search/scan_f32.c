@@ -112,10 +112,15 @@ void ragfast_scan_f32(search *s, const doc_block *block, size_t worker) {
         size_t n = ragfast_min(n_docs - p * PANEL, PANEL);
         allowed[p] = block->rows ? UINT32_MAX : ragfast_present(s->docs, first / PANEL + p, first, first + n_docs);
         panel_norms[p] = 0;
-        for (size_t j = 0; j < n; j++) panel_norms[p] = fmaxf(panel_norms[p], norms[p * PANEL + j]);
+        for (size_t j = 0; j < n; j++) { /* not fmaxf, which is a call: one-shot searches have little more to do */
+            float norm = norms[p * PANEL + j];
+            panel_norms[p] = norm > panel_norms[p] ? norm : panel_norms[p];
+        }
         panel_halves[p] = s->l2 ? INFINITY : 0;
-        for (size_t j = 0; s->l2 && j < n; j++)
-            panel_halves[p] = fmin(panel_halves[p], s->docs->half_squares[ragfast_row_of(block, p * PANEL + j)]);
+        for (size_t j = 0; s->l2 && j < n; j++) {
+            double half = s->docs->half_squares[ragfast_row_of(block, p * PANEL + j)];
+            panel_halves[p] = half < panel_halves[p] ? half : panel_halves[p];
+        }
         if (packed && allowed[p])
             s->kernels->pack_docs_f32(w->packed_docs + p * PANEL * dim, docs + p * PANEL * dim, n, dim);
     }
