@@ -124,7 +124,7 @@ typedef struct ragfast_kernels {
      * soon, so that it is written past the caches where out can be brought to whole lines. */
     void (*softmax_grad[4])(void *out, const void *x, size_t n, double lse, double scale, double shift, int stream);
     /* out[v] = LSE_k(offsets[k] + logits[k * stride + v]) in float32 within 4 units in the last place; logits are float32,
-     * float16 or bfloat16. offsets may be -inf: then the row is not read. Made for log-probabilities: results within max(2, ln K) of
+     * float16 or bfloat16, apart from out. offsets may be -inf: then the row is not read. Made for log-probabilities: results within max(2, ln K) of
      * 0, and what is not finite, cost several times as much. */
     void (*mix_logits[4])(float *out, const void *logits, const double *offsets, size_t n_docs, size_t n,
                           size_t stride);

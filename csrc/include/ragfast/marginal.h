@@ -100,7 +100,7 @@ RAGFAST_API ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const rag
 /* A step of decoding: out[i,v] = LSE_k(doc_logprobs[i,k] + log_softmax(logits[i,k])[v]), the log-mixture of K documents for
  * each of n beams, and the n_best greatest of each beam, by (value descending, v ascending).
  * Out: out (n,V), may be NULL; best (n,n_best), best_ids (n,n_best), may be NULL if n_best is 0; float32, but float64 where
- *      the logits are.
+ *      the logits are, and apart from them.
  * In:  logits (n,K,V) of dtype; doc_logprobs (n,K), -inf for a document that is missing, of which the logits are not
  *      read; n_best <= V.
  * float32 results are within 4 units in the last place for logits up to 2^20; beyond, and for float64, they bear the rounding of
