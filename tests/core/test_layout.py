@@ -1,4 +1,4 @@
-"""The rules of the house that a tool does not check: who imports whom, what the core needs."""
+"""The rules of the project that a tool does not check: who imports whom, what the core needs."""
 
 from __future__ import annotations
 
@@ -56,26 +56,26 @@ def has_rows(package: str) -> bool:
     return any(module.startswith(f"{package}.") for module in ROW)
 
 
-def room(path: Path) -> str:
+def module_of(path: Path) -> str:
     """The module of a file."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return row_of(parts if len(parts) == 1 or parts[-1] != "__init__" else parts[:-1])
 
 
-def rooms_of(names: set[str]) -> set[str]:
+def modules_of(names: set[str]) -> set[str]:
     """Which modules of ragfast those names are in; a name of the package itself is in __init__."""
     parts = [name.split(".")[1:] for name in names if name.split(".")[0] == "ragfast"]
-    rooms = {row_of(part) if part else "__init__" for part in parts}
-    return {name if name in ROW else "__init__" for name in rooms}
+    modules = {row_of(part) if part else "__init__" for part in parts}
+    return {name if name in ROW else "__init__" for name in modules}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path: Path) -> None:
-    assert room(path) in ROW, f"{room(path)} has no row in {Path(__file__).name}"
-    imported = rooms_of(imported_names(path))
-    upwards = {name for name in imported if ROW[name] >= ROW[room(path)]}
+    assert module_of(path) in ROW, f"{module_of(path)} has no row in {Path(__file__).name}"
+    imported = modules_of(imported_names(path))
+    upwards = {name for name in imported if ROW[name] >= ROW[module_of(path)]}
     whole = {module for module in ROW if (PACKAGE / module.replace(".", "/")).is_dir() and not has_rows(module)}
-    assert upwards <= ({room(path)} & whole)  # the modules of those import each other
+    assert upwards <= ({module_of(path)} & whole)  # the modules of those import each other
 
 
 OWN = {  # the packages of this repository, and which of them each may import

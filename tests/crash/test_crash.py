@@ -1,7 +1,7 @@
 """Whenever a writer dies, its directory is the version before or the one after, to the byte, and can be written again.
 
-Every call that changes the disk is a step (tests/faults.py). One writer for each step is killed there by SIGKILL; then
-the same with a loss of power, after which the disk holds what was forced to it and any of the rest.
+Every call that changes the disk is a step (tests/helpers/faults.py). One writer for each step is killed there by
+SIGKILL; then the same with a loss of power, after which the disk holds what was forced to it and any of the rest.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Damages tiny index directories in every way it can think of: what opens must be right, and nothing may crash.
 
-    python tests/fuzz_index.py fuzz FOLDER SECONDS SEED   # as tests/test_fuzz_files.py does for some seconds
-    python tests/fuzz_index.py make                       # writes tests/corpus anew: for another format version alone
+    python tests/fuzz/fuzz_index.py fuzz FOLDER SECONDS SEED  # as tests/fuzz/test_fuzz_files.py does for some seconds
+    python tests/fuzz/fuzz_index.py make  # writes tests/fuzz/corpus again: only for another format version
 
 A trial is a corpus directory, how it is opened, and a list of edits, which are plain data. Then all of it is used:
 either that is an IndexFormatError which names something in the directory, or every answer is that of before.
 Where an edit put checksums right again, whoever made it is free to have changed the contents, and there are answers, a
 ValueError or a TypeError, but no crash; so it is where an index is opened with verify=False. The trial under way stands
 in the file ``trial`` of the folder, so that a crash is known by it; trials that found something are added to
-tests/corpus/trials.jsonl, which runs first.
+tests/fuzz/corpus/trials.jsonl, which runs first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Damaged index directories, for a few seconds: see tests/fuzz_index.py. RAGFAST_FUZZ_SECONDS=600 takes ten minutes."""
+"""Damaged index directories, for a few seconds: see fuzz_index.py. RAGFAST_FUZZ_SECONDS=600 takes ten minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 as the retriever p(z | x): a `ragfast.rag.retrievers.Retriever` whose queries are text."""
+"""all-MiniLM-L6-v2 as the retriever p(z | x): a `ragfast.rag.DenseRetriever` whose queries are text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SmolLM2 with its own tokenizer and chat template. tests/models has what any model is tested for."""
+"""SmolLM2 with its own tokenizer and chat template. tests/rag/hf has what any model is tested for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# The border between NumPy and csrc: arrays come in checked (arrays.py), each function allocates its outputs, releases
+# The bindings between NumPy and csrc: arrays come in checked (arrays.py), each function allocates its outputs, releases
 # the GIL, makes one C call and turns its status into an exception. One module, which includes its subjects: a class
 # stands above those that name it.
 cimport numpy as np
