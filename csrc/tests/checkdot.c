@@ -128,7 +128,7 @@ static void check_tile(const ragfast_kernels *kernels, int packed, const float *
                 exact += (double)q[e] * d[e];
                 magnitude += fabs((double)q[e] * d[e]);
             }
-            /* The bound of search.c, which any order of summation must keep. */
+            /* The bound of scan_f32.c, which any order of summation must keep. */
             double bound = (double)(dim + 8) * 0x1p-24 * 1.001 * magnitude + (double)(dim + 8) * 0x1p-149;
             check(fabs(score - exact) <= bound, "score (%zu,%zu) %a for %a", i, j, (double)score, exact);
         }

@@ -72,7 +72,7 @@ static int is_close(double got, long double expected, ragfast_dtype dtype, doubl
     return fabsl((long double)got - rounded) <= units * unit + slack;
 }
 
-/* What ragfast.h promises: 2 units of float32 or 4 of float64, and 4e-16 of the parts where they cancel. */
+/* What marginal.h promises: 2 units of float32 or 4 of float64, and 4e-16 of the parts where they cancel. */
 static int keeps_promise(double got, long double expected, ragfast_dtype dtype, reference parts, long double noise) {
     long double largest = fmaxl(1, fmaxl(fabsl(parts.top), fabsl(parts.log_rest)));
     return is_close(got, expected, dtype, dtype == RAGFAST_F32 ? 2 : 4,
