@@ -22,7 +22,7 @@ test: $(VENV)/.with-test
 	$(PYTEST) tests --ignore=tests/rag/hf --write-passed $(VENV)/.passed
 
 # REST=1 leaves out what `make test` has passed just before.
-test-all: $(VENV)/.with-test,models,plots,mcp,eval,safetensors $(VENV)/.with-benchmarks $(VENV)/.with-demo
+test-all: $(VENV)/.with-test,models,plots,mcp,eval,safetensors,arrow $(VENV)/.with-benchmarks $(VENV)/.with-demo
 	$(PYTEST) $(if $(REST),--skip-passed $(VENV)/.passed)
 
 demo: $(VENV)/.with-demo

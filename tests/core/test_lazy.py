@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from ragfast._core import lazy
 
 PACKAGES = ["ragfast", "ragfast.index", "ragfast.marginal", "ragfast.rag"]
 
@@ -33,3 +36,8 @@ def test_importing_loads_neither_the_index_nor_the_models() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_stub_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match=r"__init__\.pyi is missing; keep the \*\.pyi files"):
+        lazy.exports("ragfast", str(tmp_path / "__init__.py"))

@@ -21,8 +21,14 @@ def exports(package: str, file: str) -> tuple[list[str], Callable[[str], Any], C
     file : str
         Its ``__file__``.
     """
-    with open(file.removesuffix("c") + "i", encoding="utf-8") as stub:  # .py or .pyc
-        imports = _IMPORT.findall(stub.read())
+    stub = file.removesuffix("c") + "i"  # of .py or .pyc
+    try:
+        with open(stub, encoding="utf-8") as names:
+            imports = _IMPORT.findall(names.read())
+    except FileNotFoundError:
+        raise ImportError(
+            f"{stub} is missing; keep the *.pyi files of ragfast (PyInstaller: --collect-data ragfast)"
+        ) from None
     module_of = {name: module for module, *names in imports for name in re.findall(r"(\w+) as ", "".join(names))}
     namespace = vars(sys.modules[package])
 
