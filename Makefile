@@ -23,7 +23,7 @@ test: $(VENV)/.with-test
 
 # REST=1 leaves out what `make test` has passed just before.
 test-all: $(VENV)/.with-test,models,plots,mcp,eval,safetensors,arrow $(VENV)/.with-benchmarks $(VENV)/.with-demo
-	$(PYTEST) $(if $(REST),--skip-passed $(VENV)/.passed)
+	$(PYTEST) tests benchmarks/tests examples/demo/tests $(if $(REST),--skip-passed $(VENV)/.passed)
 
 demo: $(VENV)/.with-demo
 	$(BIN)/python examples/demo demo
