@@ -32,8 +32,8 @@ import numpy as np
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS / "helpers"), str(TESTS.parent / "benchmarks")]  # these need no installation
 
-from bit_cases import KINDS, SEARCHES_PER_INDEX, run_case  # noqa: E402
-from ragfast_bench.compare_builds import BuildError, load  # noqa: E402
+from bit_cases import KINDS, SEARCHES_PER_INDEX, run_case  # noqa: E402  # found by the line above
+from ragfast_bench.compare_builds import BuildError, load  # noqa: E402  # also found by it
 
 OTHERS = 4
 """Losses per case of each kind that is neither a search nor a loss."""

@@ -16,7 +16,7 @@ from ragfast_bench.results import BenchError
 from ragfast_bench.sections import Say, Settings
 
 TEXTS = ("wiki", "glosses")
-"""Those of real texts, which need the distribution ragfast-demo."""
+"""The data sets of real texts; they need the distribution ragfast-demo."""
 LEAST_QUERIES = 256
 MADE_QUERIES = 1024
 PART = 10_000

@@ -64,8 +64,11 @@ def turns(ratio: float, seconds: float = 0.004, noise: float = 0.02) -> Callable
     drift = iter(np.linspace(1, 2, 100_000).tolist())
 
     def turn(factor: float) -> compare.Turn:
-        stutter = lambda: 3.0 if rng.random() < 0.05 else 1.0  # noqa: E731
-        return lambda repeat: seconds * factor * next(drift) * stutter() * math.exp(noise * rng.standard_normal())
+        def time_of_call(repeat: int) -> float:
+            stutter = 3.0 if rng.random() < 0.05 else 1.0
+            return seconds * factor * next(drift) * stutter * math.exp(noise * rng.standard_normal())
+
+        return time_of_call
 
     return lambda: (turn(1.0), turn(ratio))
 
@@ -81,7 +84,10 @@ def test_a_slow_build_is_found_among_noise_and_drift(ratio: float, verdict: str)
 
 def test_a_steady_drift_cancels() -> None:
     drift = iter(range(10_000))
-    turn: compare.Turn = lambda repeat: 0.01 * (1 + 0.1 * next(drift))  # noqa: E731
+
+    def turn(repeat: int) -> float:
+        return 0.01 * (1 + 0.1 * next(drift))
+
     assert compare.measured(lambda: (turn, turn), 15, 2.0).ratio == pytest.approx(1.0, abs=1e-9)
 
 

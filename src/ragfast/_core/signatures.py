@@ -32,7 +32,7 @@ def options_of(*sources: Callable[..., Any], without: Collection[str] = ()) -> C
                 if p.kind is p.KEYWORD_ONLY and p.name not in known:
                     known.add(p.name)
                     own.append(p)
-        function.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        function.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]  # inspect reads it
         return function
 
     return decorate
