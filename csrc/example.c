@@ -11,17 +11,16 @@ int main(void) {
     static const float vectors[N * D] = {1, 0, 0, 0, 1, 0, 0, 0, 1, 0.6f, 0.8f, 0}, query[D] = {0.8f, 0.6f, 0};
     const ragfast_docs docs = {.vectors = vectors, .n_docs = N, .dim = D, .dtype = RAGFAST_F32};
     const double temperature = 1;
-    const int n_threads = 0; /* the default */
     double scores[K], doc_logprobs[K], answer_logprob, posterior[K];
     int64_t ids[K];
     ragfast_status status =
-        ragfast_search(scores, ids, doc_logprobs, NULL, NULL, query, 1, &docs, 1, NULL, K, temperature, n_threads);
+        ragfast_search(scores, ids, doc_logprobs, NULL, NULL, query, 1, &docs, 1, NULL, K, temperature, NULL);
 
     /* log p(y_t | x, z, y_<t): what a generator says about the tokens of an answer, given each document. */
     static const double token_logprobs[K * T] = {-0.1, -0.2, -1.0, -2.0, -3.0, -0.5};
     if (status == RAGFAST_OK)
         status = ragfast_marginalize_sequence(&answer_logprob, posterior, doc_logprobs, token_logprobs, 1, K, T,
-                                              RAGFAST_F64, n_threads);
+                                              RAGFAST_F64, NULL);
     if (status != RAGFAST_OK) {
         fprintf(stderr, "%s\n", ragfast_strerror(status));
         return 1;

@@ -37,6 +37,8 @@ enum { B = 2, DOCS = 5, T = 6, V = 2003 };              /* losses, decoding */
 enum { ROWS = 40, COLUMNS = 301, KEYS = 50, BEST = 8 }; /* small rows */
 enum { SHARDS = 4 };
 
+static const ragfast_options alone = {.n_threads = 1};
+
 static float vectors[N * D], queries[MOST_B * D], norms[N];
 static ragfast_docs docs = {.vectors = vectors, .norms = norms, .n_docs = N, .dim = D, .dtype = RAGFAST_F32};
 static ragfast_codes codes;
@@ -91,12 +93,12 @@ static void make_data(void) {
         keys[i] = (int64_t)((uniform() + 1) / 2 * KEYS);
     }
     size_t bad_row, high, low, bounds;
-    ragfast_row_norms(norms, &bad_row, vectors, N, D, RAGFAST_F32, 1);
+    ragfast_measure_rows(norms, NULL, NULL, &bad_row, vectors, N, D, RAGFAST_F32, &alone);
     ragfast_codes_size(&high, &low, &bounds, N, D);
     codes = (ragfast_codes){.high = aligned(high), .low = aligned(low), .bounds = aligned(bounds), .always = 1};
     coded_docs = docs;
     coded_docs.codes = &codes;
-    ragfast_search(scores, ids, NULL, NULL, NULL, queries, MOST_B, &docs, 1, NULL, K, 1.0, 1);
+    ragfast_search(scores, ids, NULL, NULL, NULL, queries, MOST_B, &docs, 1, NULL, K, 1.0, &alone);
     for (size_t shard = 1; shard < SHARDS; shard++)
         for (size_t i = 0; i < MOST_B * K; i++) {
             scores[shard * MOST_B * K + i] = scores[i] - 0.1 * (double)shard;
@@ -109,28 +111,33 @@ static void make_data(void) {
     __attribute__((noinline, visibility("default"))) void count_##name(void);                                          \
     void count_##name(void)
 
-#define SEARCH(n, docs) ragfast_search(merged, merged_ids, NULL, NULL, NULL, queries, n, docs, 1, NULL, K, 1.0, 1)
+#define SEARCH(n, docs) ragfast_search(merged, merged_ids, NULL, NULL, NULL, queries, n, docs, 1, NULL, K, 1.0, &alone)
 
 COUNT(search_float32_1) { expect(__func__, SEARCH(1, &docs), merged[0]); }
 COUNT(search_float32_16) { expect(__func__, SEARCH(16, &docs), merged[15 * K]); }
-COUNT(encode) { expect(__func__, ragfast_encode(&codes, vectors, NULL, RAGFAST_F32, 0, N, D, 1), 0); }
+COUNT(encode) { expect(__func__, ragfast_encode(&codes, vectors, NULL, RAGFAST_F32, 0, N, D, &alone), 0); }
 COUNT(search_codes_1) { expect(__func__, SEARCH(1, &coded_docs), merged[0]); }
 COUNT(search_codes_16) { expect(__func__, SEARCH(16, &coded_docs), merged[15 * K]); }
-COUNT(gather_scores) { expect(__func__, ragfast_gather_scores(merged, queries, rows, MOST_B, K, &docs, 1), merged[0]); }
+COUNT(gather_scores) {
+    expect(__func__, ragfast_gather_scores(merged, queries, rows, MOST_B, K, &docs, &alone), merged[0]);
+}
 COUNT(merge_topk) {
     expect(__func__, ragfast_merge_topk(merged, merged_ids, scores, ids, SHARDS, MOST_B, K, K), merged[0]);
 }
 COUNT(logsumexp_float32) {
-    expect(__func__, ragfast_logsumexp(narrow_out, narrow_rows, ROWS, COLUMNS, RAGFAST_F32, 1), (double)narrow_out[0]);
+    expect(__func__, ragfast_logsumexp(narrow_out, narrow_rows, ROWS, COLUMNS, RAGFAST_F32, &alone),
+           (double)narrow_out[0]);
 }
-COUNT(logsumexp_float64) { expect(__func__, ragfast_logsumexp(kl, wide_rows, ROWS, COLUMNS, RAGFAST_F64, 1), kl[0]); }
+COUNT(logsumexp_float64) {
+    expect(__func__, ragfast_logsumexp(kl, wide_rows, ROWS, COLUMNS, RAGFAST_F64, &alone), kl[0]);
+}
 COUNT(log_softmax_float32) {
-    expect(__func__, ragfast_log_softmax(narrow_out, narrow_rows, ROWS, COLUMNS, RAGFAST_F32, 1),
+    expect(__func__, ragfast_log_softmax(narrow_out, narrow_rows, ROWS, COLUMNS, RAGFAST_F32, &alone),
            (double)narrow_out[0]);
 }
 COUNT(target_logprobs) {
     expect(__func__,
-           ragfast_target_logprobs(logprobs, NULL, NULL, logits, row_targets, B * DOCS * T, V, RAGFAST_F32, 1),
+           ragfast_target_logprobs(logprobs, NULL, NULL, logits, row_targets, B * DOCS * T, V, RAGFAST_F32, &alone),
            logprobs[0]);
 }
 
@@ -145,7 +152,7 @@ static ragfast_status loss(int by_token, int with_grad) {
                                      .dtype = RAGFAST_F32};
     const ragfast_loss how = {.by_token = by_token, .temperature = 1};
     const ragfast_nll_out out = {.nll = nll, .posterior = posterior, .logits_grad = with_grad ? logits_grad : NULL};
-    return ragfast_rag_nll(&out, &answers, &how, 1);
+    return ragfast_rag_nll(&out, &answers, &how, &alone);
 }
 COUNT(rag_sequence_nll) { expect(__func__, loss(0, 0), nll[0]); }
 COUNT(rag_sequence_nll_grad) { expect(__func__, loss(0, 1), (double)logits_grad[0]); }
@@ -154,26 +161,28 @@ COUNT(rag_token_nll) { expect(__func__, loss(1, 0), nll[0]); }
 COUNT(marginalize_sequence) {
     expect(__func__,
            ragfast_marginalize_sequence(marginals, marginal_posterior, doc_logprobs, token_logprobs, B, DOCS, T,
-                                        RAGFAST_F32, 1),
+                                        RAGFAST_F32, &alone),
            (double)marginals[0]);
 }
 COUNT(marginalize_token) {
     expect(__func__,
            ragfast_marginalize_token(marginals, marginal_posterior, doc_logprobs, token_logprobs, B, DOCS, T,
-                                     RAGFAST_F32, 1),
+                                     RAGFAST_F32, &alone),
            (double)marginals[0]);
 }
 COUNT(marginalize_step) {
     static const double even[DOCS] = {-1.6094379124341003, -1.6094379124341003, -1.6094379124341003,
                                       -1.6094379124341003, -1.6094379124341003};
-    expect(__func__, ragfast_marginalize_step(mixture, best, best_ids, logits, even, 1, DOCS, V, RAGFAST_F32, BEST, 1),
+    expect(__func__,
+           ragfast_marginalize_step(mixture, best, best_ids, logits, even, 1, DOCS, V, RAGFAST_F32, BEST, &alone),
            (double)best[0]);
 }
 COUNT(kl) {
-    expect(__func__, ragfast_kl(kl, NULL, wide_grad, wide_rows, other_rows, ROWS, COLUMNS, 1.0, 1.0, 1), kl[0]);
+    expect(__func__, ragfast_kl(kl, NULL, wide_grad, wide_rows, other_rows, ROWS, COLUMNS, 1.0, 1.0, &alone), kl[0]);
 }
 COUNT(segment_logsumexp) {
-    expect(__func__, ragfast_segment_logsumexp(segment_lse, wide_rows, keys, ROWS, COLUMNS, KEYS, 1), segment_lse[0]);
+    expect(__func__, ragfast_segment_logsumexp(segment_lse, wide_rows, keys, ROWS, COLUMNS, KEYS, &alone),
+           segment_lse[0]);
 }
 
 int main(int argc, char **argv) {

@@ -100,10 +100,14 @@ static void sum_chunk(void *context, size_t chunk, size_t worker) {
         job->sums[i] = (uint32_t)ragfast_checksum(job->rows + i * job->row_bytes, job->row_bytes);
 }
 
-ragfast_status ragfast_row_sums(uint32_t *sums, const void *rows, size_t n_rows, size_t row_bytes, int n_threads) {
-    if (n_threads < 0 || (row_bytes > 0 && n_rows > SIZE_MAX / row_bytes)) return RAGFAST_ERROR_ARGUMENT;
-    if (n_rows * row_bytes < INLINE_BYTES) n_threads = 1;
+ragfast_status ragfast_row_sums(uint32_t *sums, const void *rows, size_t n_rows, size_t row_bytes,
+                                const ragfast_options *options) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || (row_bytes > 0 && n_rows > SIZE_MAX / row_bytes))
+        return RAGFAST_ERROR_ARGUMENT;
     sums_job job = {sums, rows, n_rows, row_bytes, ROWS_CHUNK_BYTES / (row_bytes + 1) + 1};
-    ragfast_parallel_for(sum_chunk, &job, n_rows / job.chunk_rows + (n_rows % job.chunk_rows > 0), n_threads);
-    return RAGFAST_OK;
+    size_t n_chunks = n_rows / job.chunk_rows + (n_rows % job.chunk_rows > 0);
+    ragfast_parallel_for(&call, sum_chunk, &job, n_chunks,
+                         ragfast_worker_count(&call, n_rows * row_bytes < INLINE_BYTES, n_chunks));
+    return ragfast_end_call(&call);
 }

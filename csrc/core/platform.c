@@ -1,14 +1,20 @@
 #define _DEFAULT_SOURCE /* posix_madvise, syscall */
 #include "core/platform.h"
 
-#include <stdint.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__linux__)
 #include <sys/syscall.h>
 #endif
 
 size_t ragfast_page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
+uint64_t ragfast_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec + 1;
+}
 
 void ragfast_prefetch_pages(const void *first, size_t n_bytes, size_t page_bytes) {
     size_t before = (uintptr_t)first % page_bytes;

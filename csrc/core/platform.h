@@ -3,8 +3,12 @@
 #define RAGFAST_PLATFORM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 size_t ragfast_page_bytes(void);
+
+/* The time in ns since some moment, by a clock that nobody sets. Above 0. */
+uint64_t ragfast_now(void);
 
 /* Asks for the pages of n_bytes at `first` to be read from the medium that they are mapped from. A hint: where it fails the
  * bytes are read when they are used. */

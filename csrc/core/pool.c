@@ -4,19 +4,25 @@
  *
  * Workers live as long as the process. fork() keeps only the calling thread, so the child starts with an empty pool. */
 #define _POSIX_C_SOURCE 200809L
+#if defined(__APPLE__)
+#define _DARWIN_C_SOURCE /* pthread_cond_timedwait_relative_np */
+#endif
 #include "core/pool.h"
 
 #include "core/fpenv.h"
 #include "core/kernels.h"
-#include "ragfast/runtime.h"
+#include "core/platform.h"
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
+#include <time.h>
 
 enum { MAX_WORKERS = RAGFAST_MAX_THREADS - 1 };
 
+static const uint64_t poll_interval = 20 * 1000 * 1000; /* ns */
+
 typedef struct job {
+    ragfast_call *call;
     ragfast_chunk_fn *run;
     void *context;
     size_t n_chunks;
@@ -34,6 +40,7 @@ static struct {
     pthread_cond_t wake;
     job *jobs; /* newest first */
     size_t n_workers, n_idle;
+    size_t n_forks; /* between the first process and this one */
 } pool = {.mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static atomic_int default_threads = 1;
@@ -44,6 +51,7 @@ static void run_chunks(job *j, size_t worker) {
         size_t chunk = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
         if (chunk >= j->n_chunks) return;
         j->run(j->context, chunk, worker);
+        if (ragfast_stopped(j->call, worker)) atomic_store_explicit(&j->next, j->n_chunks, memory_order_relaxed);
     }
 }
 
@@ -99,27 +107,101 @@ static void after_fork_child(void) {
     pthread_cond_init(&pool.wake, NULL);
     pool.jobs = NULL;
     pool.n_workers = pool.n_idle = 0;
+    pool.n_forks++;
 }
 static void register_fork_handlers(void) { pthread_atfork(before_fork, after_fork_parent, after_fork_child); }
 
-int ragfast_worker_count(int n_threads, int is_small, size_t n_chunks) {
-    if (n_threads == 0) n_threads = ragfast_get_num_threads();
-    size_t n = is_small ? 1 : ragfast_min(ragfast_min((size_t)n_threads, RAGFAST_MAX_THREADS), n_chunks);
-    return n ? (int)n : 1;
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
+
+ragfast_status ragfast_begin_call(ragfast_call *call, const ragfast_options *options) {
+    static const ragfast_options defaults = {0};
+    if (!options) options = &defaults;
+    if (options->n_threads < 0) return RAGFAST_ERROR_ARGUMENT;
+    size_t n_threads = (size_t)(options->n_threads > 0 ? options->n_threads : ragfast_get_num_threads());
+    *call = (ragfast_call){
+        .poll = options->poll, .context = options->context, .n_threads = ragfast_min(n_threads, RAGFAST_MAX_THREADS)};
+    return RAGFAST_OK;
 }
 
-void ragfast_parallel_for(ragfast_chunk_fn *run, void *context, size_t n_chunks, int n_threads) {
-    size_t threads = n_threads > 0 ? (size_t)n_threads : (size_t)ragfast_get_num_threads();
-    threads = ragfast_min(threads, n_chunks);
+/* The callback may change the floating-point environment. */
+void ragfast_poll(ragfast_call *call) {
+    uint64_t now = ragfast_now();
+    if (now < call->next_poll || atomic_load_explicit(&call->stopped, memory_order_relaxed)) return;
+    if (call->next_poll > 0) {
+        ragfast_fp_state saved = ragfast_fp_enter();
+        if (call->poll(call->context)) atomic_store_explicit(&call->stopped, 1, memory_order_relaxed);
+        ragfast_fp_enter();
+        ragfast_fp_leave(saved);
+    }
+    call->next_poll = ragfast_now() + poll_interval;
+}
+
+size_t ragfast_worker_count(const ragfast_call *call, int is_small, size_t n_chunks) {
+    size_t n = is_small ? 1 : ragfast_min(call->n_threads, n_chunks);
+    return n ? n : 1;
+}
+
+/* ---- their work --------------------------------------------------------------------------------------------------- */
+
+static void run_alone(ragfast_call *call, ragfast_chunk_fn *run, void *context, size_t n_chunks) {
+    for (size_t chunk = 0; chunk < n_chunks; chunk++) {
+        run(context, chunk, 0);
+        if (chunk + 1 < n_chunks && ragfast_stopped(call, 0)) return;
+    }
+}
+
+/* A condition that can be waited for by the monotonic clock, which nobody sets. */
+static void init_condition(pthread_cond_t *condition) {
+#if defined(__APPLE__)
+    pthread_cond_init(condition, NULL);
+#else
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attr);
+    pthread_condattr_destroy(&attr);
+#endif
+}
+
+/* Waits for a condition of init_condition, for at most so many ns. */
+static void wait_for(pthread_cond_t *condition, pthread_mutex_t *mutex, uint64_t duration) {
+    const uint64_t second = 1000000000;
+#if defined(__APPLE__)
+    struct timespec time = {(time_t)(duration / second), (long)(duration % second)};
+    pthread_cond_timedwait_relative_np(condition, mutex, &time);
+#else
+    uint64_t end = ragfast_now() + duration;
+    struct timespec time = {(time_t)(end / second), (long)(end % second)};
+    pthread_cond_timedwait(condition, mutex, &time);
+#endif
+}
+
+/* Waits until no worker is at the job any more, and polls meanwhile. pool.mutex is held, but not while the callback runs. */
+static void wait_for_workers(job *j, size_t n_forks) {
+    while (j->active > 0 && pool.n_forks == n_forks) {
+        if (!j->call->poll) {
+            pthread_cond_wait(&j->done, &pool.mutex);
+            continue;
+        }
+        wait_for(&j->done, &pool.mutex, poll_interval);
+        pthread_mutex_unlock(&pool.mutex);
+        ragfast_stopped(j->call, 0);
+        pthread_mutex_lock(&pool.mutex);
+    }
+}
+
+void ragfast_parallel_for(ragfast_call *call, ragfast_chunk_fn *run, void *context, size_t n_chunks, size_t n_workers) {
+    size_t threads = ragfast_min(n_workers, n_chunks);
     if (threads <= 1) {
-        for (size_t chunk = 0; chunk < n_chunks; chunk++) run(context, chunk, 0);
+        run_alone(call, run, context, n_chunks);
         return;
     }
     pthread_once(&fork_once, register_fork_handlers);
-    job j = {.run = run, .context = context, .n_chunks = n_chunks, .joined = 1, .max_joined = threads};
-    pthread_cond_init(&j.done, NULL);
+    job j = {.call = call, .run = run, .context = context, .n_chunks = n_chunks, .joined = 1, .max_joined = threads};
+    init_condition(&j.done);
 
     pthread_mutex_lock(&pool.mutex);
+    size_t n_forks = pool.n_forks;
     start_workers(threads - 1);
     j.next_job = pool.jobs;
     pool.jobs = &j;
@@ -130,9 +212,12 @@ void ragfast_parallel_for(ragfast_chunk_fn *run, void *context, size_t n_chunks,
 
     pthread_mutex_lock(&pool.mutex);
     job **link = &pool.jobs;
-    while (*link != &j) link = &(*link)->next_job;
-    *link = j.next_job;
-    while (j.active > 0) pthread_cond_wait(&j.done, &pool.mutex);
+    while (*link && *link != &j) link = &(*link)->next_job;
+    if (*link) *link = j.next_job;
+    wait_for_workers(&j, n_forks);
+    if (pool.n_forks !=
+        n_forks) /* the callback forked, and this is the child: chunks of other threads will never be done */
+        atomic_store_explicit(&call->stopped, 1, memory_order_relaxed);
     pthread_mutex_unlock(&pool.mutex);
     pthread_cond_destroy(&j.done);
 }

@@ -13,6 +13,7 @@
 enum {
     TILE = RAGFAST_TILE_QUERIES,
     CHUNK_ROWS = 256,
+    CHUNK_BYTES = 1 << 20,
     INLINE_WORK = 1 << 20, /* multiplications below which waking a thread costs more than it brings */
     MAX_DIM = 1 << 20
 };
@@ -30,36 +31,38 @@ void ragfast_interleave_f32(float *out, const float *rows, size_t n, size_t dim)
         for (size_t e = 0; e < dim; e++) out[(i / TILE * dim + e) * TILE + i % TILE] = rows[i * dim + e];
 }
 
-/* ---- norms and half squares --------------------------------------------------------------------------------------- */
+/* ---- measuring rows ----------------------------------------------------------------------------------------------- */
 
 typedef struct rows_job {
     const ragfast_kernels *kernels;
-    const void *rows;
-    size_t n_rows, dim;
+    const char *rows;
+    char *copy; /* or NULL */
+    size_t n_rows, dim, row_bytes, chunk_rows;
     ragfast_dtype dtype;
     float *wide;          /* (workers, D) if rows are of 16 bits */
-    float *norms;         /* of ragfast_row_norms, else NULL */
-    double *half_squares; /* of ragfast_half_squares */
+    float *norms;         /* or NULL */
+    double *half_squares; /* or NULL */
     atomic_size_t bad_row;
 } rows_job;
 
+static double squared_norm(const rows_job *job, const char *row, size_t worker) {
+    if (job->dtype == RAGFAST_F64)
+        return job->kernels->inner_f64_f64((const double *)row, (const double *)row, job->dim);
+    float *wide = job->wide ? job->wide + worker * job->dim : NULL;
+    const float *x = ragfast_widened(job->kernels, wide, row, job->dtype, 0, job->dim);
+    return job->kernels->inner_f64_f32(x, x, job->dim);
+}
+
+/* The copy of a row lies in the first-level cache when it is measured. */
 static void measure_chunk(void *context, size_t chunk, size_t worker) {
     rows_job *job = context;
-    size_t dim = job->dim, end = ragfast_min(job->n_rows, (chunk + 1) * CHUNK_ROWS);
-    for (size_t i = chunk * CHUNK_ROWS; i < end; i++) {
-        double squared;
-        if (job->dtype == RAGFAST_F64) {
-            const double *row = (const double *)job->rows + i * dim;
-            squared = job->kernels->inner_f64_f64(row, row, dim);
-        } else {
-            float *wide = job->wide ? job->wide + worker * dim : NULL;
-            const float *row = ragfast_widened(job->kernels, wide, job->rows, job->dtype, i, dim);
-            squared = job->kernels->inner_f64_f32(row, row, dim);
-        }
-        if (!job->norms) {
-            job->half_squares[i] = squared / 2;
-            continue;
-        }
+    size_t first = chunk * job->chunk_rows, end = ragfast_min(job->n_rows, first + job->chunk_rows);
+    for (size_t i = first; i < end; i++) {
+        const char *row = job->rows + i * job->row_bytes;
+        if (job->copy) row = memcpy(job->copy + i * job->row_bytes, row, job->row_bytes);
+        double squared = squared_norm(job, row, worker);
+        if (job->half_squares) job->half_squares[i] = squared / 2;
+        if (!job->norms) continue;
         job->norms[i] = ragfast_norm_rounded_up(squared);
         if (isfinite(squared)) continue; /* no float32 square overflows float64 */
         size_t seen = atomic_load(&job->bad_row);
@@ -68,35 +71,39 @@ static void measure_chunk(void *context, size_t chunk, size_t worker) {
     }
 }
 
-static ragfast_status measure(rows_job *job, int n_threads) {
-    size_t dim = job->dim, n_chunks = (job->n_rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    if (dim < 1 || dim > MAX_DIM || job->n_rows > SIZE_MAX / 8 / dim || n_threads < 0) return RAGFAST_ERROR_ARGUMENT;
-    n_threads = ragfast_worker_count(n_threads, job->n_rows * dim < INLINE_WORK, n_chunks);
-    int is_narrow = ragfast_element_size(job->dtype) == 2;
-    job->wide = is_narrow ? malloc((size_t)n_threads * dim * sizeof(float)) : NULL;
-    if (!job->wide && is_narrow) return RAGFAST_ERROR_MEMORY;
-    job->kernels = ragfast_current_kernels();
+ragfast_status ragfast_measure_rows(float *norms, double *half_squares, void *copy, size_t *bad_row, const void *rows,
+                                    size_t n_rows, size_t dim, ragfast_dtype dtype, const ragfast_options *options) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || dim < 1 || dim > MAX_DIM || n_rows > SIZE_MAX / 8 / dim ||
+        (norms && dtype == RAGFAST_F64))
+        return RAGFAST_ERROR_ARGUMENT;
+    size_t row_bytes = dim * ragfast_element_size(dtype),
+           chunk_rows = ragfast_min(CHUNK_ROWS, CHUNK_BYTES / row_bytes + 1);
+    size_t n_chunks = (n_rows + chunk_rows - 1) / chunk_rows;
+    size_t n_workers = ragfast_worker_count(&call, n_rows * dim < INLINE_WORK, n_chunks);
+    rows_job job = {.kernels = ragfast_current_kernels(),
+                    .rows = rows,
+                    .copy = copy,
+                    .n_rows = n_rows,
+                    .dim = dim,
+                    .row_bytes = row_bytes,
+                    .chunk_rows = chunk_rows,
+                    .dtype = dtype,
+                    .norms = norms,
+                    .half_squares = half_squares,
+                    .bad_row = SIZE_MAX};
+    int is_narrow = ragfast_element_size(dtype) == 2;
+    job.wide = is_narrow ? malloc(n_workers * dim * sizeof(float)) : NULL;
+    if (!job.wide && is_narrow) return RAGFAST_ERROR_MEMORY;
     ragfast_fp_state caller_fp = ragfast_fp_enter();
-    ragfast_parallel_for(measure_chunk, job, n_chunks, n_threads);
+    ragfast_parallel_for(&call, measure_chunk, &job, n_chunks, n_workers);
     ragfast_fp_leave(caller_fp);
-    free(job->wide);
-    return RAGFAST_OK;
-}
-
-ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,
-                                 ragfast_dtype dtype, int n_threads) {
-    rows_job job = {.rows = rows, .n_rows = n_rows, .dim = dim, .dtype = dtype, .norms = norms, .bad_row = SIZE_MAX};
-    if (dtype == RAGFAST_F64) return RAGFAST_ERROR_ARGUMENT;
-    ragfast_status status = measure(&job, n_threads);
-    if (status != RAGFAST_OK) return status;
-    *bad_row = atomic_load(&job.bad_row);
-    return *bad_row == SIZE_MAX ? RAGFAST_OK : RAGFAST_ERROR_NONFINITE_DOC;
-}
-
-ragfast_status ragfast_half_squares(double *half_squares, const void *rows, size_t n_rows, size_t dim,
-                                    ragfast_dtype dtype, int n_threads) {
-    rows_job job = {.rows = rows, .n_rows = n_rows, .dim = dim, .dtype = dtype, .half_squares = half_squares};
-    return measure(&job, n_threads);
+    free(job.wide);
+    if (ragfast_end_call(&call) != RAGFAST_OK) return RAGFAST_ERROR_CANCELLED;
+    size_t bad = atomic_load(&job.bad_row);
+    if (bad == SIZE_MAX) return RAGFAST_OK;
+    *bad_row = bad;
+    return RAGFAST_ERROR_NONFINITE_DOC;
 }
 
 /* ---- conversions -------------------------------------------------------------------------------------------------- */

@@ -237,8 +237,10 @@ static size_t add_product(size_t a, size_t b, size_t c, size_t d) {
 
 ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids, const void *logits,
                                         const double *doc_logprobs, size_t n, size_t n_docs, size_t vocab,
-                                        ragfast_dtype dtype, size_t n_best, int n_threads) {
-    if (n_docs == 0 || n_best > vocab || n_threads < 0 || add_product(0, n, n_docs, vocab) > SIZE_MAX / 16)
+                                        ragfast_dtype dtype, size_t n_best, const ragfast_options *options) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || n_docs == 0 || n_best > vocab ||
+        add_product(0, n, n_docs, vocab) > SIZE_MAX / 16)
         return RAGFAST_ERROR_ARGUMENT;
     if (n == 0 || vocab == 0) return RAGFAST_OK;
     job j = {.dtype = dtype,
@@ -253,7 +255,7 @@ ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids
              .n_best = n_best,
              .cols_each = vocab,
              .n_pieces = 1};
-    const size_t n_workers = (size_t)ragfast_worker_count(n_threads, n * n_docs * vocab < INLINE_WORK, SIZE_MAX);
+    const size_t n_workers = ragfast_worker_count(&call, n * n_docs * vocab < INLINE_WORK, SIZE_MAX);
     /* Whole beams read memory least; columns of them share the work evenly where beams would not. */
     const int whole = n % n_workers == 0 || n >= 4 * n_workers;
     if (!whole) {
@@ -284,13 +286,13 @@ ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids
     j.kernels = ragfast_current_kernels();
     for (size_t i = 0; i < n; i++) j.may_be_fast[i] = adds_up_to_one(&j, i);
     if (whole)
-        ragfast_parallel_for(run_beam, &j, n, (int)n_workers);
+        ragfast_parallel_for(&call, run_beam, &j, n, n_workers);
     else {
-        ragfast_parallel_for(run_row, &j, n * n_docs, (int)n_workers);
-        ragfast_parallel_for(run_piece, &j, n * j.n_pieces, (int)n_workers);
+        ragfast_parallel_for(&call, run_row, &j, n * n_docs, n_workers);
+        ragfast_parallel_for(&call, run_piece, &j, n * j.n_pieces, n_workers);
     }
-    if (n_best) ragfast_parallel_for(finish_beam, &j, n, n * n_best < INLINE_WORK / 10 ? 1 : (int)n_workers);
+    if (n_best) ragfast_parallel_for(&call, finish_beam, &j, n, n * n_best < INLINE_WORK / 10 ? 1 : n_workers);
     ragfast_fp_leave(saved);
     free(scratch);
-    return RAGFAST_OK;
+    return ragfast_end_call(&call);
 }

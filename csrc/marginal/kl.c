@@ -128,9 +128,10 @@ static void run_piece(void *context, size_t piece, size_t worker) {
 }
 
 ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const double *p, const double *q, size_t n_rows,
-                          size_t n, double p_temperature, double q_temperature, int n_threads) {
-    if (n_threads < 0 || !(p_temperature > 0) || !(q_temperature > 0) || isinf(p_temperature) || isinf(q_temperature) ||
-        (n && n_rows > SIZE_MAX / 16 / n))
+                          size_t n, double p_temperature, double q_temperature, const ragfast_options *options) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || !(p_temperature > 0) || !(q_temperature > 0) ||
+        isinf(p_temperature) || isinf(q_temperature) || (n && n_rows > SIZE_MAX / 16 / n))
         return RAGFAST_ERROR_ARGUMENT;
     job j = {.kl = kl,
              .p_grad = p_grad,
@@ -143,14 +144,14 @@ ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const doub
              .p_temperature = p_temperature,
              .q_temperature = q_temperature};
     const size_t n_pieces = (n_rows + j.rows_each - 1) / j.rows_each;
-    const size_t n_workers = (size_t)ragfast_worker_count(n_threads, n_rows * n < INLINE_WORK, n_pieces);
+    const size_t n_workers = ragfast_worker_count(&call, n_rows * n < INLINE_WORK, n_pieces);
     if (n > SIZE_MAX / (4 * sizeof(double)) / n_workers) return RAGFAST_ERROR_ARGUMENT;
     j.scratch = malloc(n_workers * 4 * n * sizeof(double) + 1);
     if (!j.scratch) return RAGFAST_ERROR_MEMORY;
     const ragfast_fp_state saved = ragfast_fp_enter();
     j.kernels = ragfast_current_kernels();
-    ragfast_parallel_for(run_piece, &j, n_pieces, (int)n_workers);
+    ragfast_parallel_for(&call, run_piece, &j, n_pieces, n_workers);
     ragfast_fp_leave(saved);
     free(j.scratch);
-    return RAGFAST_OK;
+    return ragfast_end_call(&call);
 }

@@ -34,6 +34,7 @@ enum {
 #define LARGE 256.0 /* of an LSE: from here on V of them would drown the sum of log-probabilities */
 
 typedef struct rows {
+    ragfast_call *call;
     const ragfast_kernels *kernels;
     const char *logits;
     const int64_t *targets; /* of plain rows */
@@ -114,12 +115,13 @@ static void run_piece(void *context, size_t piece, size_t worker) {
 }
 
 /* run(i) for i < n, each of `work` elements. */
-static void run_all(rows *r, void (*run)(const rows *, size_t, size_t), size_t n, size_t work, int n_threads) {
+static void run_all(rows *r, void (*run)(const rows *, size_t, size_t), size_t n, size_t work) {
     r->run = run;
     r->n = n;
     r->each = work >= PIECE_WORK ? 1 : PIECE_WORK / (work + 1) + 1;
     const int alone = work == 0 || n < INLINE_WORK / work;
-    ragfast_parallel_for(run_piece, r, (n + r->each - 1) / r->each, alone ? 1 : n_threads);
+    const size_t n_pieces = (n + r->each - 1) / r->each;
+    ragfast_parallel_for(r->call, run_piece, r, n_pieces, ragfast_worker_count(r->call, alone, n_pieces));
 }
 
 static void score_plain(const rows *r, size_t i, size_t worker) {
@@ -147,21 +149,25 @@ static int targets_are_below(const int64_t *targets, size_t n, size_t vocab) {
 }
 
 /* run of each row, for rows that are no answers. */
-static ragfast_status run_plain(rows *r, void (*run)(const rows *, size_t, size_t), size_t n_rows, int n_threads) {
-    if (n_threads < 0 || overflows(n_rows, r->vocab) || !targets_are_below(r->targets, n_rows, r->vocab))
+static ragfast_status run_plain(rows *r, void (*run)(const rows *, size_t, size_t), size_t n_rows,
+                                const ragfast_options *options) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || overflows(n_rows, r->vocab) ||
+        !targets_are_below(r->targets, n_rows, r->vocab))
         return RAGFAST_ERROR_ARGUMENT;
+    r->call = &call;
     r->kernels = ragfast_current_kernels();
     r->row_size = r->vocab * ragfast_element_size(r->dtype);
     r->stream = r->grad && r->grad != r->logits && n_rows * r->row_size >= STREAM_BYTES;
     ragfast_fp_state saved = ragfast_fp_enter();
-    run_all(r, run, n_rows, r->vocab, n_threads);
+    run_all(r, run, n_rows, r->vocab);
     ragfast_fp_leave(saved);
-    return RAGFAST_OK;
+    return ragfast_end_call(&call);
 }
 
 ragfast_status ragfast_target_logprobs(double *logprobs, double *lse, double *sums, const void *logits,
                                        const int64_t *targets, size_t n_rows, size_t vocab, ragfast_dtype dtype,
-                                       int n_threads) {
+                                       const ragfast_options *options) {
     rows r = {.logits = logits,
               .targets = targets,
               .vocab = vocab,
@@ -169,12 +175,12 @@ ragfast_status ragfast_target_logprobs(double *logprobs, double *lse, double *su
               .logprobs = logprobs,
               .lse = lse,
               .sums = sums};
-    return run_plain(&r, score_plain, n_rows, n_threads);
+    return run_plain(&r, score_plain, n_rows, options);
 }
 
 ragfast_status ragfast_target_grad(void *out, const void *logits, const int64_t *targets, const double *lse,
                                    const double *scale, const double *shift, size_t n_rows, size_t vocab,
-                                   ragfast_dtype dtype, int n_threads) {
+                                   ragfast_dtype dtype, const ragfast_options *options) {
     rows r = {.logits = logits,
               .targets = targets,
               .vocab = vocab,
@@ -183,7 +189,7 @@ ragfast_status ragfast_target_grad(void *out, const void *logits, const int64_t 
               .grad = out,
               .scale = (double *)scale,
               .shift = (double *)shift};
-    return run_plain(&r, grad_plain, n_rows, n_threads);
+    return run_plain(&r, grad_plain, n_rows, options);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------- */
@@ -432,9 +438,10 @@ static int is_valid(const ragfast_answers *a, const ragfast_loss *loss, const ra
 }
 
 ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers *answers, const ragfast_loss *loss,
-                               int n_threads) {
+                               const ragfast_options *options) {
     const ragfast_answers *a = answers;
-    if (n_threads < 0 || !is_valid(a, loss, out)) return RAGFAST_ERROR_ARGUMENT;
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || !is_valid(a, loss, out)) return RAGFAST_ERROR_ARGUMENT;
     if (a->n_queries == 0) return RAGFAST_OK;
     const size_t n_rows = a->n_queries * a->n_docs * a->n_tokens, query_rows = a->n_docs * a->n_tokens;
     const int smooth = loss->label_smoothing > 0, by_token = loss->by_token;
@@ -444,14 +451,14 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
     /* One block: rows of numbers, then of documents, of tokens, of workers. */
     const size_t cols = MIX_WORK / a->n_docs ? MIX_WORK / a->n_docs : 1;
     const size_t worker_size = smooth && by_token ? 2 * a->n_docs * cols + cols + a->n_docs : 0;
-    n_threads = ragfast_worker_count(n_threads, 0, SIZE_MAX);
-    const size_t n_workers = worker_size ? (size_t)n_threads : 0;
+    const size_t n_workers = worker_size ? call.n_threads : 0;
     const size_t total = 6 * n_rows + a->n_queries * (a->n_docs + a->n_tokens) + 4 * a->n_docs + 2 * a->n_tokens +
                          n_workers * worker_size;
     double *scratch = malloc((total + 1) * sizeof *scratch), *next = scratch;
     if (!scratch) return RAGFAST_ERROR_MEMORY;
 #define TAKE(n) (next += (n), next - (n))
-    rows r = {.kernels = ragfast_current_kernels(),
+    rows r = {.call = &call,
+              .kernels = ragfast_current_kernels(),
               .logits = a->logits,
               .vocab = a->vocab,
               .row_size = row_size,
@@ -501,15 +508,16 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
         if (queries_each == 0 && by_token) tokens_each = rows_each / a->n_docs ? rows_each / a->n_docs : 1;
         if (queries_each == 0) queries_each = 1;
     }
-    for (size_t b = 0; b < a->n_queries; b += queries_each) {
+    for (size_t b = 0; b < a->n_queries && !ragfast_stopped(&call, 0); b += queries_each) {
         const size_t n_queries = ragfast_min(queries_each, a->n_queries - b);
         for (size_t t = 0; t < a->n_tokens || t == 0; t += tokens_each) {
+            if (ragfast_stopped(&call, 0)) break;
             r.first_query = b;
             r.first_token = t;
             r.n_tokens = ragfast_min(tokens_each, a->n_tokens - t);
             const size_t block_rows = n_queries * a->n_docs * r.n_tokens;
-            if (a->logits) run_all(&r, score_answer, block_rows, a->vocab, n_threads);
-            if (worker_size) run_all(&r, smooth_token, n_queries * r.n_tokens, 8 * a->n_docs * a->vocab, n_threads);
+            if (a->logits) run_all(&r, score_answer, block_rows, a->vocab);
+            if (worker_size) run_all(&r, smooth_token, n_queries * r.n_tokens, 8 * a->n_docs * a->vocab);
             for (size_t i = 0; i < n_queries; i++) {
                 if (by_token)
                     mix_tokens(&m, b + i, t, r.n_tokens);
@@ -517,9 +525,9 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
                     mix_sequence(&m, b + i);
             }
             if (out->logits_grad && worker_size)
-                run_all(&r, grad_smooth_token, n_queries * r.n_tokens, 8 * a->n_docs * a->vocab, n_threads);
+                run_all(&r, grad_smooth_token, n_queries * r.n_tokens, 8 * a->n_docs * a->vocab);
             else if (out->logits_grad)
-                run_all(&r, grad_answer, block_rows, a->vocab, n_threads);
+                run_all(&r, grad_answer, block_rows, a->vocab);
             if (tokens_each == 0) break;
         }
     }
@@ -527,5 +535,5 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
         for (size_t i = 0; i < n_rows; i++) out->token_logprobs_grad[i] = -r.scale[i];
     ragfast_fp_leave(saved);
     free(scratch);
-    return RAGFAST_OK;
+    return ragfast_end_call(&call);
 }

@@ -54,7 +54,7 @@ static void run_piece(void *context, size_t piece, size_t worker) {
 }
 
 /* work: elements in a row. Rows are whole unless split_cols. */
-static void run_job(job *j, size_t work, int split_cols, int n_threads) {
+static ragfast_status run_job(job *j, size_t work, int split_cols, ragfast_call *call) {
     ragfast_fp_state saved = ragfast_fp_enter();
     j->kernels = ragfast_current_kernels();
     j->cols_each = split_cols ? ragfast_min(TOKEN_COLS, j->n_cols) : j->n_cols;
@@ -63,8 +63,9 @@ static void run_job(job *j, size_t work, int split_cols, int n_threads) {
     j->rows_each = pieces_per_row > 1 || work >= PIECE_WORK ? 1 : PIECE_WORK / (work + 1) + 1;
     size_t n_pieces = (j->n_rows + j->rows_each - 1) / j->rows_each * pieces_per_row;
     int alone = work == 0 || j->n_rows < INLINE_WORK / work;
-    ragfast_parallel_for(run_piece, j, n_pieces, alone ? 1 : n_threads);
+    ragfast_parallel_for(call, run_piece, j, n_pieces, ragfast_worker_count(call, alone, n_pieces));
     ragfast_fp_leave(saved);
+    return ragfast_end_call(call);
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
@@ -110,21 +111,22 @@ static void log_softmax_row(const job *j, size_t row, size_t col, size_t n) {
 }
 
 static ragfast_status run_rows(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
-                               int n_threads, void (*run)(const job *, size_t, size_t, size_t)) {
-    if (n_threads < 0 || product_overflows(n_rows, n_cols, 1)) return RAGFAST_ERROR_ARGUMENT;
+                               const ragfast_options *options, void (*run)(const job *, size_t, size_t, size_t)) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || product_overflows(n_rows, n_cols, 1))
+        return RAGFAST_ERROR_ARGUMENT;
     job j = {.dtype = dtype, .out = out, .x = x, .n_rows = n_rows, .n_cols = n_cols, .run = run};
-    run_job(&j, n_cols, 0, n_threads);
-    return RAGFAST_OK;
+    return run_job(&j, n_cols, 0, &call);
 }
 
 ragfast_status ragfast_logsumexp(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
-                                 int n_threads) {
-    return run_rows(out, x, n_rows, n_cols, dtype, n_threads, logsumexp_row);
+                                 const ragfast_options *options) {
+    return run_rows(out, x, n_rows, n_cols, dtype, options, logsumexp_row);
 }
 
 ragfast_status ragfast_log_softmax(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
-                                   int n_threads) {
-    return run_rows(out, x, n_rows, n_cols, dtype, n_threads, log_softmax_row);
+                                   const ragfast_options *options) {
+    return run_rows(out, x, n_rows, n_cols, dtype, options, log_softmax_row);
 }
 
 /* ---- documents --------------------------------------------------------------------------------------------------- */
@@ -204,9 +206,12 @@ static void token_row(const job *j, size_t query, size_t token, size_t n) {
 
 /* run: of whole queries, or of some of their tokens where split_tokens. */
 static ragfast_status marginalize(void *out, void *posterior, const void *doc_logprobs, const void *token_logprobs,
-                                  size_t n_queries, size_t n_docs, size_t n_tokens, ragfast_dtype dtype, int n_threads,
-                                  int split_tokens, void (*run)(const job *, size_t, size_t, size_t)) {
-    if (n_docs == 0 || n_threads < 0 || product_overflows(n_queries, n_docs, n_tokens + 1))
+                                  size_t n_queries, size_t n_docs, size_t n_tokens, ragfast_dtype dtype,
+                                  const ragfast_options *options, int split_tokens,
+                                  void (*run)(const job *, size_t, size_t, size_t)) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || n_docs == 0 ||
+        product_overflows(n_queries, n_docs, n_tokens + 1))
         return RAGFAST_ERROR_ARGUMENT;
     job j = {.dtype = dtype,
              .out = out,
@@ -218,20 +223,19 @@ static ragfast_status marginalize(void *out, void *posterior, const void *doc_lo
              .n_cols = n_tokens,
              .run = run};
     if (n_tokens == 0 && split_tokens) return RAGFAST_OK;
-    run_job(&j, n_docs * (n_tokens + !split_tokens), split_tokens, n_threads);
-    return RAGFAST_OK;
+    return run_job(&j, n_docs * (n_tokens + !split_tokens), split_tokens, &call);
 }
 
 ragfast_status ragfast_marginalize_sequence(void *out, void *posterior, const void *doc_logprobs,
                                             const void *token_logprobs, size_t n_queries, size_t n_docs,
-                                            size_t n_tokens, ragfast_dtype dtype, int n_threads) {
-    return marginalize(out, posterior, doc_logprobs, token_logprobs, n_queries, n_docs, n_tokens, dtype, n_threads, 0,
+                                            size_t n_tokens, ragfast_dtype dtype, const ragfast_options *options) {
+    return marginalize(out, posterior, doc_logprobs, token_logprobs, n_queries, n_docs, n_tokens, dtype, options, 0,
                        sequence_row);
 }
 
 ragfast_status ragfast_marginalize_token(void *out, void *posterior, const void *doc_logprobs,
                                          const void *token_logprobs, size_t n_queries, size_t n_docs, size_t n_tokens,
-                                         ragfast_dtype dtype, int n_threads) {
-    return marginalize(out, posterior, doc_logprobs, token_logprobs, n_queries, n_docs, n_tokens, dtype, n_threads, 1,
+                                         ragfast_dtype dtype, const ragfast_options *options) {
+    return marginalize(out, posterior, doc_logprobs, token_logprobs, n_queries, n_docs, n_tokens, dtype, options, 1,
                        token_row);
 }

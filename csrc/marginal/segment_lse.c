@@ -82,22 +82,24 @@ static void run_row(void *context, size_t row, size_t worker) {
 }
 
 ragfast_status ragfast_segment_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
-                                         size_t n_keys, int n_threads) {
-    if (n_threads < 0 || (n && n_rows > SIZE_MAX / 16 / n) || (n_keys && n_rows > SIZE_MAX / 16 / n_keys))
+                                         size_t n_keys, const ragfast_options *options) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || (n && n_rows > SIZE_MAX / 16 / n) ||
+        (n_keys && n_rows > SIZE_MAX / 16 / n_keys))
         return RAGFAST_ERROR_ARGUMENT;
     for (size_t i = 0; i < n_rows * n; i++)
         if (keys[i] >= 0 && (uint64_t)keys[i] >= n_keys) return RAGFAST_ERROR_ARGUMENT;
     job j = {.out = out, .x = x, .keys = keys, .n_rows = n_rows, .n = n, .n_keys = n_keys};
     const int is_small = n_rows * n + n_rows * n_keys < INLINE_WORK;
-    const size_t n_workers = (size_t)ragfast_worker_count(n_threads, is_small, n_rows);
+    const size_t n_workers = ragfast_worker_count(&call, is_small, n_rows);
     const size_t n_states = ragfast_min(n, n_keys);
     if (n_states > SIZE_MAX / sizeof(key_state) / n_workers - 1) return RAGFAST_ERROR_ARGUMENT;
     j.states = malloc((n_workers * n_states + 1) * sizeof(key_state));
     if (!j.states) return RAGFAST_ERROR_MEMORY;
     const ragfast_fp_state saved = ragfast_fp_enter();
     j.kernels = ragfast_current_kernels();
-    ragfast_parallel_for(run_row, &j, n_rows, (int)n_workers);
+    ragfast_parallel_for(&call, run_row, &j, n_rows, n_workers);
     ragfast_fp_leave(saved);
     free(j.states);
-    return RAGFAST_OK;
+    return ragfast_end_call(&call);
 }

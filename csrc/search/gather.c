@@ -26,6 +26,8 @@ enum {
 };
 
 typedef struct gather {
+    ragfast_call call;
+    size_t n_workers;
     const ragfast_kernels *kernels;
     const ragfast_docs *docs;
     const int64_t *rows; /* (B,K) */
@@ -44,10 +46,10 @@ typedef struct gather {
 static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 static ragfast_status prepare(gather *g, const ragfast_docs *docs, const int64_t *rows, size_t n_queries, size_t k,
-                              int *n_threads) {
+                              const ragfast_options *options) {
     size_t dim = docs->dim;
-    if (dim < 1 || dim > MAX_DIM || docs->n_docs >= (size_t)1 << 31 || *n_threads < 0 || k > SIZE_MAX / 32 ||
-        n_queries > SIZE_MAX / 32 / (k + dim))
+    if (ragfast_begin_call(&g->call, options) != RAGFAST_OK || dim < 1 || dim > MAX_DIM ||
+        docs->n_docs >= (size_t)1 << 31 || k > SIZE_MAX / 32 || n_queries > SIZE_MAX / 32 / (k + dim))
         return RAGFAST_ERROR_ARGUMENT;
     g->kernels = ragfast_current_kernels();
     g->docs = docs;
@@ -58,8 +60,7 @@ static ragfast_status prepare(gather *g, const ragfast_docs *docs, const int64_t
     g->ahead = ragfast_min(ceil_div(AHEAD_BYTES, g->row_bytes), MAX_AHEAD);
     for (size_t p = 0; p < g->n_pairs; p++)
         if (rows[p] >= (int64_t)docs->n_docs) return RAGFAST_ERROR_ARGUMENT;
-    if (*n_threads == 0) *n_threads = ragfast_get_num_threads();
-    if ((double)g->n_pairs * (double)dim < INLINE_WORK) *n_threads = 1;
+    g->n_workers = ragfast_worker_count(&g->call, (double)g->n_pairs * (double)dim < INLINE_WORK, SIZE_MAX);
     return RAGFAST_OK;
 }
 
@@ -135,19 +136,20 @@ static void score_chunk(void *context, size_t chunk, size_t worker) {
 }
 
 ragfast_status ragfast_gather_scores(double *scores, const void *queries, const int64_t *rows, size_t n_queries,
-                                     size_t k, const ragfast_docs *docs, int n_threads) {
+                                     size_t k, const ragfast_docs *docs, const ragfast_options *options) {
     gather g = {.scores = scores, .queries = queries};
-    ragfast_status status = prepare(&g, docs, rows, n_queries, k, &n_threads);
+    ragfast_status status = prepare(&g, docs, rows, n_queries, k, options);
     if (status != RAGFAST_OK) return status;
     g.chunk_pairs = ceil_div(CHUNK_BYTES, g.row_bytes);
 
     ragfast_fp_state caller_fp = ragfast_fp_enter();
     if (queries_are_finite(&g, n_queries))
-        ragfast_parallel_for(score_chunk, &g, ceil_div(g.n_pairs, g.chunk_pairs), n_threads);
+        ragfast_parallel_for(&g.call, score_chunk, &g, ceil_div(g.n_pairs, g.chunk_pairs), g.n_workers);
     else
         fail(&g, RAGFAST_ERROR_NONFINITE_QUERY);
     ragfast_fp_leave(caller_fp);
-    return (ragfast_status)atomic_load(&g.status);
+    status = (ragfast_status)atomic_load(&g.status);
+    return status == RAGFAST_OK ? ragfast_end_call(&g.call) : status;
 }
 
 /* ---- their gradient ---------------------------------------------------------------------------------------------- */
@@ -183,17 +185,17 @@ static void grad_chunk(void *context, size_t chunk, size_t worker) {
 }
 
 ragfast_status ragfast_gather_scores_grad(double *out, const double *grad, const int64_t *rows, size_t n_queries,
-                                          size_t k, const ragfast_docs *docs, int n_threads) {
+                                          size_t k, const ragfast_docs *docs, const ragfast_options *options) {
     gather g = {.out = out, .grad = grad};
-    ragfast_status status = prepare(&g, docs, rows, n_queries, k, &n_threads);
+    ragfast_status status = prepare(&g, docs, rows, n_queries, k, options);
     if (status != RAGFAST_OK || n_queries == 0) return status;
-    size_t wanted = ceil_div((size_t)n_threads, n_queries); /* blocks, for each thread to have one */
+    size_t wanted = ceil_div(g.n_workers, n_queries); /* blocks, for each thread to have one */
     g.block = ceil_div(ceil_div(docs->dim, wanted), MIN_BLOCK) * MIN_BLOCK;
     g.block = ragfast_min(g.block, MAX_BLOCK);
     g.n_blocks = ceil_div(docs->dim, g.block);
 
     ragfast_fp_state caller_fp = ragfast_fp_enter();
-    ragfast_parallel_for(grad_chunk, &g, n_queries * g.n_blocks, n_threads);
+    ragfast_parallel_for(&g.call, grad_chunk, &g, n_queries * g.n_blocks, g.n_workers);
     ragfast_fp_leave(caller_fp);
-    return RAGFAST_OK;
+    return ragfast_end_call(&g.call);
 }

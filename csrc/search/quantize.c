@@ -166,16 +166,18 @@ static void encode_chunk(void *context, size_t chunk, size_t worker) {
 }
 
 ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, const double *half_squares,
-                              ragfast_dtype dtype, size_t first, size_t n_docs, size_t dim, int n_threads) {
-    if (dim < 1 || dim > RAGFAST_MAX_CODE_DIM || n_docs >= (size_t)1 << 31 || first > n_docs || n_threads < 0 ||
-        dtype == RAGFAST_F64 || codes->prefix % RAGFAST_GROUP_DIM ||
+                              ragfast_dtype dtype, size_t first, size_t n_docs, size_t dim,
+                              const ragfast_options *options) {
+    ragfast_call call;
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || dim < 1 || dim > RAGFAST_MAX_CODE_DIM ||
+        n_docs >= (size_t)1 << 31 || first > n_docs || dtype == RAGFAST_F64 || codes->prefix % RAGFAST_GROUP_DIM ||
         (codes->prefix && (half_squares || codes->prefix >= dim)) ||
         !(codes->rotation_error >= 0 && codes->rotation_error < 0.01))
         return RAGFAST_ERROR_ARGUMENT;
     if (first == n_docs) return RAGFAST_OK;
     size_t n_chunks = (n_docs + PANEL - 1) / PANEL - first / PANEL;
     int is_small = !codes->rotation && (n_docs - first) * dim < INLINE_WORK;
-    size_t n_workers = (size_t)ragfast_worker_count(n_threads, is_small, n_chunks);
+    size_t n_workers = ragfast_worker_count(&call, is_small, n_chunks);
     encode_job job = {.kernels = ragfast_current_kernels(),
                       .codes = codes,
                       .vectors = vectors,
@@ -193,8 +195,8 @@ ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, c
     job.scratch = (char *)job.rotation + (rotation + 63) / 64 * 64;
     ragfast_fp_state caller_fp = ragfast_fp_enter();
     if (rotation) ragfast_interleave_f32(job.rotation, codes->rotation, dim, dim);
-    ragfast_parallel_for(encode_chunk, &job, n_chunks, (int)n_workers);
+    ragfast_parallel_for(&call, encode_chunk, &job, n_chunks, n_workers);
     ragfast_fp_leave(caller_fp);
     free(block);
-    return RAGFAST_OK;
+    return ragfast_end_call(&call);
 }

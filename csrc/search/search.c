@@ -427,10 +427,12 @@ static void plan(search *s, size_t n_queries, size_t n_docs, size_t n_threads) {
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                               ragfast_place *corrupt, const void *queries, size_t n_queries,
                               const ragfast_docs *segments, size_t n_segments, const ragfast_constraints *constraints,
-                              size_t k, double temperature, int n_threads) {
+                              size_t k, double temperature, const ragfast_options *options) {
+    ragfast_call call;
     size_t dim = segments->dim, n_docs = 0;
     if (k < 1 || dim < 1 || dim > MAX_DIM || n_segments < 1 || n_segments >= (size_t)1 << 31 || !(temperature > 0) ||
-        n_threads < 0 || n_queries > SIZE_MAX / 1024 / (k + dim) || !is_valid(segments, n_segments))
+        ragfast_begin_call(&call, options) != RAGFAST_OK || n_queries > SIZE_MAX / 1024 / (k + dim) ||
+        !is_valid(segments, n_segments))
         return RAGFAST_ERROR_ARGUMENT;
     if (stats) memset(stats, 0, n_queries * sizeof *stats);
     if (n_queries == 0) return RAGFAST_OK;
@@ -448,9 +450,8 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
                 .gamma = roundings / (1 - roundings),
                 .underflow = (double)(dim + 8) * 0x1p-149,
                 .corrupt_is_known = ATOMIC_FLAG_INIT};
-    if (n_threads == 0) n_threads = ragfast_get_num_threads();
-    if ((double)n_queries * (double)n_docs * (double)dim < INLINE_WORK) n_threads = 1;
-    plan(&s, n_queries, n_docs, (size_t)n_threads);
+    int is_small = (double)n_queries * (double)n_docs * (double)dim < INLINE_WORK;
+    plan(&s, n_queries, n_docs, ragfast_worker_count(&call, is_small, SIZE_MAX));
 
     /* As many queries a pass as memory allows, in even groups. */
     size_t query_bytes = s.capacity * sizeof(ragfast_candidate) + s.n_group_thresholds * sizeof(group_threshold);
@@ -477,10 +478,13 @@ ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logp
         if (status != RAGFAST_OK) ragfast_fail(&s, status);
         for (size_t i = 0; i < n_segments && atomic_load(&s.status) == RAGFAST_OK; i++) {
             begin_segment(&s, i);
-            ragfast_parallel_for(run_chunk, &s, s.n_chunks, (int)s.n_workers);
+            ragfast_parallel_for(&call, run_chunk, &s, s.n_chunks, s.n_workers);
+            if (ragfast_end_call(&call) != RAGFAST_OK) ragfast_fail(&s, RAGFAST_ERROR_CANCELLED);
             s.seen += s.n_allowed;
         }
-        if (atomic_load(&s.status) == RAGFAST_OK) ragfast_parallel_for(finish_query, &s, s.n_queries, (int)s.n_workers);
+        if (atomic_load(&s.status) == RAGFAST_OK)
+            ragfast_parallel_for(&call, finish_query, &s, s.n_queries, s.n_workers);
+        if (ragfast_end_call(&call) != RAGFAST_OK) ragfast_fail(&s, RAGFAST_ERROR_CANCELLED);
     }
     ragfast_fp_leave(caller_fp);
     free(block);

@@ -76,14 +76,18 @@ static void check_scores(const choice *c, int n_threads) {
     float *norms = must(malloc((n_docs + 1) * sizeof *norms));
     ragfast_docs docs = c->docs;
     if (docs.dtype > RAGFAST_F64) { /* which a search wants norms for */
-        check(!ragfast_row_norms(norms, &bad_row, docs.vectors, n_docs, docs.dim, docs.dtype, 1), "norms failed");
+        check(
+            !ragfast_measure_rows(norms, NULL, NULL, &bad_row, docs.vectors, n_docs, docs.dim, docs.dtype, THREADS(1)),
+            "norms failed");
         docs.norms = norms;
     }
     if (n_docs)
-        check(!ragfast_search(found, ids, NULL, NULL, NULL, c->queries, c->n_queries, &docs, 1, NULL, n_docs, 1, 1),
+        check(!ragfast_search(found, ids, NULL, NULL, NULL, c->queries, c->n_queries, &docs, 1, NULL, n_docs, 1,
+                              THREADS(1)),
               "search failed");
     set_strange(random_below(2) == 0);
-    ragfast_status status = ragfast_gather_scores(scores, c->queries, c->rows, c->n_queries, c->k, &c->docs, n_threads);
+    ragfast_status status =
+        ragfast_gather_scores(scores, c->queries, c->rows, c->n_queries, c->k, &c->docs, THREADS(n_threads));
     set_strange(0);
     check(status == RAGFAST_OK, "status %d", (int)status);
     for (size_t i = 0; i < n; i++) {
@@ -108,10 +112,11 @@ static void check_grad(const choice *c, int n_threads) {
                   : random_below(8) ? random_unit()
                                     : 0; /* what a missing document has is not read */
     set_strange(random_below(2) == 0);
-    ragfast_status status = ragfast_gather_scores_grad(out, grad, c->rows, c->n_queries, c->k, &c->docs, n_threads);
+    ragfast_status status =
+        ragfast_gather_scores_grad(out, grad, c->rows, c->n_queries, c->k, &c->docs, THREADS(n_threads));
     set_strange(0);
     check(status == RAGFAST_OK, "status %d", (int)status);
-    check(!ragfast_gather_scores_grad(alone, grad, c->rows, c->n_queries, c->k, &c->docs, 1), "failed");
+    check(!ragfast_gather_scores_grad(alone, grad, c->rows, c->n_queries, c->k, &c->docs, THREADS(1)), "failed");
     check(!memcmp(out, alone, size), "%d threads changed something", n_threads);
     for (size_t q = 0; q < c->n_queries; q++)
         for (size_t e = 0; e < dim; e++) {
@@ -148,8 +153,8 @@ static void check_refusals(void) {
         choice c = make_choice(B, K, N, D, dtypes[x]);
         ragfast_docs docs = c.docs;
         for (size_t i = 0; i < B * K; i++) c.rows[i] = (int64_t)(i % N);
-#define SCORES(k, d, threads) ragfast_gather_scores(scores, c.queries, c.rows, B, k, d, threads)
-#define GRAD(k, d, threads) ragfast_gather_scores_grad(out, scores, c.rows, B, k, d, threads)
+#define SCORES(k, d, threads) ragfast_gather_scores(scores, c.queries, c.rows, B, k, d, THREADS(threads))
+#define GRAD(k, d, threads) ragfast_gather_scores_grad(out, scores, c.rows, B, k, d, THREADS(threads))
         check(SCORES(K, &docs, -1) == RAGFAST_ERROR_ARGUMENT, "-1 threads were taken");
         check(GRAD(K, &docs, -1) == RAGFAST_ERROR_ARGUMENT, "-1 threads were taken");
         check(SCORES(SIZE_MAX / 2, &docs, 1) == RAGFAST_ERROR_ARGUMENT, "sizes that overflow were taken");

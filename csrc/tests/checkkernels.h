@@ -19,6 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define THREADS(n) (&(ragfast_options){.n_threads = (n)}) /* options of a call */
+
 extern char where[256]; /* what is being checked, for messages; written by the main thread alone */
 #define WHERE(...) snprintf(where, sizeof where, __VA_ARGS__)
 

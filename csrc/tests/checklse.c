@@ -243,8 +243,8 @@ static void check_rows(size_t n_rows, size_t n_cols, int kind, ragfast_dtype dty
             void *sums = output(sums_size), *logs = output(size);
             int in_place = n_threads % 2;
             if (in_place && size) memcpy(logs, x, size);
-            check(!ragfast_logsumexp(sums, x, n_rows, n_cols, dtype, n_threads), "ragfast_logsumexp failed");
-            check(!ragfast_log_softmax(logs, in_place ? logs : x, n_rows, n_cols, dtype, n_threads),
+            check(!ragfast_logsumexp(sums, x, n_rows, n_cols, dtype, THREADS(n_threads)), "ragfast_logsumexp failed");
+            check(!ragfast_log_softmax(logs, in_place ? logs : x, n_rows, n_cols, dtype, THREADS(n_threads)),
                   "ragfast_log_softmax failed");
             if (n_threads > 1)
                 check(!memcmp(first, sums, sums_size) && !memcmp(first + sums_size, logs, size),
@@ -288,10 +288,10 @@ static void check_marginal(size_t n_queries, size_t n_docs, size_t n_tokens, int
             void *sequence = output(n_queries * size), *sequence_posterior = output(docs_size);
             void *token = output(outs_size), *token_posterior = output(tokens_size);
             check(!ragfast_marginalize_sequence(sequence, sequence_posterior, docs, tokens, n_queries, n_docs, n_tokens,
-                                                dtype, n_threads),
+                                                dtype, THREADS(n_threads)),
                   "ragfast_marginalize_sequence failed");
             check(!ragfast_marginalize_token(token, token_posterior, docs, tokens, n_queries, n_docs, n_tokens, dtype,
-                                             n_threads),
+                                             THREADS(n_threads)),
                   "ragfast_marginalize_token failed");
             for (size_t b = 0; b < n_queries && n_threads == 1; b++) {
                 long double noise = 0;
@@ -355,17 +355,23 @@ void check_marginals(int threads_only) {
     WHERE("marginals: refusals");
     float one = 0;
     size_t half = SIZE_MAX / 2;
-    check(ragfast_marginalize_token(&one, NULL, &one, &one, 1, 0, 1, RAGFAST_F32, 1) == RAGFAST_ERROR_ARGUMENT,
+    check(ragfast_marginalize_token(&one, NULL, &one, &one, 1, 0, 1, RAGFAST_F32, THREADS(1)) == RAGFAST_ERROR_ARGUMENT,
           "K 0 was taken");
-    check(ragfast_marginalize_sequence(&one, NULL, &one, &one, 1, 0, 1, RAGFAST_F32, 1) == RAGFAST_ERROR_ARGUMENT,
+    check(ragfast_marginalize_sequence(&one, NULL, &one, &one, 1, 0, 1, RAGFAST_F32, THREADS(1)) ==
+              RAGFAST_ERROR_ARGUMENT,
           "K 0 was taken");
-    check(ragfast_marginalize_token(&one, NULL, &one, &one, half, half, 3, RAGFAST_F32, 1) == RAGFAST_ERROR_ARGUMENT,
+    check(ragfast_marginalize_token(&one, NULL, &one, &one, half, half, 3, RAGFAST_F32, THREADS(1)) ==
+              RAGFAST_ERROR_ARGUMENT,
           "an overflow was taken");
-    check(ragfast_marginalize_sequence(&one, NULL, &one, &one, half, half, 3, RAGFAST_F32, 1) == RAGFAST_ERROR_ARGUMENT,
+    check(ragfast_marginalize_sequence(&one, NULL, &one, &one, half, half, 3, RAGFAST_F32, THREADS(1)) ==
+              RAGFAST_ERROR_ARGUMENT,
           "an overflow was taken");
-    check(ragfast_logsumexp(&one, &one, half, half, RAGFAST_F32, 1) == RAGFAST_ERROR_ARGUMENT, "an overflow was taken");
-    check(ragfast_logsumexp(&one, &one, 1, 1, RAGFAST_F32, -1) == RAGFAST_ERROR_ARGUMENT, "n_threads -1 was taken");
-    check(ragfast_log_softmax(&one, &one, 1, 1, RAGFAST_F32, -1) == RAGFAST_ERROR_ARGUMENT, "n_threads -1 was taken");
+    check(ragfast_logsumexp(&one, &one, half, half, RAGFAST_F32, THREADS(1)) == RAGFAST_ERROR_ARGUMENT,
+          "an overflow was taken");
+    check(ragfast_logsumexp(&one, &one, 1, 1, RAGFAST_F32, THREADS(-1)) == RAGFAST_ERROR_ARGUMENT,
+          "n_threads -1 was taken");
+    check(ragfast_log_softmax(&one, &one, 1, 1, RAGFAST_F32, THREADS(-1)) == RAGFAST_ERROR_ARGUMENT,
+          "n_threads -1 was taken");
 }
 
 /* ---- timings ----------------------------------------------------------------------------------------------------- */

@@ -125,7 +125,7 @@ static void check_half_squares(size_t n, size_t dim, ragfast_dtype dtype, int n_
     void *rows = input(bytes);
     for (size_t i = 0; i < n * dim; i++) put(rows, i, random_unit(), dtype);
     double *out = output(n * sizeof *out), *zero = must(calloc(dim, sizeof *zero));
-    ragfast_status status = ragfast_half_squares(out, rows, n, dim, dtype, n_threads);
+    ragfast_status status = ragfast_measure_rows(NULL, out, NULL, NULL, rows, n, dim, dtype, THREADS(n_threads));
     check(status == RAGFAST_OK, "status %d", (int)status);
     for (size_t i = 0; i < n;
          i++) { /* a product of two float32 is exact: the distance from 0 has the bits of the product */
@@ -152,14 +152,14 @@ static void check_coded_half_squares(size_t n, size_t dim, float magnitude, int 
                                 : i % 5 == 4 && !centered ? (float)random_unit() * 0x1p100f /* beyond coding */
                                                           : magnitude * (1 + 0.25f * (float)random_unit());
     double *half_squares = must(malloc(n * sizeof *half_squares));
-    check(!ragfast_half_squares(half_squares, rows, n, dim, RAGFAST_F32, 1), "failed");
+    check(!ragfast_measure_rows(NULL, half_squares, NULL, NULL, rows, n, dim, RAGFAST_F32, THREADS(1)), "failed");
     ragfast_code_bounds *with = must(calloc(1, bounds_size)), *without = must(calloc(1, bounds_size));
     ragfast_codes codes = {.high = output(high_size), .low = output(low_size), .center = centered ? center : NULL};
     codes.bounds = without;
-    check(!ragfast_encode(&codes, rows, NULL, RAGFAST_F32, 0, n, dim, 1), "ragfast_encode failed");
+    check(!ragfast_encode(&codes, rows, NULL, RAGFAST_F32, 0, n, dim, THREADS(1)), "ragfast_encode failed");
     codes.bounds = with;
-    check(!ragfast_encode(&codes, rows, half_squares, RAGFAST_F32, 0, n / 3, dim, 1), "ragfast_encode failed");
-    check(!ragfast_encode(&codes, rows, half_squares, RAGFAST_F32, n / 3, n, dim, 2), "ragfast_encode failed");
+    check(!ragfast_encode(&codes, rows, half_squares, RAGFAST_F32, 0, n / 3, dim, THREADS(1)), "ragfast_encode failed");
+    check(!ragfast_encode(&codes, rows, half_squares, RAGFAST_F32, n / 3, n, dim, THREADS(2)), "ragfast_encode failed");
     for (size_t i = 0; i < n; i++) {
         const ragfast_code_bounds *a = with + i / RAGFAST_PANEL_DOCS, *b = without + i / RAGFAST_PANEL_DOCS;
         size_t j = i % RAGFAST_PANEL_DOCS;
@@ -189,17 +189,22 @@ static void check_refused_half_squares(void) {
     double half_squares[N];
     size_t high, low, bounds;
     ragfast_codes_size(&high, &low, &bounds, N, D);
-    check(ragfast_half_squares(half_squares, rows, N, 0, RAGFAST_F32, 1) == RAGFAST_ERROR_ARGUMENT, "D of 0 was taken");
-    check(ragfast_half_squares(half_squares, rows, N, D, RAGFAST_F32, -1) == RAGFAST_ERROR_ARGUMENT,
+    check(ragfast_measure_rows(NULL, half_squares, NULL, NULL, rows, N, 0, RAGFAST_F32, THREADS(1)) ==
+              RAGFAST_ERROR_ARGUMENT,
+          "D of 0 was taken");
+    check(ragfast_measure_rows(NULL, half_squares, NULL, NULL, rows, N, D, RAGFAST_F32, THREADS(-1)) ==
+              RAGFAST_ERROR_ARGUMENT,
           "-1 threads were taken");
-    check(ragfast_half_squares(half_squares, rows, SIZE_MAX / 2, D, RAGFAST_F32, 1) == RAGFAST_ERROR_ARGUMENT,
+    check(ragfast_measure_rows(NULL, half_squares, NULL, NULL, rows, SIZE_MAX / 2, D, RAGFAST_F32, THREADS(1)) ==
+              RAGFAST_ERROR_ARGUMENT,
           "sizes that overflow were taken");
     ragfast_codes codes = {.high = must(malloc(high)), .low = must(malloc(low)), .bounds = must(malloc(bounds))};
     codes.prefix = 16;
-    check(!ragfast_half_squares(half_squares, rows, N, D, RAGFAST_F32, 1), "failed");
-    check(ragfast_encode(&codes, rows, half_squares, RAGFAST_F32, 0, N, D, 1) == RAGFAST_ERROR_ARGUMENT,
+    check(!ragfast_measure_rows(NULL, half_squares, NULL, NULL, rows, N, D, RAGFAST_F32, THREADS(1)), "failed");
+    check(ragfast_encode(&codes, rows, half_squares, RAGFAST_F32, 0, N, D, THREADS(1)) == RAGFAST_ERROR_ARGUMENT,
           "a prefix beside half squares was taken");
-    check(ragfast_encode(&codes, rows, NULL, RAGFAST_F32, 0, N, D, 1) == RAGFAST_OK, "a prefix alone was not taken");
+    check(ragfast_encode(&codes, rows, NULL, RAGFAST_F32, 0, N, D, THREADS(1)) == RAGFAST_OK,
+          "a prefix alone was not taken");
     free(codes.high);
     free(codes.low);
     free(codes.bounds);
@@ -218,9 +223,9 @@ static void check_gathered(size_t n_queries, size_t k, size_t n, size_t dim, rag
     int64_t *rows = must(malloc((n_queries * k + 1) * sizeof *rows));
     for (size_t i = 0; i < n_queries * k; i++) rows[i] = (int64_t)random_below(n + 1) - 1;
     double *scores = output(n_queries * k * sizeof *scores), *half_squares = must(malloc(n * sizeof *half_squares));
-    check(!ragfast_half_squares(half_squares, vectors, n, dim, dtype, 1), "failed");
+    check(!ragfast_measure_rows(NULL, half_squares, NULL, NULL, vectors, n, dim, dtype, THREADS(1)), "failed");
     ragfast_docs docs = {.vectors = vectors, .n_docs = n, .dim = dim, .dtype = dtype, .half_squares = half_squares};
-    ragfast_status status = ragfast_gather_scores(scores, queries, rows, n_queries, k, &docs, n_threads);
+    ragfast_status status = ragfast_gather_scores(scores, queries, rows, n_queries, k, &docs, THREADS(n_threads));
     check(status == RAGFAST_OK, "status %d", (int)status);
     for (size_t i = 0; i < n_queries * k; i++) {
         const char *doc = (const char *)vectors + (rows[i] < 0 ? 0 : (size_t)rows[i]) * dim * element_size(dtype);
@@ -231,7 +236,7 @@ static void check_gathered(size_t n_queries, size_t k, size_t n, size_t dim, rag
     if (dtype == RAGFAST_F32 && k > 0) { /* a document that is the query: +0 */
         memcpy(queries, vectors, row);
         rows[0] = 0;
-        check(!ragfast_gather_scores(scores, queries, rows, n_queries, k, &docs, n_threads), "failed");
+        check(!ragfast_gather_scores(scores, queries, rows, n_queries, k, &docs, THREADS(n_threads)), "failed");
         check(same_bits(scores[0], 0), "%a from itself", scores[0]);
     }
     input_free(vectors, bytes);
@@ -307,7 +312,7 @@ static void check_row_sums(size_t n, size_t row_bytes, int n_threads) {
     fill_bytes(rows, n * row_bytes);
     uint32_t *sums = output(n * sizeof *sums);
     size_t wrong = 0;
-    ragfast_status status = ragfast_row_sums(sums, rows, n, row_bytes, n_threads);
+    ragfast_status status = ragfast_row_sums(sums, rows, n, row_bytes, THREADS(n_threads));
     check(status == RAGFAST_OK, "status %d", (int)status);
     for (size_t i = 0; i < n; i++) wrong += sums[i] != (ragfast_checksum(rows + i * row_bytes, row_bytes) & 0xffffffff);
     check(wrong == 0, "%zu of %zu are wrong", wrong, n);
@@ -342,8 +347,9 @@ void check_metric(int threads_only) {
     check_row_sums(3, 1 << 20, 2);
     if (threads_only) return;
     for (size_t row_bytes = 0; row_bytes < 70; row_bytes++) check_row_sums(row_bytes % 7, row_bytes, 1);
-    check(ragfast_row_sums(NULL, NULL, 1, 1, -1) == RAGFAST_ERROR_ARGUMENT, "-1 threads were taken");
-    check(ragfast_row_sums(NULL, NULL, SIZE_MAX / 2, 3, 1) == RAGFAST_ERROR_ARGUMENT, "sizes that overflow were taken");
+    check(ragfast_row_sums(NULL, NULL, 1, 1, THREADS(-1)) == RAGFAST_ERROR_ARGUMENT, "-1 threads were taken");
+    check(ragfast_row_sums(NULL, NULL, SIZE_MAX / 2, 3, THREADS(1)) == RAGFAST_ERROR_ARGUMENT,
+          "sizes that overflow were taken");
     check_refused_half_squares();
     check_checksum();
 }

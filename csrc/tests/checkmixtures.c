@@ -176,11 +176,11 @@ static void check_step(size_t n, size_t n_docs, size_t vocab, int kind, ragfast_
                   vocab, kinds[kind], dtypes[dtype], n_best, n_threads);
             void *out = output(out_size), *best = output(best_size), *best_alone = output(best_size);
             int64_t *ids = output(ids_size), *ids_alone = output(ids_size);
-            check(
-                !ragfast_marginalize_step(out, best, ids, s.logits, s.docs, n, n_docs, vocab, dtype, n_best, n_threads),
-                "failed");
+            check(!ragfast_marginalize_step(out, best, ids, s.logits, s.docs, n, n_docs, vocab, dtype, n_best,
+                                            THREADS(n_threads)),
+                  "failed");
             check(!ragfast_marginalize_step(NULL, best_alone, ids_alone, s.logits, s.docs, n, n_docs, vocab, dtype,
-                                            n_best, n_threads),
+                                            n_best, THREADS(n_threads)),
                   "failed without out");
             check(!memcmp(best, best_alone, best_size) && !memcmp(ids, ids_alone, ids_size),
                   "other best when the mixture is not stored");
@@ -273,8 +273,10 @@ static void check_kl(size_t n_rows, size_t n, double p_temperature, double q_tem
             WHERE("kl at %s, %zu x %zu, temperatures %g and %g, spread %g, %d threads", ragfast_isa(), n_rows, n,
                   p_temperature, q_temperature, spread, n_threads);
             double *kl = output(kl_size), *p_grad = output(size), *q_grad = output(size), *alone = output(kl_size);
-            check(!ragfast_kl(kl, p_grad, q_grad, p, q, n_rows, n, p_temperature, q_temperature, n_threads), "failed");
-            check(!ragfast_kl(alone, NULL, NULL, p, q, n_rows, n, p_temperature, q_temperature, n_threads), "failed");
+            check(!ragfast_kl(kl, p_grad, q_grad, p, q, n_rows, n, p_temperature, q_temperature, THREADS(n_threads)),
+                  "failed");
+            check(!ragfast_kl(alone, NULL, NULL, p, q, n_rows, n, p_temperature, q_temperature, THREADS(n_threads)),
+                  "failed");
             check(!memcmp(kl, alone, kl_size), "another divergence without gradients");
             for (size_t i = 0; i < n_rows && n_threads == 1; i++) {
                 const double greatest = spread / fmin(p_temperature, q_temperature) + (i % 8 == 6 ? 1e5 : 0);
@@ -337,7 +339,7 @@ static void check_segment_lse(size_t n_rows, size_t n, size_t n_keys, double sca
             WHERE("segment_logsumexp at %s, %zu x %zu, %zu keys, scale %g, %d threads", ragfast_isa(), n_rows, n,
                   n_keys, scale, n_threads);
             double *out = output(size);
-            check(!ragfast_segment_logsumexp(out, x, keys, n_rows, n, n_keys, n_threads), "failed");
+            check(!ragfast_segment_logsumexp(out, x, keys, n_rows, n, n_keys, THREADS(n_threads)), "failed");
             for (size_t i = 0; i < n_rows * n_keys && n_threads == 1; i++)
                 check(is_close(out[i], expected[i], RAGFAST_F64, 4, 4e-16L * fmax(1, scale)), "[%zu,%zu] %a for %La",
                       i / n_keys, i % n_keys, out[i], expected[i]);
@@ -362,28 +364,31 @@ static void check_mixture_refusals(void) {
     const size_t half = SIZE_MAX / 2;
     const ragfast_dtype f64 = RAGFAST_F64;
     const ragfast_status refused = RAGFAST_ERROR_ARGUMENT;
-    check(ragfast_marginalize_step(&out, NULL, NULL, &one, &one, 1, 0, 1, f64, 0, 1) == refused, "K 0 was taken");
-    check(ragfast_marginalize_step(&out, &out, &id, &one, &one, 1, 1, 1, f64, 2, 1) == refused,
+    check(ragfast_marginalize_step(&out, NULL, NULL, &one, &one, 1, 0, 1, f64, 0, THREADS(1)) == refused,
+          "K 0 was taken");
+    check(ragfast_marginalize_step(&out, &out, &id, &one, &one, 1, 1, 1, f64, 2, THREADS(1)) == refused,
           "best 2 of 1 was taken");
-    check(ragfast_marginalize_step(&out, NULL, NULL, &one, &one, 1, 1, 1, f64, 0, -1) == refused,
+    check(ragfast_marginalize_step(&out, NULL, NULL, &one, &one, 1, 1, 1, f64, 0, THREADS(-1)) == refused,
           "-1 threads were taken");
-    check(ragfast_marginalize_step(&out, NULL, NULL, &one, &one, half, half, 3, f64, 0, 1) == refused,
+    check(ragfast_marginalize_step(&out, NULL, NULL, &one, &one, half, half, 3, f64, 0, THREADS(1)) == refused,
           "an overflow was taken");
-    check(ragfast_marginalize_step(&out, NULL, NULL, &one, &one, 1, 1, 0, f64, 0, 1) == RAGFAST_OK, "V 0 was refused");
+    check(ragfast_marginalize_step(&out, NULL, NULL, &one, &one, 1, 1, 0, f64, 0, THREADS(1)) == RAGFAST_OK,
+          "V 0 was refused");
     static const double temperatures[] = {0, -1, NAN, INFINITY};
     for (size_t i = 0; i < 4; i++) {
-        check(ragfast_kl(&out, NULL, NULL, &one, &one, 1, 1, temperatures[i], 1, 1) == refused,
+        check(ragfast_kl(&out, NULL, NULL, &one, &one, 1, 1, temperatures[i], 1, THREADS(1)) == refused,
               "temperature %g was taken", temperatures[i]);
-        check(ragfast_kl(&out, NULL, NULL, &one, &one, 1, 1, 1, temperatures[i], 1) == refused,
+        check(ragfast_kl(&out, NULL, NULL, &one, &one, 1, 1, 1, temperatures[i], THREADS(1)) == refused,
               "temperature %g was taken", temperatures[i]);
     }
-    check(ragfast_kl(&out, NULL, NULL, &one, &one, half, half, 1, 1, 1) == refused, "an overflow was taken");
-    check(ragfast_kl(&out, NULL, NULL, &one, &one, 1, 1, 1, 1, -1) == refused, "-1 threads were taken");
-    check(!ragfast_kl(&out, NULL, NULL, &one, &one, 1, 0, 1, 1, 1) && isnan(out), "no columns gave %g", out);
-    check(ragfast_segment_logsumexp(&out, &one, &id, half, half, 1, 1) == refused, "an overflow was taken");
-    check(ragfast_segment_logsumexp(&out, &one, &id, half, 1, half, 1) == refused, "an overflow was taken");
-    check(ragfast_segment_logsumexp(&out, &one, &id, 1, 1, 1, -1) == refused, "-1 threads were taken");
-    check(!ragfast_segment_logsumexp(&out, &one, &id, 1, 0, 1, 1) && out == -INFINITY, "no elements gave %g", out);
+    check(ragfast_kl(&out, NULL, NULL, &one, &one, half, half, 1, 1, THREADS(1)) == refused, "an overflow was taken");
+    check(ragfast_kl(&out, NULL, NULL, &one, &one, 1, 1, 1, 1, THREADS(-1)) == refused, "-1 threads were taken");
+    check(!ragfast_kl(&out, NULL, NULL, &one, &one, 1, 0, 1, 1, THREADS(1)) && isnan(out), "no columns gave %g", out);
+    check(ragfast_segment_logsumexp(&out, &one, &id, half, half, 1, THREADS(1)) == refused, "an overflow was taken");
+    check(ragfast_segment_logsumexp(&out, &one, &id, half, 1, half, THREADS(1)) == refused, "an overflow was taken");
+    check(ragfast_segment_logsumexp(&out, &one, &id, 1, 1, 1, THREADS(-1)) == refused, "-1 threads were taken");
+    check(!ragfast_segment_logsumexp(&out, &one, &id, 1, 0, 1, THREADS(1)) && out == -INFINITY, "no elements gave %g",
+          out);
 }
 
 void check_mixtures(int threads_only) {

@@ -175,7 +175,7 @@ static void check_loss(const problem *p, int n_threads, char *first, size_t *fir
                            .doc_scores_grad = o.doc_scores_grad,
                            .logits_grad = o.grad,
                            .lse = o.lse};
-    check(!ragfast_rag_nll(&out, &mine, &p->loss, n_threads), "ragfast_rag_nll failed");
+    check(!ragfast_rag_nll(&out, &mine, &p->loss, THREADS(n_threads)), "ragfast_rag_nll failed");
     const struct {
         const void *data;
         size_t size;
@@ -209,11 +209,12 @@ static void check_loss(const problem *p, int n_threads, char *first, size_t *fir
         ragfast_nll_out known = {.nll = o.nll, .lse = o.lse, .lse_known = 1, .logits_grad = NULL};
         double *value = output(B * sizeof(double));
         known.nll = value;
-        check(!ragfast_rag_nll(&known, a, &p->loss, n_threads), "ragfast_rag_nll with its own lse failed");
+        check(!ragfast_rag_nll(&known, a, &p->loss, THREADS(n_threads)), "ragfast_rag_nll with its own lse failed");
         check_all(value, p->expected.nll, B, single, single * largest, "nll with a known lse");
         output_free(value, B * sizeof(double));
         value = output(B * sizeof(double));
-        check(!ragfast_rag_nll(&(ragfast_nll_out){.nll = value}, a, &p->loss, n_threads), "the loss alone failed");
+        check(!ragfast_rag_nll(&(ragfast_nll_out){.nll = value}, a, &p->loss, THREADS(n_threads)),
+              "the loss alone failed");
         check(!memcmp(value, o.nll, B * sizeof(double)), "the loss alone has other bits");
         output_free(value, B * sizeof(double));
     }
@@ -241,12 +242,12 @@ static void check_rows(const problem *p, int n_threads) {
     double *logprobs = output(size), *lse = output(size), *sums = output(size);
     void *grad = output(grad_size);
     const long double single = a->dtype == RAGFAST_F64 ? 4e-15L : 3.4e-7L;
-    check(!ragfast_target_logprobs(logprobs, lse, sums, a->logits, targets, n, a->vocab, a->dtype, n_threads),
+    check(!ragfast_target_logprobs(logprobs, lse, sums, a->logits, targets, n, a->vocab, a->dtype, THREADS(n_threads)),
           "ragfast_target_logprobs failed");
     check_all(logprobs, p->expected.logprobs, n, a->dtype == RAGFAST_F64 ? 4e-15L : 1.8e-7L, 1e-14L, "logprobs");
     check_all(lse, p->expected.lse, n, 1e-14L, single, "lse");
     check_all(sums, p->expected.sums, n, 1e-6L, 2 * single * (long double)a->vocab, "sums");
-    check(!ragfast_target_grad(grad, a->logits, targets, lse, scale, shift, n, a->vocab, a->dtype, n_threads),
+    check(!ragfast_target_grad(grad, a->logits, targets, lse, scale, shift, n, a->vocab, a->dtype, THREADS(n_threads)),
           "ragfast_target_grad failed");
     for (size_t i = 0; i < n; i++)
         for (size_t v = 0; v < a->vocab; v++) {
@@ -340,18 +341,21 @@ void check_nll(int threads_only) {
     const ragfast_nll_out out = {.nll = &one};
     const ragfast_loss loss = {.temperature = 1};
     ragfast_answers bad = good;
-    check(!ragfast_rag_nll(&out, &good, &loss, 1), "what is right was refused");
-    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 0}, 1) == RAGFAST_ERROR_ARGUMENT,
+    check(!ragfast_rag_nll(&out, &good, &loss, THREADS(1)), "what is right was refused");
+    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 0}, THREADS(1)) == RAGFAST_ERROR_ARGUMENT,
           "temperature 0");
-    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .label_smoothing = 1}, 1), "smoothing 1");
-    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .by_token = 1, .as_hf = 1}, 1), "token as hf");
-    check(ragfast_rag_nll(&out, &good, &loss, -1) == RAGFAST_ERROR_ARGUMENT, "n_threads -1");
+    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .label_smoothing = 1}, THREADS(1)),
+          "smoothing 1");
+    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .by_token = 1, .as_hf = 1}, THREADS(1)),
+          "token as hf");
+    check(ragfast_rag_nll(&out, &good, &loss, THREADS(-1)) == RAGFAST_ERROR_ARGUMENT, "n_threads -1");
     bad.targets = &beyond;
-    check(ragfast_rag_nll(&out, &bad, &loss, 1) == RAGFAST_ERROR_ARGUMENT, "a target of V");
-    check(ragfast_target_logprobs(&one, NULL, NULL, x, &beyond, 1, 2, RAGFAST_F32, 1) == RAGFAST_ERROR_ARGUMENT,
+    check(ragfast_rag_nll(&out, &bad, &loss, THREADS(1)) == RAGFAST_ERROR_ARGUMENT, "a target of V");
+    check(ragfast_target_logprobs(&one, NULL, NULL, x, &beyond, 1, 2, RAGFAST_F32, THREADS(1)) ==
+              RAGFAST_ERROR_ARGUMENT,
           "a target of V");
     bad = good, bad.n_docs = 0;
-    check(ragfast_rag_nll(&out, &bad, &loss, 1) == RAGFAST_ERROR_ARGUMENT, "K 0");
+    check(ragfast_rag_nll(&out, &bad, &loss, THREADS(1)) == RAGFAST_ERROR_ARGUMENT, "K 0");
     bad = good, bad.n_queries = SIZE_MAX / 2, bad.vocab = 3;
-    check(ragfast_rag_nll(&out, &bad, &loss, 1) == RAGFAST_ERROR_ARGUMENT, "sizes that overflow");
+    check(ragfast_rag_nll(&out, &bad, &loss, THREADS(1)) == RAGFAST_ERROR_ARGUMENT, "sizes that overflow");
 }

@@ -13,14 +13,14 @@ static void check_refusals_of_forms(void) {
             add_norms_and_codes(&p);
             ragfast_set_isa(ragfast_isa_name(level));
             WHERE("refusals at %s, %s", ragfast_isa(), dtype_names[dtype]);
-            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &p.docs, 1, NULL, 2, 1.0, 1) ==
+            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &p.docs, 1, NULL, 2, 1.0, THREADS(1)) ==
                       RAGFAST_ERROR_ARGUMENT,
                   "documents of 16 bits without norms were taken");
             ragfast_docs docs = p.docs;
             docs.norms = p.norms;
             docs.codes = &p.codes;
             ((float *)p.queries)[random_below(B * D)] = level % 2 ? NAN : -INFINITY;
-            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &docs, 1, NULL, 2, 1.0, 1) ==
+            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &docs, 1, NULL, 2, 1.0, THREADS(1)) ==
                       RAGFAST_ERROR_NONFINITE_QUERY,
                   "a bad query was taken");
             uint16_t *vectors = p.vectors, infinity = dtype == RAGFAST_F16 ? 0x7c00 : 0x7f80;
@@ -29,10 +29,10 @@ static void check_refusals_of_forms(void) {
                 uint16_t kept = vectors[at];
                 vectors[at] = (uint16_t)(infinity | (bits & 1) << 15 | bits >> 1);
                 vectors[N * D - 1] = infinity;
-                check(ragfast_row_norms(p.norms, &bad_row, vectors, N, D, (ragfast_dtype)dtype, 1 + bits) ==
-                              RAGFAST_ERROR_NONFINITE_DOC &&
+                check(ragfast_measure_rows(p.norms, NULL, NULL, &bad_row, vectors, N, D, (ragfast_dtype)dtype,
+                                           THREADS(1 + bits)) == RAGFAST_ERROR_NONFINITE_DOC &&
                           bad_row == at / D,
-                      "ragfast_row_norms found bad row %zu, not %zu", bad_row, at / D);
+                      "found bad row %zu, not %zu", bad_row, at / D);
                 vectors[at] = kept;
             }
             free_problem(&p);
@@ -42,7 +42,7 @@ static void check_refusals_of_forms(void) {
     problem p = make_problem(B, N, D, UNIFORM, RAGFAST_F32, 0);
     add_norms_and_codes(&p);
 #define ENCODE(codes, dtype, first, n_docs, dim, n_threads)                                                            \
-    ragfast_encode(&(codes), p.vectors, NULL, dtype, first, n_docs, dim, n_threads)
+    ragfast_encode(&(codes), p.vectors, NULL, dtype, first, n_docs, dim, THREADS(n_threads))
     check(ENCODE(p.codes, RAGFAST_F32, 0, N, D, 0) == RAGFAST_OK, "a plain ragfast_encode failed");
     check(ENCODE(p.codes, RAGFAST_F32, N, N, D, 1) == RAGFAST_OK, "nothing to encode, and it failed");
     check(ENCODE(p.codes, RAGFAST_F64, 0, N, D, 1) == RAGFAST_ERROR_ARGUMENT, "float64 was encoded");
@@ -81,7 +81,7 @@ void check_search_refusals(int threads_only) {
     int64_t ids[B * 2];
     float *queries = p.queries, *vectors = p.vectors;
 #define SEARCH(docs, k, temperature, n_threads)                                                                        \
-    ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &(docs), 1, NULL, k, temperature, n_threads)
+    ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &(docs), 1, NULL, k, temperature, THREADS(n_threads))
     check(SEARCH(p.docs, 2, 1.0, 0) == RAGFAST_OK, "a plain search failed");
     check(SEARCH(p.docs, 0, 1.0, 1) == RAGFAST_ERROR_ARGUMENT, "k 0 was taken");
     check(SEARCH(p.docs, 2, 1.0, -1) == RAGFAST_ERROR_ARGUMENT, "n_threads -1 was taken");
@@ -110,10 +110,10 @@ void check_search_refusals(int threads_only) {
                 vectors[at] = bad[i];
                 check(SEARCH(p.docs, 2, 1.0, n_threads) == RAGFAST_ERROR_NONFINITE_DOC, "a bad document was taken");
                 vectors[N * D - 1] = bad[i];
-                check(ragfast_row_norms(p.norms, &bad_row, vectors, N, D, RAGFAST_F32, n_threads) ==
-                              RAGFAST_ERROR_NONFINITE_DOC &&
+                check(ragfast_measure_rows(p.norms, NULL, NULL, &bad_row, vectors, N, D, RAGFAST_F32,
+                                           THREADS(n_threads)) == RAGFAST_ERROR_NONFINITE_DOC &&
                           bad_row == at / D,
-                      "ragfast_row_norms found bad row %zu, not %zu", bad_row, at / D);
+                      "found bad row %zu, not %zu", bad_row, at / D);
                 vectors[at] = kept;
                 vectors[N * D - 1] = 1;
             }
@@ -124,7 +124,7 @@ void check_search_refusals(int threads_only) {
     problem q = make_problem(B, N, D, UNIFORM, RAGFAST_F64, 0);
     for (size_t i = 0; i < D; i++)
         ((double *)q.vectors)[5 * D + i] = ((double *)q.queries)[D + i] = i % 2 ? 1e200 : -1e200;
-    check(ragfast_search(scores, ids, NULL, NULL, NULL, q.queries, B, &q.docs, 1, NULL, 2, 1.0, 1) ==
+    check(ragfast_search(scores, ids, NULL, NULL, NULL, q.queries, B, &q.docs, 1, NULL, 2, 1.0, THREADS(1)) ==
               RAGFAST_ERROR_OVERFLOW,
           "an inner product of 1e400 was taken");
     free_problem(&q);

@@ -12,12 +12,14 @@ void check_row_norms(int threads_only) {
         size_t n_rows = random_below(100), dim = 1 + random_below(70), size, bad_row;
         ragfast_dtype dtype = dtypes[x / 60];
         int kind = (int)(x % N_KINDS);
-        WHERE("ragfast_row_norms, N %zu, D %zu, %s, %s", n_rows, dim, kind_names[kind], dtype_names[dtype]);
+        WHERE("ragfast_measure_rows, N %zu, D %zu, %s, %s", n_rows, dim, kind_names[kind], dtype_names[dtype]);
         float *values = must(malloc(n_rows * dim * sizeof(float) + 1)), *norms = output(n_rows * sizeof(float));
         fill(values, n_rows, dim, kind);
         void *rows = as_dtype(values, n_rows * dim, dtype, &size);
         free(values);
-        check(!ragfast_row_norms(norms, &bad_row, rows, n_rows, dim, dtype, 1 + (int)random_below(4)), "failed");
+        check(!ragfast_measure_rows(norms, NULL, NULL, &bad_row, rows, n_rows, dim, dtype,
+                                    THREADS(1 + (int)random_below(4))),
+              "failed");
         for (size_t i = 0; i < n_rows; i++) {
             long double square = 0;
             for (size_t e = 0; e < dim; e++) {
@@ -136,10 +138,11 @@ static void check_caller_environment(void) {
         docs.codes = coded ? &p.codes : NULL;
         double scores[5 * 4], expected[5 * 4];
         int64_t ids[5 * 4], expected_ids[5 * 4];
-        ragfast_search(expected, expected_ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 1.0, n_threads);
+        ragfast_search(expected, expected_ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 1.0,
+                       THREADS(n_threads));
         unsigned saved = _mm_getcsr(), strange = 0x1f80u | 0x8040u | 0x4000u; /* FTZ, DAZ, round up */
         _mm_setcsr(strange);
-        ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 1.0, n_threads);
+        ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 1.0, THREADS(n_threads));
         unsigned after = _mm_getcsr();
         _mm_setcsr(saved);
         check((after & 0xffc0u) == (strange & 0xffc0u), "the caller's control bits came back as %x", after);

@@ -108,7 +108,8 @@ static void make_segment(world *w, size_t s, size_t n, int64_t first_id, double 
                          .mapped = !random_below(3)};
     if (w->dtype != RAGFAST_F64) {
         float *norms = input(n * sizeof *norms);
-        check(!ragfast_row_norms(norms, &bad_row, vectors, n, dim, w->dtype, 1), "ragfast_row_norms failed");
+        check(!ragfast_measure_rows(norms, NULL, NULL, &bad_row, vectors, n, dim, w->dtype, THREADS(1)),
+              "norms failed");
         docs.norms = norms;
     }
     if (random_below(2)) { /* backwards, so that order in memory is not the order of ids */
@@ -118,7 +119,8 @@ static void make_segment(world *w, size_t s, size_t n, int64_t first_id, double 
     }
     if (w->l2) {
         double *half_squares = input(n * sizeof *half_squares);
-        check(!ragfast_half_squares(half_squares, vectors, n, dim, w->dtype, 1), "ragfast_half_squares failed");
+        check(!ragfast_measure_rows(NULL, half_squares, NULL, NULL, vectors, n, dim, w->dtype, THREADS(1)),
+              "half squares failed");
         docs.half_squares = half_squares;
     }
     if (w->grouped) {
@@ -128,7 +130,7 @@ static void make_segment(world *w, size_t s, size_t n, int64_t first_id, double 
     }
     if (random_below(2)) {
         uint32_t *sums = input(n * sizeof *sums);
-        check(!ragfast_row_sums(sums, vectors, n, dim * element_size(w->dtype), 1), "ragfast_row_sums failed");
+        check(!ragfast_row_sums(sums, vectors, n, dim * element_size(w->dtype), THREADS(1)), "ragfast_row_sums failed");
         docs.row_sums = sums;
     }
     if (w->filtered) docs.allowed = make_bitmap(n, share, (int)random_below(2));
@@ -144,7 +146,7 @@ static void make_segment(world *w, size_t s, size_t n, int64_t first_id, double 
                             .always = 1};
         for (size_t i = 0; i < 2; i++) memset(i ? w->codes[s].low : w->codes[s].high, 0xa5, size[i]);
         memset(w->codes[s].bounds, 0xa5, size[2]);
-        check(!ragfast_encode(&w->codes[s], vectors, docs.half_squares, w->dtype, 0, n, dim, 1),
+        check(!ragfast_encode(&w->codes[s], vectors, docs.half_squares, w->dtype, 0, n, dim, THREADS(1)),
               "ragfast_encode failed");
         docs.codes = &w->codes[s];
     }
@@ -214,7 +216,7 @@ static size_t wrong_entries(const world *w, int n_threads) {
     int64_t *ids = must(malloc(n * sizeof *ids));
     ragfast_place corrupt;
     if (ragfast_search(scores, ids, logprobs, NULL, &corrupt, w->queries, w->n_queries, w->segments, w->n_segments,
-                       &w->constraints, w->k, 1, n_threads))
+                       &w->constraints, w->k, 1, THREADS(n_threads)))
         wrong = 1;
     for (size_t i = 0; i < n && !wrong; i++)
         wrong +=
@@ -281,11 +283,11 @@ static void check_one_group_on_top(void) {
         groups[i * (N / OTHERS)] = -1;
         vectors[i * (N / OTHERS) * D] = -(float)i;
     }
-    ragfast_row_norms(norms, &bad_row, vectors, N, D, RAGFAST_F32, 1);
+    ragfast_measure_rows(norms, NULL, NULL, &bad_row, vectors, N, D, RAGFAST_F32, THREADS(1));
     ragfast_codes_size(&size[0], &size[1], &size[2], N, D);
     ragfast_codes codes = {
         .high = must(malloc(size[0])), .low = must(malloc(size[1])), .bounds = must(malloc(size[2])), .always = 1};
-    ragfast_encode(&codes, vectors, NULL, RAGFAST_F32, 0, N, D, 1);
+    ragfast_encode(&codes, vectors, NULL, RAGFAST_F32, 0, N, D, THREADS(1));
     for (int coded = 0; coded < 2; coded++) {
         WHERE("a group on top, %s", coded ? "codes" : "float32");
         ragfast_docs docs = {.vectors = vectors,
@@ -299,7 +301,8 @@ static void check_one_group_on_top(void) {
         ragfast_query_stats stats;
         double scores[K];
         int64_t ids[K];
-        check(!ragfast_search(scores, ids, NULL, &stats, NULL, query, 1, &docs, 1, &constraints, K, 1, 1), "failed");
+        check(!ragfast_search(scores, ids, NULL, &stats, NULL, query, 1, &docs, 1, &constraints, K, 1, THREADS(1)),
+              "failed");
         check(stats.rescored <= N, "%zu documents were scored, of %d", (size_t)stats.rescored, N);
         for (size_t i = 0; i < K; i++)
             check(groups[ids[i]] == (i < 2 ? 3 : -1), "place %zu has a document of group %d", i, groups[ids[i]]);
@@ -332,8 +335,9 @@ static void check_damage(void) {
             for (int n_threads = 1; n_threads <= 3; n_threads += 2) {
                 ragfast_place found = {SIZE_MAX, SIZE_MAX};
                 WHERE("a damaged row %zu of segment %zu in world %zu, %d threads", row, s, i, n_threads);
-                ragfast_status status = ragfast_search(scores, ids, NULL, NULL, &found, w->queries, w->n_queries,
-                                                       w->segments, w->n_segments, NULL, w->n_docs, 1, n_threads);
+                ragfast_status status =
+                    ragfast_search(scores, ids, NULL, NULL, &found, w->queries, w->n_queries, w->segments,
+                                   w->n_segments, NULL, w->n_docs, 1, THREADS(n_threads));
                 check(status == RAGFAST_ERROR_CORRUPT_DOC, "status %d", (int)status);
                 check(found.segment == s && found.row == row, "%zu, %zu was named", found.segment, found.row);
             }
@@ -354,7 +358,7 @@ static void check_refusals(void) {
     for (size_t i = 0; i < N * D; i++) vectors[i] = 1;
     ragfast_codes prefixed = {.prefix = 16};
     const ragfast_docs good = {.vectors = vectors, .norms = norms, .n_docs = N, .dim = D, .dtype = RAGFAST_F32};
-#define SEARCH(segments, n) ragfast_search(scores, ids, NULL, NULL, NULL, query, 1, segments, n, NULL, 2, 1, 1)
+#define SEARCH(segments, n) ragfast_search(scores, ids, NULL, NULL, NULL, query, 1, segments, n, NULL, 2, 1, THREADS(1))
     ragfast_docs two[2] = {good, good};
     two[1].first_id = N;
     check(SEARCH(two, 2) == RAGFAST_OK, "two segments were refused");
@@ -406,9 +410,9 @@ static void check_growth(int l2) {
                               .bounds = must(calloc(1, size[2])),
                               .always = 1};
     double *half_squares = must(calloc(GROWN, sizeof *half_squares));
-    ragfast_half_squares(half_squares, g.vectors, SEEN, GROWTH_DIM, RAGFAST_F32, 1);
-    ragfast_row_norms(g.norms, &bad_row, g.vectors, SEEN, GROWTH_DIM, RAGFAST_F32, 1);
-    ragfast_encode(&g.codes, g.vectors, l2 ? half_squares : NULL, RAGFAST_F32, 0, SEEN, GROWTH_DIM, 1);
+    ragfast_measure_rows(NULL, half_squares, NULL, NULL, g.vectors, SEEN, GROWTH_DIM, RAGFAST_F32, THREADS(1));
+    ragfast_measure_rows(g.norms, NULL, NULL, &bad_row, g.vectors, SEEN, GROWTH_DIM, RAGFAST_F32, THREADS(1));
+    ragfast_encode(&g.codes, g.vectors, l2 ? half_squares : NULL, RAGFAST_F32, 0, SEEN, GROWTH_DIM, THREADS(1));
     world *w = g.world = must(calloc(1, sizeof *w));
     *w = (world){
         .dtype = RAGFAST_F32, .l2 = l2, .n_queries = B, .dim = GROWTH_DIM, .n_segments = 1, .n_docs = SEEN, .k = K};
@@ -432,9 +436,9 @@ static void check_growth(int l2) {
         size_t end = ragfast_min(n + 1 + random_below(40), GROWN);
         for (size_t i = n * GROWTH_DIM; i < end * GROWTH_DIM; i++) put(g.vectors, i, 0, RAGFAST_F32);
         const float *rows = g.vectors + n * GROWTH_DIM;
-        ragfast_row_norms(g.norms + n, &bad_row, rows, end - n, GROWTH_DIM, RAGFAST_F32, 1);
-        ragfast_half_squares(half_squares + n, rows, end - n, GROWTH_DIM, RAGFAST_F32, 1);
-        ragfast_encode(&g.codes, g.vectors, l2 ? half_squares : NULL, RAGFAST_F32, n, end, GROWTH_DIM, 2);
+        ragfast_measure_rows(g.norms + n, NULL, NULL, &bad_row, rows, end - n, GROWTH_DIM, RAGFAST_F32, THREADS(1));
+        ragfast_measure_rows(NULL, half_squares + n, NULL, NULL, rows, end - n, GROWTH_DIM, RAGFAST_F32, THREADS(1));
+        ragfast_encode(&g.codes, g.vectors, l2 ? half_squares : NULL, RAGFAST_F32, n, end, GROWTH_DIM, THREADS(2));
         n = end;
     }
     atomic_store(&g.done, 1);

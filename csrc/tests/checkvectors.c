@@ -83,8 +83,8 @@ problem make_problem(size_t n_queries, size_t n_docs, size_t dim, int kind, ragf
 
 void add_norms_and_codes(problem *p) {
     size_t n_docs = p->docs.n_docs, dim = p->docs.dim, bad_row, *size = p->codes_size;
-    check(!ragfast_row_norms(p->norms, &bad_row, p->vectors, n_docs, dim, p->docs.dtype, 2),
-          "ragfast_row_norms failed");
+    check(!ragfast_measure_rows(p->norms, NULL, NULL, &bad_row, p->vectors, n_docs, dim, p->docs.dtype, THREADS(2)),
+          "norms failed");
     int has_center = n_docs && random_below(2), has_weight = random_below(2) != 0;
     int has_rotation = dim <= 800 && random_below(2); /* larger ones take their time under a sanitizer */
     float *center = p->transform = must(malloc((dim + 2) * dim * sizeof(float))), *weight = center + dim;
@@ -120,7 +120,7 @@ void add_norms_and_codes(problem *p) {
     if (ragfast_isa_available(level)) ragfast_set_isa(ragfast_isa_name(level));
     for (int part = 0; part < 2; part++)
         check(!ragfast_encode(&p->codes, p->vectors, NULL, p->docs.dtype, part ? first : 0, part ? n_docs : first, dim,
-                              1 + (int)random_below(3)),
+                              THREADS(1 + (int)random_below(3))),
               "ragfast_encode failed");
 }
 
@@ -142,7 +142,7 @@ size_t wrong_entries(double *scores, int64_t *ids, double *logprobs, ragfast_que
                      const ragfast_docs *docs, size_t k, double temperature, int n_threads) {
     size_t n_docs = p->docs.n_docs, n_found = ragfast_min(k, n_docs), wrong = 0;
     if (ragfast_search(scores, ids, logprobs, stats, NULL, p->queries, p->n_queries, docs, 1, NULL, k, temperature,
-                       n_threads))
+                       THREADS(n_threads)))
         return 1;
     for (size_t i = 0; i < p->n_queries; i++) {
         const ranked *expected = p->ranking + i * n_docs;

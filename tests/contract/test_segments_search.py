@@ -147,10 +147,10 @@ def codes_of(part: Part, problem: Problem, half_squares: Floats | None) -> _kern
 
 def docs_of(part: Part, problem: Problem, seed: int) -> _kernels.Docs:
     l2 = problem.metric == "l2"
-    half_squares = _kernels.half_squares(part.vectors, problem.bfloat16, 1) if l2 else None
+    half_squares = _kernels.measure_rows(part.vectors, problem.bfloat16, True, 1)[1] if l2 else None
     return _kernels.Docs(
         part.vectors,
-        _kernels.row_norms(part.vectors, problem.bfloat16, 1)[0] if part.norms else None,
+        _kernels.measure_rows(part.vectors, problem.bfloat16, False, 1)[0] if part.norms else None,
         part.ids if part.explicit else None,
         None if part.quantizer is None else codes_of(part, problem, half_squares),
         bfloat16=problem.bfloat16,
@@ -483,7 +483,7 @@ def test_distances_of_chosen_documents(isa: str, storage: str) -> None:
     queries = values[:5] if storage == "float64" else values[:5].astype(np.float32)
     rows = rng.integers(-1, 300, (5, 90))
     rows[:, 0] = np.arange(5)
-    half_squares = _kernels.half_squares(vectors, storage == "bfloat16", 1)
+    half_squares = _kernels.measure_rows(vectors, storage == "bfloat16", True, 1)[1]
     zero = np.zeros((1, 33), queries.dtype)
     assert half_squares.tobytes() == (exact_scores(zero, values, "l2")[0] / -2).tobytes()
     scores = _kernels.gather_scores(queries, vectors, rows, 1, DOUBLE, storage == "bfloat16", half_squares)
@@ -506,7 +506,7 @@ def test_a_prefix_does_not_go_with_distances() -> None:
     vectors = np.ones((5, 20), np.float32)
     codes = Quantizer(prefix=16).new_codes(5, 20, True)
     with pytest.raises(ValueError, match="range"):
-        codes.encode(vectors, 0, False, 1, _kernels.half_squares(vectors, False, 1))
+        codes.encode(vectors, 0, False, 1, _kernels.measure_rows(vectors, False, True, 1)[1])
 
 
 # ---- damaged rows --------------------------------------------------------------------------------------------------
@@ -580,7 +580,7 @@ def test_a_damaged_row_that_is_not_finite(isa: str, storage: str, norms: bool) -
 def coded_docs(vectors: NDArray[np.float32], always: bool, first_id: int = 0, prefix: int = 0, **rest: Any) -> Any:
     codes = Quantizer(prefix=prefix).new_codes(*vectors.shape, always)
     codes.encode(vectors, 0, False, 1)
-    norms = _kernels.row_norms(vectors, False, 1)[0]
+    norms = _kernels.measure_rows(vectors, False, False, 1)[0]
     return _kernels.Docs(vectors, norms, codes=codes, first_id=first_id, **rest)
 
 
@@ -660,7 +660,7 @@ def test_fewer_qualify_than_are_wanted(isa: str, coded: bool, n_groups: int, col
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((6000, 16)).astype(np.float32)[rng.integers(0, 900, 6000)]
     queries, groups = vectors[:3] * 2, rng.integers(0, n_groups, 6000).astype(np.int32)
-    norms, k = _kernels.row_norms(vectors, False, 1)[0], n_groups * max_per_group + 4
+    norms, k = _kernels.measure_rows(vectors, False, False, 1)[0], n_groups * max_per_group + 4
     groups *= np.int32(k if collide else 1)
     docs = coded_docs(vectors, True, groups=groups) if coded else _kernels.Docs(vectors, norms, groups=groups)
     order = np.argsort(-exact_scores(queries, vectors, "ip"), axis=1, kind="stable")

@@ -12,7 +12,7 @@ from ragfast.index.quantizer import Quantizer
 
 DOUBLE = np.dtype(np.float64).num
 VECTORS = np.random.default_rng(0).standard_normal((70, 20)).astype(np.float32)
-HALVES = _kernels.half_squares(VECTORS, False, 1)
+HALVES = _kernels.measure_rows(VECTORS, False, True, 1)[1]
 
 
 def codes_of(n: int, prefix: int = 0) -> _kernels.Codes:
@@ -31,7 +31,7 @@ def test_what_is_made_is_not_made_again() -> None:
     """It would have another size under those who read it."""
     codes = codes_of(70)
     codes.encode(VECTORS, 0, False, 1)
-    docs = _kernels.Docs(VECTORS, _kernels.row_norms(VECTORS, False, 1)[0], codes=codes)
+    docs = _kernels.Docs(VECTORS, _kernels.measure_rows(VECTORS, False, False, 1)[0], codes=codes)
     with pytest.raises(TypeError, match="codes:"):
         codes.__init__(1, 20, None, None, None, 0.0, 0, True)  # type: ignore[misc]
     with pytest.raises(TypeError, match="docs:"):

@@ -120,7 +120,7 @@ def test_codes_of_documents_that_a_search_does_not_see(isa: str, n_queries: int)
     docs[70:] *= 100
     codes = Quantizer().new_codes(200, 20, True)
     codes.encode(docs, 0, False, 1)
-    norms, _ = _kernels.row_norms(docs, False, 1)
+    norms = _kernels.measure_rows(docs, False, False, 1)[0]
     for n in (65, 70, 95, 96, 97, 128):
         seen = _kernels.Docs(docs[:n], norms[:n], None, codes)
         hits = _kernels.search(queries, (seen,), 4, 1.0, 1, np.dtype(np.float64).num)

@@ -65,7 +65,7 @@ def assert_found_behind_an_equal(
         assert hits.ids.tolist() == [[3]] * n_queries
     codes = quantizer.new_codes(99, len(query), True)
     codes.encode(docs, 0, False, 1)
-    far = _kernels.Docs(docs, _kernels.row_norms(docs, False, 1)[0], ids, codes, mapped=True)
+    far = _kernels.Docs(docs, _kernels.measure_rows(docs, False, False, 1)[0], ids, codes, mapped=True)
     for n_queries in (1, FEW, MANY):
         queries = np.repeat(query[None], n_queries, axis=0)
         hits = _kernels.search(queries, (far,), 1, 1.0, 1, np.dtype(np.float64).num)

@@ -2,30 +2,30 @@
 #ifndef RAGFAST_MARGINAL_H
 #define RAGFAST_MARGINAL_H
 
-#include "ragfast/status.h"
+#include "ragfast/runtime.h"
 
 RAGFAST_BEGIN_DECLARATIONS
 
 /* ---- log-sum-exp and marginalization ----------------------------------------------------------------------------- */
 
 /* In all of these arrays hold dtype throughout, and sums are those of the mathematics whatever the range of the values.
- * A NaN gives NaN where it has a part; the LSE of nothing but -inf is -inf. Results are the same bits for any n_threads;
+ * A NaN gives NaN where it has a part; the LSE of nothing but -inf is -inf. Results are the same bits for any number of threads;
  * between levels they may differ in the last place.
  *
  * float32 results are within 2 units in the last place of the correctly rounded ones, float64 within 4, save where the
  * maximum and the logarithm of the sum cancel: there the absolute error is below 4e-16 times the larger of the two and
  * 1. Posteriors bear the rounding of their float64 arguments v as well, a relative error of 3e-16 |v|.
  *
- * Sizes whose product overflows and n_threads < 0 are RAGFAST_ERROR_ARGUMENT. */
+ * Sizes whose product overflows are RAGFAST_ERROR_ARGUMENT. */
 
 /* out (n_rows,) = log sum_j exp x[i,j]; x (n_rows,n_cols); a row of no columns gives -inf. */
 RAGFAST_API ragfast_status ragfast_logsumexp(void *out, const void *x, size_t n_rows, size_t n_cols,
-                                             ragfast_dtype dtype, int n_threads);
+                                             ragfast_dtype dtype, const ragfast_options *options);
 
 /* out (n_rows,n_cols) = x - logsumexp(x), all -inf for a row of nothing but -inf: no document qualifies there. out may be
  * x. */
 RAGFAST_API ragfast_status ragfast_log_softmax(void *out, const void *x, size_t n_rows, size_t n_cols,
-                                               ragfast_dtype dtype, int n_threads);
+                                               ragfast_dtype dtype, const ragfast_options *options);
 
 /* RAG-Sequence: out (B,) = LSE_k(doc_logprobs[b,k] + sum_t token_logprobs[b,k,t]), the inner sum in float64; posterior
  * (B,K), may be NULL: the softmax over k of the same, all 0 where out is -inf. doc_logprobs (B,K), token_logprobs
@@ -33,13 +33,15 @@ RAGFAST_API ragfast_status ragfast_log_softmax(void *out, const void *x, size_t 
  * T >= 0. */
 RAGFAST_API ragfast_status ragfast_marginalize_sequence(void *out, void *posterior, const void *doc_logprobs,
                                                         const void *token_logprobs, size_t n_queries, size_t n_docs,
-                                                        size_t n_tokens, ragfast_dtype dtype, int n_threads);
+                                                        size_t n_tokens, ragfast_dtype dtype,
+                                                        const ragfast_options *options);
 
 /* RAG-Token: out (B,T) = LSE_k(doc_logprobs[b,k] + token_logprobs[b,k,t]); posterior (B,K,T), may be NULL: the softmax
  * over k of the same, all 0 where out is -inf. Otherwise as ragfast_marginalize_sequence. */
 RAGFAST_API ragfast_status ragfast_marginalize_token(void *out, void *posterior, const void *doc_logprobs,
                                                      const void *token_logprobs, size_t n_queries, size_t n_docs,
-                                                     size_t n_tokens, ragfast_dtype dtype, int n_threads);
+                                                     size_t n_tokens, ragfast_dtype dtype,
+                                                     const ragfast_options *options);
 
 /* ---- logits -------------------------------------------------------------------------------------------------------
  * Logits are float64, float32, float16 or bfloat16; everything small beside them is float64. log p(v) = x[v] - LSE(x) is
@@ -51,7 +53,7 @@ RAGFAST_API ragfast_status ragfast_marginalize_token(void *out, void *posterior,
  * In:  logits (n_rows,V) of dtype; targets (n_rows,) below V; where negative the row is not read and its outputs are 0. */
 RAGFAST_API ragfast_status ragfast_target_logprobs(double *logprobs, double *lse, double *sums, const void *logits,
                                                    const int64_t *targets, size_t n_rows, size_t vocab,
-                                                   ragfast_dtype dtype, int n_threads);
+                                                   ragfast_dtype dtype, const ragfast_options *options);
 
 /* The gradient of such rows: out[i,v] = (scale[i] + V shift[i]) softmax(x[i])[v] - scale[i] [v = targets[i]] - shift[i], for the
  * weight `scale` of -log p(y) and `shift` of each -log p(v), from the lse of the row. Rows of scale and shift 0 are not read
@@ -59,7 +61,7 @@ RAGFAST_API ragfast_status ragfast_target_logprobs(double *logprobs, double *lse
  * target. */
 RAGFAST_API ragfast_status ragfast_target_grad(void *out, const void *logits, const int64_t *targets, const double *lse,
                                                const double *scale, const double *shift, size_t n_rows, size_t vocab,
-                                               ragfast_dtype dtype, int n_threads);
+                                               ragfast_dtype dtype, const ragfast_options *options);
 
 /* Answers y (B,T), each to be scored under K documents. */
 typedef struct ragfast_answers {
@@ -95,7 +97,7 @@ typedef struct ragfast_nll_out {
 /* -log p(y|x) of Lewis et al. 2020, with gradients and posterior, in one pass over the logits and one more for their
  * gradient; nothing of the size of the logits is ever stored. Scratch: some 50 bytes for each (b,k,t). */
 RAGFAST_API ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers *answers,
-                                           const ragfast_loss *loss, int n_threads);
+                                           const ragfast_loss *loss, const ragfast_options *options);
 
 /* A step of decoding: out[i,v] = LSE_k(doc_logprobs[i,k] + log_softmax(logits[i,k])[v]), the log-mixture of K documents for
  * each of n beams, and the n_best greatest of each beam, by (value descending, v ascending).
@@ -107,7 +109,7 @@ RAGFAST_API ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const rag
  * the LSE as a float64. A NaN or +inf in a document that is there makes all of its beam NaN, and best_ids 0, 1, ... */
 RAGFAST_API ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids, const void *logits,
                                                     const double *doc_logprobs, size_t n, size_t n_docs, size_t vocab,
-                                                    ragfast_dtype dtype, size_t n_best, int n_threads);
+                                                    ragfast_dtype dtype, size_t n_best, const ragfast_options *options);
 
 /* ---- small kernels over documents: everything float64 --------------------------------------------------------------- */
 
@@ -116,12 +118,12 @@ RAGFAST_API ragfast_status ragfast_marginalize_step(void *out, void *best, int64
  * one of -inf in q alone makes kl +inf. A row of p or q that is -inf throughout is no distribution: NaN. */
 RAGFAST_API ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const double *p, const double *q,
                                       size_t n_rows, size_t n, double p_temperature, double q_temperature,
-                                      int n_threads);
+                                      const ragfast_options *options);
 
 /* out (n_rows,n_keys) = for each key the LSE of x[i,j] over j with keys[i,j] = key, -inf for none. x and keys (n_rows,n);
  * keys below n_keys; negative: left out. */
 RAGFAST_API ragfast_status ragfast_segment_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows,
-                                                     size_t n, size_t n_keys, int n_threads);
+                                                     size_t n, size_t n_keys, const ragfast_options *options);
 
 RAGFAST_END_DECLARATIONS
 #endif

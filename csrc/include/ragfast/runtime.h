@@ -1,4 +1,4 @@
-/* Instruction-set levels and threads. */
+/* Instruction-set levels, threads, and the options of a call. */
 #ifndef RAGFAST_RUNTIME_H
 #define RAGFAST_RUNTIME_H
 
@@ -21,8 +21,20 @@ RAGFAST_API ragfast_status ragfast_set_isa(const char *name);
  * One pool a process, started at the first call that wants it, restarted in a forked child. The calling thread takes
  * part, and a call never waits for a worker that has not begun. */
 
-RAGFAST_EXPORT int ragfast_get_num_threads(void);   /* used where n_threads is 0: 1 until set */
+RAGFAST_EXPORT int ragfast_get_num_threads(void);   /* used where the options of a call have n_threads 0: 1 until set */
 RAGFAST_EXPORT void ragfast_set_num_threads(int n); /* n < 1 counts as 1 */
+
+/* ---- options of a call ------------------------------------------------------------------------------------------ */
+
+/* How a call runs. NULL stands for the defaults, all zero. n_threads < 0 is RAGFAST_ERROR_ARGUMENT. */
+typedef struct ragfast_options {
+    int n_threads; /* threads of the call, its caller counted; 0: ragfast_get_num_threads() */
+    /* Called by the calling thread during a long call, at most every 20 ms, with `context`. If it returns nonzero, all threads of
+     * the call stop, and the call returns RAGFAST_ERROR_CANCELLED. Use it for deadlines and for signals. It may call any function
+     * of ragfast. NULL: the call cannot be cancelled. */
+    int (*poll)(void *context);
+    void *context;
+} ragfast_options;
 
 RAGFAST_END_DECLARATIONS
 #endif

@@ -2,7 +2,7 @@
 #ifndef RAGFAST_SEARCH_H
 #define RAGFAST_SEARCH_H
 
-#include "ragfast/status.h"
+#include "ragfast/runtime.h"
 
 RAGFAST_BEGIN_DECLARATIONS
 
@@ -22,13 +22,14 @@ typedef struct ragfast_codes {
 /* A segment: documents that lie together. */
 typedef struct ragfast_docs {
     const void *vectors; /* (N,D) of dtype */
-    const float *norms;  /* (N,) from ragfast_row_norms, or NULL: found on the way (float32 only, and without codes) */
-    const int64_t *ids;  /* (N,) distinct and >= 0, or NULL: first_id + the row number */
+    const float
+        *norms; /* (N,) from ragfast_measure_rows, or NULL: found on the way (float32 only, and without codes) */
+    const int64_t *ids;         /* (N,) distinct and >= 0, or NULL: first_id + the row number */
     const ragfast_codes *codes; /* of all N, or NULL; not with float64 */
     size_t n_docs;              /* N, below 2^31 */
     size_t dim;                 /* D, from 1 to 2^20 */
     ragfast_dtype dtype;
-    const double *half_squares; /* (N,) |d|^2 / 2 from ragfast_half_squares: the score is -|q - d|^2; or NULL: q . d */
+    const double *half_squares; /* (N,) |d|^2 / 2 from ragfast_measure_rows: the score is -|q - d|^2; or NULL: q . d */
     int64_t first_id;           /* >= 0 */
     const uint32_t *allowed; /* (N / 32 rounded up,) bit j % 32 of word j / 32: document j takes part; those from N on
                                 mean nothing. Or NULL: all do */
@@ -59,7 +60,7 @@ typedef struct ragfast_place {
  *
  * The score of (q, d) is its inner product in float64, or 0 minus the squared distance, summed in a fixed order (core/kernels.h,
  * score_rows), so it has the same bits at every level. Documents are ordered by (score descending, id
- * ascending). Neither the scan, float32 or codes, nor n_threads, nor how queries and documents are batched or cut into
+ * ascending). Neither the scan, float32 or codes, nor the number of threads, nor how queries and documents are batched or cut into
  * segments can change a bit of the result.
  *
  * Out: scores (B,K), doc_ids (B,K): best first, then -inf and -1 where fewer than K documents qualify.
@@ -67,29 +68,29 @@ typedef struct ragfast_place {
  *      stats (B,), may be NULL.
  *      *corrupt, may be NULL: written with RAGFAST_ERROR_CORRUPT_DOC alone.
  * In:  queries (B,D), float64 if the documents are, else float32; segments (n_segments,) of one D and dtype, ids distinct over
- *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; constraints or NULL: none; k >= 1; temperature > 0; n_threads >= 0 (0: the default).
+ *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; constraints or NULL: none; k >= 1; temperature > 0.
  * With half_squares the codes must have been made with them, and without a prefix.
  * Returns RAGFAST_ERROR_NONFINITE_DOC only where norms are NULL: rows that came with norms were checked then. */
 RAGFAST_API ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs,
                                           ragfast_query_stats *stats, ragfast_place *corrupt, const void *queries,
                                           size_t n_queries, const ragfast_docs *segments, size_t n_segments,
                                           const ragfast_constraints *constraints, size_t k, double temperature,
-                                          int n_threads);
+                                          const ragfast_options *options);
 
 /* Conversions as IEEE has them, whatever rounding or flushing of denormals the caller has set. In place is not allowed. */
 RAGFAST_API void ragfast_narrow(float *out, const double *x, size_t n);
 RAGFAST_API void ragfast_widen(double *out, const float *x, size_t n);
 
-/* Euclidean norm of each row, rounded up: the scan's error bound multiplies by it.
- * Out: norms (N,); *bad_row: the first row that is not finite (then RAGFAST_ERROR_NONFINITE_DOC).
- * In:  rows (N,D) of dtype, float64 excepted. */
-RAGFAST_API ragfast_status ragfast_row_norms(float *norms, size_t *bad_row, const void *rows, size_t n_rows, size_t dim,
-                                             ragfast_dtype dtype, int n_threads);
-
-/* half_squares (N,) = |d|^2 / 2 of each row in float64: inner_f64 of core/kernels.h with itself, halved. Rows (N,D) of dtype; one that is
- * not finite, or overflows, has NaN or infinity there. */
-RAGFAST_API ragfast_status ragfast_half_squares(double *half_squares, const void *rows, size_t n_rows, size_t dim,
-                                                ragfast_dtype dtype, int n_threads);
+/* Measures rows, reading each once.
+ * Out: norms (N,): the Euclidean norm of each row, rounded up: the scan's error bound multiplies by it. Or NULL.
+ *      half_squares (N,): |d|^2 / 2 in float64, inner_f64 of core/kernels.h of the row with itself, halved; NaN or infinity for a
+ *      row that is not finite or overflows. Or NULL.
+ *      copy (N,D) of dtype: the rows, apart from them. Or NULL.
+ *      *bad_row: written with RAGFAST_ERROR_NONFINITE_DOC only, which a call with norms returns: the first row that is not finite.
+ * In:  rows (N,D) of dtype; no float64 with norms. */
+RAGFAST_API ragfast_status ragfast_measure_rows(float *norms, double *half_squares, void *copy, size_t *bad_row,
+                                                const void *rows, size_t n_rows, size_t dim, ragfast_dtype dtype,
+                                                const ragfast_options *options);
 
 /* Bytes of the three arrays of codes for n_docs documents, 0 where D is above 2^15: longer rows have no codes. */
 RAGFAST_API void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs, size_t dim);
@@ -98,7 +99,8 @@ RAGFAST_API void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, s
  * meanwhile. vectors (n_docs,D) of dtype, finite, float64 excepted. half_squares (n_docs,) for searches by distance, which
  * want a prefix of 0; else NULL. */
 RAGFAST_API ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, const double *half_squares,
-                                          ragfast_dtype dtype, size_t first, size_t n_docs, size_t dim, int n_threads);
+                                          ragfast_dtype dtype, size_t first, size_t n_docs, size_t dim,
+                                          const ragfast_options *options);
 
 /* ---- checksums: XXH64 with seed 0, the same on every machine -------------------------------------------------------- */
 
@@ -116,19 +118,20 @@ RAGFAST_API uint64_t ragfast_checksum_end(const ragfast_checksum_state *state);
 
 /* sums (n_rows,) = the low 32 bits of the checksum of each row of row_bytes. */
 RAGFAST_API ragfast_status ragfast_row_sums(uint32_t *sums, const void *rows, size_t n_rows, size_t row_bytes,
-                                            int n_threads);
+                                            const ragfast_options *options);
 
 /* Scores of chosen documents: scores (B,K) of q_b and row rows[b,k] of docs, the same bits as ragfast_search finds: q . d, or -|q - d|^2
  * where docs has half_squares, which are not read; -inf where the row is negative. queries (B,D), float64 if the documents are, else
  * float32; rows (B,K) below N. Neither norms nor codes are used. */
 RAGFAST_API ragfast_status ragfast_gather_scores(double *scores, const void *queries, const int64_t *rows,
-                                                 size_t n_queries, size_t k, const ragfast_docs *docs, int n_threads);
+                                                 size_t n_queries, size_t k, const ragfast_docs *docs,
+                                                 const ragfast_options *options);
 
 /* The gradient of inner products, whatever the metric: out (B,D) = sum_k grad[b,k] d of row rows[b,k], negative rows left
  * out. */
 RAGFAST_API ragfast_status ragfast_gather_scores_grad(double *out, const double *grad, const int64_t *rows,
                                                       size_t n_queries, size_t k, const ragfast_docs *docs,
-                                                      int n_threads);
+                                                      const ragfast_options *options);
 
 /* Top-k of the union of sorted lists: in (n_lists,B,n_in) each by (score descending, id ascending), ended by ids of -1;
  * out (B,k) the same way, then -inf and -1. An id that several lists have is taken once, at its best score. */

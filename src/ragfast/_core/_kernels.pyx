@@ -2,6 +2,10 @@
 # the GIL, makes one C call and turns its status into an exception. One module, which includes its subjects: a class
 # stands above those that name it.
 cimport numpy as np
+import os
+import threading
+
+from cpython.exc cimport PyErr_Occurred
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.string cimport memset
@@ -13,12 +17,51 @@ from ragfast._core.c_ragfast cimport *
 np.import_array()
 
 
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept  # leaves the exception where it is: Cython's own declaration raises it
+
+cdef unsigned long main_thread = 0  # where Python runs signal handlers
+
+
+def _find_main_thread():
+    global main_thread
+    main_thread = threading.main_thread().ident
+
+
+_find_main_thread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_find_main_thread)
+
+
+cdef int run_signal_handlers(void *unused) noexcept with gil:
+    """The poll callback of calls on the main thread: 1, with the exception set, if a handler raised one."""
+    return PyErr_CheckSignals() != 0
+
+
+cdef inline ragfast_options options_of(int n_threads) noexcept:
+    """Those of a call. It handles signals while it runs, as Python code does, if this is the main thread."""
+    cdef ragfast_options options
+    options.n_threads = n_threads
+    options.poll = NULL
+    if PyThread_get_thread_ident() == main_thread:
+        options.poll = run_signal_handlers
+    options.context = NULL
+    return options
+
+
 cdef int check(ragfast_status status) except -1:
     if status == RAGFAST_OK:
         return 0
+    if status == RAGFAST_ERROR_CANCELLED and PyErr_Occurred():
+        return -1
     message = ragfast_strerror(status).decode()
     if status == RAGFAST_ERROR_MEMORY:
         raise MemoryError(message)
+    if status == RAGFAST_ERROR_CANCELLED:
+        raise RuntimeError("a signal handler forked this process in the middle of a call, which the child cannot complete")
     raise ValueError(message)
 
 

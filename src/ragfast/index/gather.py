@@ -85,7 +85,7 @@ def scores_plain(
     half_squares: NDArray[np.float64] | None = None,
 ) -> NDArray[Any]:
     """Of plain arrays: vectors as :func:`arrays.rows_as_stored` has them, rows (B,K) that exist, or -1. With
-    half_squares (N,), :func:`_kernels.half_squares` of the vectors, the scores are -|q - d|^2."""
+    half_squares (N,), half the squared norm of each vector, the scores are -|q - d|^2."""
     threads = arrays.thread_count(n_threads)
     asked, docs, places, squares = queries, vectors, rows, half_squares
     if storage == "float64" and queries.dtype.num == arrays.FLOAT:

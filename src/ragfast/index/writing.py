@@ -46,10 +46,10 @@ def prepared_rows(rows: NDArray[Any], now: Snapshot) -> Rows:
 def stored(rows: NDArray[Any], now: Snapshot) -> Rows:
     """The same for vectors as an index has them."""
     bfloat16 = now.dtype == "bfloat16"
-    norms, bad_row = _kernels.row_norms(rows, bfloat16, 0)
+    norms, squares, bad_row = _kernels.measure_rows(rows, bfloat16, now.metric == "l2", 0)
     if bad_row is not None:
         raise ValueError(f"vectors: row {bad_row} holds NaN or an infinity; every value must be finite")
-    squares = _kernels.half_squares(rows, bfloat16, 0) if now.metric == "l2" else None
+    assert norms is not None
     return Rows(rows, norms, squares)
 
 

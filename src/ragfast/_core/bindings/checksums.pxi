@@ -45,8 +45,9 @@ def row_sums(np.ndarray rows not None, int n_threads=0):
     cdef np.ndarray sums = np.PyArray_EMPTY(1, &n_rows, np.NPY_UINT32, 0)
     cdef uint32_t *sums_data = <uint32_t *>np.PyArray_DATA(sums)
     cdef const void *data = np.PyArray_DATA(rows)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_row_sums(sums_data, data, n_rows, row_bytes, n_threads)
+        status = ragfast_row_sums(sums_data, data, n_rows, row_bytes, &options)
     check(status)
     return sums

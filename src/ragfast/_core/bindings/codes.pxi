@@ -139,9 +139,10 @@ cdef class Codes:
         cdef size_t n_docs = np.PyArray_DIM(vectors, 0), dim = np.PyArray_DIM(vectors, 1)
         cdef ragfast_dtype dtype = rows_dtype(vectors, bfloat16)
         cdef const void *data = np.PyArray_DATA(vectors)
+        cdef ragfast_options options = options_of(n_threads)
         cdef ragfast_status status
         with nogil:
-            status = ragfast_encode(&self.c, data, squares, dtype, first, n_docs, dim, n_threads)
+            status = ragfast_encode(&self.c, data, squares, dtype, first, n_docs, dim, &options)
         check(status)
         self.half_squares = half_squares is not None
         self.n_encoded = max(self.n_encoded, <Py_ssize_t>n_docs)

@@ -22,10 +22,11 @@ def marginalize_step(np.ndarray logits not None, np.ndarray doc_logprobs not Non
     cdef int64_t *best_ids = <int64_t *>np.PyArray_DATA(ids) if n_best else NULL
     cdef const void *logits_data = np.PyArray_DATA(logits)
     cdef const double *docs_data = <const double *>np.PyArray_DATA(doc_logprobs)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
         status = ragfast_marginalize_step(out, best, best_ids, logits_data, docs_data, n, n_docs, vocab, dtype, n_best,
-                                          n_threads)
+                                          &options)
     check(status)
     return (values, ids) if n_best else values
 
@@ -44,10 +45,11 @@ def kl(np.ndarray p not None, np.ndarray q not None, double p_temperature, doubl
     cdef double *q_grad_data = <double *>np.PyArray_DATA(q_grad) if with_q_grad else NULL
     cdef const double *p_data = <const double *>np.PyArray_DATA(p)
     cdef const double *q_data = <const double *>np.PyArray_DATA(q)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
         status = ragfast_kl(out_data, p_grad_data, q_grad_data, p_data, q_data, n_rows, n, p_temperature,
-                            q_temperature, n_threads)
+                            q_temperature, &options)
     check(status)
     return out, p_grad, q_grad
 
@@ -65,8 +67,9 @@ def segment_logsumexp(np.ndarray x not None, np.ndarray keys not None, Py_ssize_
     cdef double *out_data = <double *>np.PyArray_DATA(out)
     cdef const double *x_data = <const double *>np.PyArray_DATA(x)
     cdef const int64_t *keys_data = <const int64_t *>np.PyArray_DATA(keys)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_segment_logsumexp(out_data, x_data, keys_data, n_rows, n, n_keys, n_threads)
+        status = ragfast_segment_logsumexp(out_data, x_data, keys_data, n_rows, n, n_keys, &options)
     check(status)
     return out

@@ -88,34 +88,37 @@ cdef class Docs:
         raise TypeError("a segment as C sees it cannot be pickled or copied")
 
 
-def row_norms(np.ndarray rows not None, bint bfloat16, int n_threads):
-    """Norms (N,) float32 rounded up, and the first row that is not finite, or None. Rows as in Codes.encode."""
+def measure_rows(np.ndarray rows not None, bint bfloat16, bint with_half_squares, int n_threads, np.ndarray copy=None):
+    """Rows (N,D), plain, float32, float64 or the bits of 16-bit floats, each of which is read once -> norms (N,) float32,
+    rounded up, or None of float64 rows; |row|^2 / 2 (N,) float64, or None; and the first row that is not finite, or None.
+    copy, of the same type and shape, becomes a copy of them."""
+    cdef int type_num = np.PyArray_TYPE(rows)
+    if type_num not in (np.NPY_FLOAT, np.NPY_DOUBLE, np.NPY_FLOAT16, np.NPY_UINT16) or not is_plain(rows, type_num, 2):
+        raise ValueError(f"rows: expected a plain array (N,D) of floats, got {rows.dtype} {np.shape(rows)}")
+    if copy is not None and not (is_plain(copy, type_num, 2) and np.PyArray_ISWRITEABLE(copy) and
+                                 np.shape(copy) == np.shape(rows)):
+        raise ValueError(f"copy: expected a plain writable array {np.shape(rows)} of {rows.dtype}, got {copy.dtype} "
+                         f"{np.shape(copy)}")
     cdef np.npy_intp n_rows = np.PyArray_DIM(rows, 0)
     cdef size_t dim = np.PyArray_DIM(rows, 1)
-    cdef np.ndarray norms = np.PyArray_EMPTY(1, &n_rows, np.NPY_FLOAT, 0)
-    cdef float *norms_data = <float *>np.PyArray_DATA(norms)
+    cdef np.ndarray norms = None, half_squares = None
+    cdef float *norms_data = NULL
+    if type_num != np.NPY_DOUBLE:
+        norms = np.PyArray_EMPTY(1, &n_rows, np.NPY_FLOAT, 0)
+        norms_data = <float *>np.PyArray_DATA(norms)
+    if with_half_squares:
+        half_squares = np.PyArray_EMPTY(1, &n_rows, np.NPY_DOUBLE, 0)
+    cdef double *half_squares_data = <double *>np.PyArray_DATA(half_squares) if with_half_squares else NULL
+    cdef void *copy_data = NULL if copy is None else np.PyArray_DATA(copy)
     cdef ragfast_dtype dtype = rows_dtype(rows, bfloat16)
     cdef const void *rows_data = np.PyArray_DATA(rows)
     cdef size_t bad_row = 0
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_row_norms(norms_data, &bad_row, rows_data, n_rows, dim, dtype, n_threads)
+        status = ragfast_measure_rows(norms_data, half_squares_data, copy_data, &bad_row, rows_data, n_rows, dim, dtype,
+                                      &options)
     if status == RAGFAST_ERROR_NONFINITE_DOC:
-        return norms, bad_row
+        return norms, half_squares, bad_row
     check(status)
-    return norms, None
-
-
-def half_squares(np.ndarray vectors not None, bint bfloat16, int n_threads):
-    """(N,D) as in search -> half the squared norms (N,), float64."""
-    cdef np.npy_intp n_rows = np.PyArray_DIM(vectors, 0)
-    cdef size_t dim = np.PyArray_DIM(vectors, 1)
-    cdef np.ndarray out = np.PyArray_EMPTY(1, &n_rows, np.NPY_DOUBLE, 0)
-    cdef double *out_data = <double *>np.PyArray_DATA(out)
-    cdef ragfast_dtype dtype = rows_dtype(vectors, bfloat16)
-    cdef const void *data = np.PyArray_DATA(vectors)
-    cdef ragfast_status status
-    with nogil:
-        status = ragfast_half_squares(out_data, data, n_rows, dim, dtype, n_threads)
-    check(status)
-    return out
+    return norms, half_squares, None

@@ -22,9 +22,10 @@ def gather_scores(np.ndarray queries not None, np.ndarray vectors not None, np.n
     cdef double *scores_data = <double *>np.PyArray_DATA(scores)
     cdef const void *queries_data = np.PyArray_DATA(queries)
     cdef const int64_t *rows_data = <const int64_t *>np.PyArray_DATA(rows)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_gather_scores(scores_data, queries_data, rows_data, n_queries, k, &docs, n_threads)
+        status = ragfast_gather_scores(scores_data, queries_data, rows_data, n_queries, k, &docs, &options)
     check(status)
     return narrowed(scores) if out_type == np.NPY_FLOAT else scores
 
@@ -41,9 +42,10 @@ def gather_scores_grad(np.ndarray grad not None, np.ndarray vectors not None, np
     cdef double *out_data = <double *>np.PyArray_DATA(out)
     cdef const double *grad_data = <const double *>np.PyArray_DATA(grad)
     cdef const int64_t *rows_data = <const int64_t *>np.PyArray_DATA(rows)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_gather_scores_grad(out_data, grad_data, rows_data, n_queries, k, &docs, n_threads)
+        status = ragfast_gather_scores_grad(out_data, grad_data, rows_data, n_queries, k, &docs, &options)
     check(status)
     return narrowed(out) if out_type == np.NPY_FLOAT else out
 

@@ -34,9 +34,10 @@ def logsumexp(np.ndarray x not None, int n_threads):
     cdef ragfast_dtype dtype = dtype_of(x)
     cdef const void *x_data = np.PyArray_DATA(x)
     cdef void *out_data = np.PyArray_DATA(out)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_logsumexp(out_data, x_data, n_rows, n_cols, dtype, n_threads)
+        status = ragfast_logsumexp(out_data, x_data, n_rows, n_cols, dtype, &options)
     check(status)
     return out[()]
 
@@ -49,9 +50,10 @@ def log_softmax(np.ndarray x not None, int n_threads):
     cdef ragfast_dtype dtype = dtype_of(x)
     cdef const void *x_data = np.PyArray_DATA(x)
     cdef void *out_data = np.PyArray_DATA(out)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_log_softmax(out_data, x_data, n_rows, n_cols, dtype, n_threads)
+        status = ragfast_log_softmax(out_data, x_data, n_rows, n_cols, dtype, &options)
     check(status)
     return out
 
@@ -93,13 +95,14 @@ def marginalize(docs, tokens, bint by_token, bint with_posterior, int n_threads)
     cdef void *posterior_data = np.PyArray_DATA(posterior) if with_posterior else NULL
     cdef const void *docs_data = np.PyArray_DATA(doc_logprobs)
     cdef const void *tokens_data = np.PyArray_DATA(token_logprobs)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
         if by_token:
             status = ragfast_marginalize_token(out_data, posterior_data, docs_data, tokens_data, n_queries, n_docs,
-                                               n_tokens, dtype, n_threads)
+                                               n_tokens, dtype, &options)
         else:
             status = ragfast_marginalize_sequence(out_data, posterior_data, docs_data, tokens_data, n_queries, n_docs,
-                                                  n_tokens, dtype, n_threads)
+                                                  n_tokens, dtype, &options)
     check(status)
     return out[()], posterior

@@ -24,10 +24,11 @@ def target_logprobs(np.ndarray logits not None, np.ndarray targets not None, bin
     cdef const int64_t *targets_data = <const int64_t *>np.PyArray_DATA(targets)
     cdef size_t n_rows = np.PyArray_DIM(logits, 0), vocab = np.PyArray_DIM(logits, 1)
     cdef ragfast_dtype dtype = rows_dtype(logits, bfloat16)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
         status = ragfast_target_logprobs(logprobs_data, lse_data, sums_data, logits_data, targets_data, n_rows, vocab,
-                                         dtype, n_threads)
+                                         dtype, &options)
     check(status)
     return logprobs, lse, sums
 
@@ -44,10 +45,11 @@ def target_grad(np.ndarray out not None, np.ndarray logits not None, np.ndarray 
     cdef const double *shift_data = doubles(shift)
     cdef size_t n_rows = np.PyArray_DIM(logits, 0), vocab = np.PyArray_DIM(logits, 1)
     cdef ragfast_dtype dtype = rows_dtype(logits, bfloat16)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
         status = ragfast_target_grad(out_data, logits_data, targets_data, lse_data, scale_data, shift_data, n_rows,
-                                     vocab, dtype, n_threads)
+                                     vocab, dtype, &options)
     check(status)
 
 
@@ -91,8 +93,9 @@ def rag_nll(np.ndarray scores not None, np.ndarray doc_scores not None, np.ndarr
     out.logits_grad = NULL if logits_grad is None else np.PyArray_DATA(logits_grad)
     out.lse = doubles(lse)
     out.lse_known = lse_known
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
-        status = ragfast_rag_nll(&out, &answers, &loss, n_threads)
+        status = ragfast_rag_nll(&out, &answers, &loss, &options)
     check(status)
     return nll, posterior, docs_grad, tokens_grad

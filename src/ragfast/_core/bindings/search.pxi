@@ -144,10 +144,11 @@ def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, doubl
     cdef double *logprobs_data = <double *>np.PyArray_DATA(logprobs)
     cdef int64_t *ids_data = <int64_t *>np.PyArray_DATA(doc_ids)
     cdef ragfast_query_stats *counts_data = <ragfast_query_stats *>np.PyArray_DATA(counts)
+    cdef ragfast_options options = options_of(n_threads)
     cdef ragfast_status status
     with nogil:
         status = ragfast_search(scores_data, ids_data, logprobs_data, counts_data, &corrupt, queries_data, n_queries,
-                                segments, n_segments, &constraints, k, temperature, n_threads)
+                                segments, n_segments, &constraints, k, temperature, &options)
         if segments != on_stack:
             PyMem_RawFree(segments)
     if status == RAGFAST_ERROR_CORRUPT_DOC:
