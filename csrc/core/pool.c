@@ -19,7 +19,7 @@
 
 enum { MAX_WORKERS = RAGFAST_MAX_THREADS - 1 };
 
-static const uint64_t poll_interval = 20 * 1000 * 1000; /* ns */
+uint64_t ragfast_poll_interval = 20 * 1000 * 1000;
 
 typedef struct job {
     ragfast_call *call;
@@ -133,7 +133,7 @@ void ragfast_poll(ragfast_call *call) {
         ragfast_fp_enter();
         ragfast_fp_leave(saved);
     }
-    call->next_poll = ragfast_now() + poll_interval;
+    call->next_poll = ragfast_now() + ragfast_poll_interval;
 }
 
 size_t ragfast_worker_count(const ragfast_call *call, int is_small, size_t n_chunks) {
@@ -183,7 +183,7 @@ static void wait_for_workers(job *j, size_t n_forks) {
             pthread_cond_wait(&j->done, &pool.mutex);
             continue;
         }
-        wait_for(&j->done, &pool.mutex, poll_interval);
+        wait_for(&j->done, &pool.mutex, ragfast_poll_interval);
         pthread_mutex_unlock(&pool.mutex);
         ragfast_stopped(j->call, 0);
         pthread_mutex_lock(&pool.mutex);

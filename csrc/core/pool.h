@@ -21,6 +21,8 @@ typedef struct ragfast_call {
 /* Returns RAGFAST_ERROR_ARGUMENT, and begins nothing, for a negative number of threads. */
 ragfast_status ragfast_begin_call(ragfast_call *call, const ragfast_options *options);
 
+extern uint64_t ragfast_poll_interval; /* in ns, 20 ms; the checks make it 0 */
+
 /* Calls the poll callback, if there is one and if the last call of it was long enough ago. */
 void ragfast_poll(ragfast_call *call);
 

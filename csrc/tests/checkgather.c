@@ -60,15 +60,6 @@ static void free_choice(choice *c) {
     free(c->rows);
 }
 
-/* For a caller that flushes denormals and rounds up, or not: it changes no bit. */
-static void set_strange(int strange) {
-#if defined(__x86_64__)
-    _mm_setcsr(strange ? 0x1f80u | 0x8040u | 0x4000u : 0x1f80u);
-#else
-    (void)strange;
-#endif
-}
-
 static void check_scores(const choice *c, int n_threads) {
     size_t n = c->n_queries * c->k, n_docs = c->docs.n_docs, all = c->n_queries * n_docs, wrong = 0, bad_row;
     double *scores = output(n * sizeof *scores), *found = must(malloc((all + 1) * sizeof *found));

@@ -86,6 +86,14 @@ double random_unit(void) { return (double)(int64_t)random_u64() * 0x1p-63; }
 
 int same_bits(double a, double b) { return memcmp(&a, &b, sizeof a) == 0; }
 
+void set_strange(int strange) {
+#if defined(__x86_64__)
+    _mm_setcsr(strange ? 0x1f80u | 0x8040u | 0x4000u : 0x1f80u);
+#else
+    (void)strange;
+#endif
+}
+
 const char *const dtype_names[] = {"float32", "float64", "float16", "bfloat16"};
 
 /* The value of 16 bits by the definition of its format: (-1)^sign 2^exponent 1.fraction, below the least exponent
@@ -168,6 +176,7 @@ static const struct {
     {"metric", NULL, check_metric, NULL},
     {"segments", NULL, check_segments, NULL},
     {"callers", NULL, check_callers, NULL},
+    {"cancel", NULL, check_cancel, NULL},
 };
 enum { N_SUBJECTS = sizeof subjects / sizeof subjects[0] };
 

@@ -44,6 +44,9 @@ double random_unit(void); /* from -1 to below 1 */
 
 int same_bits(double a, double b);
 
+/* The floating-point environment of a caller that flushes denormals and rounds up, or the default: it changes no bit. */
+void set_strange(int strange);
+
 extern const char *const dtype_names[]; /* by ragfast_dtype */
 double value_of_16_bits(uint16_t x, ragfast_dtype dtype);
 size_t element_size(ragfast_dtype dtype);
@@ -61,6 +64,9 @@ void bench_dot_kernels(const ragfast_kernels *kernels);
 void check_row_norms(int threads_only);
 void check_searches(int threads_only);
 void check_callers(int threads_only); /* many at once, and one with a floating-point environment of its own */
+
+/* In checkcancel.c: the poll callback. */
+void check_cancel(int threads_only);
 
 /* In checkrefusals.c: what searching, encoding and norms refuse. */
 void check_search_refusals(int threads_only);
