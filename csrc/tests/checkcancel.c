@@ -169,7 +169,7 @@ static void check_stops(size_t call, char *out, const char *expected, int n_thre
     ragfast_status status = run(call, out, &w, n_threads);
     check(status == RAGFAST_OK && !memcmp(out, expected, OUT_BYTES), "status %d, or other results", (int)status);
     size_t n_polls = w.n_polls;
-    check(n_polls > 0, "it never polled");
+    check(n_polls > 0 || n_threads > 1, "it never polled"); /* other threads may leave the calling one a single chunk */
     for (size_t stop = 0; stop < n_polls; stop += stop < 6 || stop + 4 > n_polls ? 1 : n_polls / 8 + 1) {
         w = idle, w.stop_at = stop;
         status = run(call, out, &w, n_threads);
