@@ -20,6 +20,7 @@ PACKAGE = ROOT / "src" / "ragfast"
 # A module imports only from rows above its own. A new module finds its row here before it is merged.
 ROWS = [
     {"_core._kernels", "_core.lazy"},
+    {"_core.interruptible"},
     {"_core.arrays"},
     {"_core", "runtime", "index.gather", "index.merge", "index.readers", "rag.parameters"},
     {"index.storage", "index.quantizer", "index.strings", "index.id_set"},

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.ma  # else imported on first use, where a child forked beside a writer could hang in the import lock
 from numpy.typing import DTypeLike, NDArray
 
-from ragfast._core import _kernels
+from ragfast._core import _kernels, interruptible
 
 ArrayLike: TypeAlias = Any  # an ndarray, or what offers DLPack or __array__, such as a torch tensor
 
@@ -36,9 +36,12 @@ def widen(bits: NDArray[Any], storage: str) -> NDArray[np.float32]:
     if storage == "float32":
         return bits
     if storage == "float16":
-        return bits.view(np.float16).astype(np.float32)
+        halves = bits if bits.dtype.num == HALF else bits.view(np.float16)
+        return interruptible.convert(halves, np.float32, lambda block: block.astype(np.float32))
     # A bfloat16 is the upper half of the float32 of the same value.
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return interruptible.convert(
+        bits, np.float32, lambda block: (block.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    )
 
 
 def _from_tensor(x: Any, name: str) -> tuple[NDArray[Any], bool]:
@@ -78,7 +81,7 @@ def _widened(a: NDArray[Any], is_bfloat16: bool) -> NDArray[Any]:
     """What _read found, float16 and bfloat16 widened (exactly) to float32."""
     if is_bfloat16:
         return widen(a, "bfloat16")
-    return a.astype(np.float32) if a.dtype.num == HALF else a
+    return widen(a, "float16") if a.dtype.num == HALF else a
 
 
 def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
@@ -102,7 +105,10 @@ def _plain_rows(a: NDArray[Any], name: str, letters: str, dim: int | None) -> ND
 
 def plain(a: NDArray[Any]) -> NDArray[Any]:
     """Contiguous, aligned and in native byte order: a itself if it is."""
-    return a if _kernels.is_plain_floats(a) else np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
+    if _kernels.is_plain_floats(a) or (a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative):
+        return a
+    dtype = a.dtype.newbyteorder("=")
+    return interruptible.convert(a, dtype, lambda block: np.require(block, dtype, ["C", "A"]))
 
 
 def matrix(
@@ -256,7 +262,7 @@ def document_ids(x: ArrayLike, n_docs: int) -> NDArray[np.int64]:
     _check_int64(a, "ids")
     ids = np.array(a, dtype=np.int64)
     rise = bool((ids[1:] > ids[:-1]).all())
-    ordered = ids if rise else np.sort(ids)  # np.unique hashes, which takes longer
+    ordered = ids if rise else interruptible.sort(ids)  # np.unique hashes, which takes longer
     if n_docs and ordered[0] < 0:
         raise ValueError(f"ids: expected 0 or more, got {ordered[0]} (search returns -1 for no document)")
     if not rise and (ordered[1:] == ordered[:-1]).any():
@@ -268,9 +274,11 @@ def document_ids(x: ArrayLike, n_docs: int) -> NDArray[np.int64]:
 
 def refuse_nonfinite(a: NDArray[Any], name: str) -> None:
     """Raises for the first row that holds NaN or an infinity."""
-    bad = np.flatnonzero(~np.isfinite(a).all(axis=1))
-    if bad.size:
-        raise ValueError(f"{name}: row {bad[0]} holds NaN or an infinity; every value must be finite")
+    step = max(1, interruptible.BLOCK // max(1, a.shape[1]))
+    for first in range(0, len(a), step):
+        bad = np.flatnonzero(~np.isfinite(a[first : first + step]).all(axis=1))
+        if bad.size:
+            raise ValueError(f"{name}: row {first + bad[0]} holds NaN or an infinity; every value must be finite")
 
 
 def positive_int(x: object, name: str) -> int:

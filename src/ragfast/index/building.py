@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast._core import arrays
+from ragfast._core import arrays, interruptible
 from ragfast.index import persistence, storage, writing
 from ragfast.index.quantizer import PANEL, Quantizer
 from ragfast.index.readers import Block
@@ -24,6 +25,8 @@ from ragfast.index.snapshot import Snapshot
 
 BATCH_BYTES = 2**25
 """Of vectors that are checked, encoded and written together."""
+WRITTEN_BYTES = 2**23
+"""Bytes that are written together: an interrupt waits for no more."""
 SAMPLE_DOCS = 65_536
 SAMPLE_BYTES = 2**28
 """The first documents, from which the quantizer of the codes is chosen: so many, or as many as have so many bytes."""
@@ -49,7 +52,7 @@ def build(
     quantizer: Quantizer | None = None
     lowest, highest, n = 2**63 - 1, -1, 0
     with storage.change(path) as transaction, _progress_bar(progress, n_docs) as bar:
-        with ExitStack() as streams, ThreadPoolExecutor(1) as pool:
+        with ExitStack() as streams, ThreadPoolExecutor(1) as pool, _set_on_error() as stopped:
             out: dict[str, storage.ArrayWriter] = {}
             pending: Future[None] | None = None  # the batch before is written while the next one is made
             for batch in reader.batches():
@@ -67,7 +70,7 @@ def build(
                 lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
                 if pending is not None:
                     pending.result()
-                pending = pool.submit(_append, out, named_arrays)
+                pending = pool.submit(_append, out, named_arrays, stopped)
                 if bar is not None:
                     bar.update(batch.n)
             if pending is not None:
@@ -86,9 +89,26 @@ def build(
         transaction.commit(persistence.index_meta(now, commit, None if names is None else names.next_key))
 
 
-def _append(out: Mapping[str, storage.ArrayWriter], named_arrays: Mapping[str, NDArray[Any]]) -> None:
+def _append(
+    out: Mapping[str, storage.ArrayWriter], named_arrays: Mapping[str, NDArray[Any]], stopped: threading.Event
+) -> None:
     for name, array in named_arrays.items():
-        out[name].append(array)
+        step = WRITTEN_BYTES * len(array) // max(1, array.nbytes) + 1
+        for first in range(0, len(array), step):
+            if stopped.is_set():
+                return
+            out[name].append(array[first : first + step])
+
+
+@contextmanager
+def _set_on_error() -> Iterator[threading.Event]:
+    """An event for another thread, which is set when the block ends by an exception."""
+    event = threading.Event()
+    try:
+        yield event
+    except BaseException:
+        event.set()
+        raise
 
 
 def _block_iterable(blocks: Any) -> Iterable[Any]:
@@ -211,7 +231,7 @@ class _BatchReader:
         if self._ids:
             ids = np.concatenate(self._ids)
             self._ids.clear()
-            ids.sort(kind="stable")
+            ids = interruptible.sort(ids)
             again = ids[1:][ids[1:] == ids[:-1]]
             if again.size:
                 raise ValueError(f"ids: expected distinct ids, got {again[0]} in several blocks")

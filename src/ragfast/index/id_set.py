@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ragfast._core import interruptible
+
 _NEWEST = 2**12
 """Ids that are kept in a set, in some 60 bytes each, before they are sorted in among the others, in 8 bytes."""
 _SHORTER = 4
@@ -13,7 +15,7 @@ _SHORTER = 4
 
 def ascending(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """ids (n,) sorted: themselves if they are. (NumPy's unique hashes, which takes longer than to sort.)"""
-    return ids if (ids[1:] > ids[:-1]).all() else np.sort(ids)
+    return ids if (ids[1:] > ids[:-1]).all() else interruptible.sort(ids)
 
 
 def distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -58,6 +60,6 @@ class IdSet:
         runs, run = self._runs, ascending(np.concatenate([newest, ids]))
         while runs and len(runs[-1]) < _SHORTER * len(run):
             both = np.concatenate([runs[-1], run])
-            runs, run = runs[:-1], both if runs[-1][-1] < run[0] else np.sort(both, kind="stable")
+            runs, run = runs[:-1], both if runs[-1][-1] < run[0] else interruptible.sort(both)
         self._runs = (*runs, run)
         self._newest.clear()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast._core import _kernels, arrays
+from ragfast._core import _kernels, arrays, interruptible
 from ragfast.index import storage
 from ragfast.index.columns import DTYPES, Schema, Vocabulary
 from ragfast.index.names import Names
@@ -411,7 +411,7 @@ class _Reader:
         if not of_vectors:
             return aligned(a)
         rows = rows_on_lines(len(a), a.shape[1], a.dtype)
-        writable(rows, 0, len(a))[:] = a
+        interruptible.copy(writable(rows, 0, len(a)), a)
         return rows
 
     def _quantizer(self, now: Snapshot, coded: Any, name: str) -> Quantizer:

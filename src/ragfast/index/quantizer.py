@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast._core import _kernels
+from ragfast._core import _kernels, interruptible
 
 MAX_CODED_DIM = 2**15
 """Longer rows have no codes."""
@@ -92,7 +92,8 @@ class Quantizer(NamedTuple):
                 chosen = current
         rotated = with_prefix and n >= max(_PRINCIPAL_MIN_DOCS, 16 * dim)
         if rotated and 4 * _PREFIX_STEP <= dim <= _PRINCIPAL_MAX_DIM and _may_lead(rows - mean):
-            return _principal(n, dim, rows_at) or chosen  # which takes a quarter of a second or more at D 768
+            # A quarter of a second or more at D 768, most of it in LAPACK.
+            return interruptible.run(lambda: _principal(n, dim, rows_at)) or chosen
         return chosen
 
 

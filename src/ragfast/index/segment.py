@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast._core import _kernels, arrays
+from ragfast._core import _kernels, arrays, interruptible
 from ragfast.index.quantizer import MAX_CODED_DIM, MIN_CODED_DOCS, Quantizer
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Lookup:
 def _sorted(first: int, ids: NDArray[np.int64]) -> _Run:
     if (ids[1:] > ids[:-1]).all():
         return _Run(first, ids, None)
-    order = ids.argsort(kind="stable")
+    order = interruptible.argsort(ids)
     return _Run(first, ids[order], (first + order).astype(np.int32))
 
 
@@ -118,7 +118,7 @@ def _merged(one: _Run, other: _Run, ids: NDArray[np.int64]) -> _Run:
     rows = [
         np.arange(r.first, r.first + len(r.ids), dtype=np.int32) if r.rows is None else r.rows for r in (one, other)
     ]
-    order = both.argsort(kind="stable")  # fast, of two runs; of equal ids the later row comes last
+    order = interruptible.argsort(both)  # fast, of two runs; of equal ids the later row comes last
     return _Run(one.first, both[order], np.concatenate(rows)[order])
 
 
@@ -184,7 +184,7 @@ def writable(rows: NDArray[Any], first: int, end: int) -> NDArray[Any]:
 def aligned(a: NDArray[Any]) -> NDArray[Any]:
     """A copy that begins on a cache line."""
     copied = _memory_on_line(a.nbytes).view(a.dtype).reshape(a.shape)
-    copied[...] = a
+    interruptible.copy(copied, a)
     return copied
 
 
@@ -347,7 +347,7 @@ class Segment:
         :meth:`with_codes`. first_id is the id of the first of them where they have no ids of their own."""
         buffers, n = self.buffers, self.n
         total = n + len(new.norms)
-        writable(buffers.vectors, n, total)[:] = new.vectors
+        interruptible.copy(writable(buffers.vectors, n, total), new.vectors)
         buffers.norms[n:total] = new.norms
         if buffers.half_squares is not None:
             buffers.half_squares[n:total] = new.half_squares

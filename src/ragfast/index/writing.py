@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast._core import _kernels, arrays
+from ragfast._core import _kernels, arrays, interruptible
 from ragfast.index.columns import Schema, Vocabulary
 from ragfast.index.id_set import IdSet, ascending, distinct
 from ragfast.index.names import Names
@@ -306,7 +306,7 @@ def _choose_quantizer(now: Snapshot, segments: Sequence[Segment], current: Quant
 
 def _without_keys(segments: Sequence[Segment], keys: NDArray[np.int64]) -> tuple[list[Segment], NDArray[np.bool_]]:
     """The segments without the documents of these distinct keys, and which of these there were."""
-    order = keys.argsort(kind="stable")
+    order = interruptible.argsort(keys)
     ascending, found, left = keys[order], np.zeros(len(keys), np.bool_), []
     for segment in segments:
         rows = segment.find(ascending)

@@ -35,7 +35,7 @@ from ragfast.index.storage.transaction import ArrayWriter, Transaction, change
 
 __all__ = ["ArrayWriter", "IndexFormatError", "Stored", "Transaction", "change", "open"]
 
-VERIFIED = 1 << 26
+VERIFIED = 1 << 23
 """Bytes that are summed together: an interrupt waits for no more."""
 
 
