@@ -22,7 +22,7 @@ static void transform_query(search *s, float *z, const float *query, const ragfa
     for (size_t e = 0; e < dim; e++) weighted[e] = codes->weight ? query[e] / codes->weight[e] : query[e];
     for (size_t e = 0; e < dim && codes->rotation; e++) {
         z[e] = (float)s->plan->kernels->inner_f64_f32(codes->rotation + e * dim, weighted, dim);
-        if (ragfast_stopped_after(s, 0, dim)) return;
+        if (ragfast_stopped_after(s, 0, 2 * dim)) return; /* the rows of a large rotation come from memory */
     }
 }
 

@@ -8,19 +8,6 @@
  *     and what greedy takes instead is not changed by its absence. */
 #include "search/groups.h"
 
-/* What a worker remembers of a group, unless another group has taken its place. */
-static group_threshold *group_threshold_of(const search *s, size_t q, size_t worker, int32_t group) {
-    size_t n = s->plan->n_group_thresholds;
-    return s->queries.group_thresholds + (q * s->plan->n_workers + worker) * n + (size_t)group % n;
-}
-
-int ragfast_is_below_group_threshold(const search *s, size_t q, size_t worker, size_t row, double upper) {
-    const int32_t *groups = s->segment->docs->groups;
-    if (!groups || groups[row] < 0) return 0;
-    const group_threshold *threshold = group_threshold_of(s, q, worker, groups[row]);
-    return threshold->group == groups[row] && upper < threshold->lower;
-}
-
 static int32_t group_of(const search *s, const ragfast_candidate *c) {
     const int32_t *groups = s->plan->docs[c->segment].groups;
     return groups ? groups[c->row] : -1;
@@ -43,7 +30,7 @@ size_t ragfast_put_feasible_first(const search *s, size_t q, size_t worker, ragf
         before = group;
         if (in_group == s->plan->max_per_group) {
             last_lower = items[i].lower;
-            if (group >= 0) *group_threshold_of(s, q, worker, group) = (group_threshold){last_lower, group};
+            if (group >= 0) *ragfast_group_threshold_of(s, q, worker, group) = (group_threshold){last_lower, group};
         }
         if (in_group > s->plan->max_per_group && (items[i].exact || items[i].upper < last_lower)) continue;
         items[n_left++] = items[i];

@@ -12,11 +12,19 @@ static inline int ragfast_is_excluded(const search *s, size_t q, size_t row) {
     return groups && groups[row] == excluded[q];
 }
 
-int ragfast_is_below_group_threshold(const search *s, size_t q, size_t worker, size_t row, double upper);
+/* What a worker remembers of a group, unless another group has taken its place. */
+static inline group_threshold *ragfast_group_threshold_of(const search *s, size_t q, size_t worker, int32_t group) {
+    size_t n = s->plan->n_group_thresholds;
+    return s->queries.group_thresholds + (q * s->plan->n_workers + worker) * n + (size_t)group % n;
+}
 
 /* Whether max_per_group others of its group are certainly before a row, as far as this worker remembers. */
 static inline int ragfast_is_below_group(const search *s, size_t q, size_t worker, size_t row, double upper) {
-    return s->plan->max_per_group && ragfast_is_below_group_threshold(s, q, worker, row, upper);
+    if (!s->plan->max_per_group) return 0;
+    const int32_t *groups = s->segment->docs->groups;
+    if (!groups || groups[row] < 0) return 0;
+    const group_threshold *threshold = ragfast_group_threshold_of(s, q, worker, groups[row]);
+    return threshold->group == groups[row] && upper < threshold->lower;
 }
 
 /* Puts the best max_per_group of each group, by lower bounds, first and drops what max_per_group others of its group are certainly before.

@@ -31,7 +31,10 @@ void ragfast_begin_pass(search *s, const void *queries, const ragfast_constraint
         if (ragfast_stopped_after(s, 0, plan->dim)) return;
         atomic_init(&s->shared.thresholds[q], -INFINITY);
     }
-    for (size_t i = 0; i < plan->n_workers; i++) memset(s->workers[i].slots, 0, n * sizeof(query_slot));
+    for (size_t i = 0; i < plan->n_workers; i++)
+        for (size_t q = 0; q < n; q++)
+            s->workers[i].slots[q] =
+                (query_slot){.candidates = pass->candidates + (q * plan->n_workers + i) * plan->capacity};
     for (size_t i = 0; i < n * plan->n_workers * plan->n_group_thresholds; i++)
         pass->group_thresholds[i] = (group_threshold){.group = -1};
 }

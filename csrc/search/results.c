@@ -26,6 +26,6 @@ void ragfast_finish_query(search *s, size_t q, size_t worker) {
     query_slot total;
     size_t query = s->queries.first + q, n = ragfast_take_best(s, q, worker, &total);
     if (ragfast_stopped_after(s, worker, RAGFAST_ROW_WORK)) return;
-    write_results(&s->out, query, ragfast_candidates_of(s, q, 0), n);
+    write_results(&s->out, query, s->workers[0].slots[q].candidates, n);
     if (s->out.stats) s->out.stats[query] = (ragfast_query_stats){total.rescored, total.by_codes, total.by_float32};
 }

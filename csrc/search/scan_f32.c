@@ -150,7 +150,7 @@ void ragfast_scan_f32(search *s, const doc_block *block, size_t worker) {
                 if (hits[x] & allowed[p])
                     add_hits(s, q[x], worker, hits[x] & allowed[p], scores + x * PANEL, norms + p * PANEL, block,
                              p * PANEL);
-            if (ragfast_stopped_after(s, worker, n_queries * n * dim)) return;
+            if (ragfast_stopped_after(s, worker, n_queries * n * (dim + RAGFAST_PAIR_WORK))) return;
         }
     }
 }

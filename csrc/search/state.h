@@ -12,13 +12,14 @@
 
 /* One query on one worker. */
 typedef struct query_slot {
-    size_t count;        /* candidates held */
-    uint64_t rescored;   /* float64 scores calculated */
-    uint64_t unscanned;  /* of them, of rows that no scan had looked at */
-    uint64_t by_codes;   /* documents that its codes were compared with */
-    uint64_t by_float32; /* documents that went through the float32 scan */
-    uint64_t hits;       /* of by_codes, candidates */
-    size_t likely;       /* of the candidates since the last pruning, those that should be among the best k */
+    ragfast_candidate *candidates; /* (capacity,) */
+    size_t count;                  /* candidates held */
+    uint64_t rescored;             /* float64 scores calculated */
+    uint64_t unscanned;            /* of them, of rows that no scan had looked at */
+    uint64_t by_codes;             /* documents that its codes were compared with */
+    uint64_t by_float32;           /* documents that went through the float32 scan */
+    uint64_t hits;                 /* of by_codes, candidates */
+    size_t likely;                 /* of the candidates since the last pruning, those that should be among the best k */
 } query_slot;
 
 /* A query's panel that a prefix, or in a mapped segment the high plane, let through. */
@@ -64,7 +65,7 @@ typedef struct query_state {
     const int32_t *excluded_groups;    /* or NULL */
     double *norms;                     /* (n,) */
     double *squares;                   /* (n,), by inner_f64, for distances */
-    ragfast_candidate *candidates;     /* (n, workers, capacity): each worker writes its own */
+    ragfast_candidate *candidates;     /* (n, workers, capacity), which slots point to: each worker writes its own */
     group_threshold *group_thresholds; /* (n, workers, n_group_thresholds): likewise */
 } query_state;
 
@@ -137,11 +138,6 @@ static inline ragfast_status ragfast_status_of(const search *s) {
 
 static inline void ragfast_fail(search *s, ragfast_status status) {
     atomic_store_explicit(&s->shared.status, (int)status, memory_order_relaxed);
-}
-
-/* The candidates that a query holds on a worker. */
-static inline ragfast_candidate *ragfast_candidates_of(const search *s, size_t q, size_t worker) {
-    return s->queries.candidates + (q * s->plan->n_workers + worker) * s->plan->capacity;
 }
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "search/groups.h"
 #include "search/rescore.h"
+#include "search/stop.h"
 
 #include <math.h>
 #include <string.h>
@@ -53,6 +54,7 @@ static void raise_threshold(search *s, size_t q, double threshold) {
 
 /* Puts the best feasible ones first, where there are k or more the k-th at k - 1. Returns how many, at most k. */
 static size_t put_best_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
+    s->workers[worker].work += *n * RAGFAST_ITEM_WORK;
     size_t n_best = s->plan->max_per_group ? ragfast_put_feasible_first(s, q, worker, items, n) : *n;
     if (n_best < s->plan->k) return n_best;
     select_best(items, n_best, s->plan->k);
@@ -83,14 +85,14 @@ static size_t drop_by_likely(search *s, size_t q, size_t worker, query_slot *slo
 
 void ragfast_raise_threshold(search *s, size_t q, size_t worker) {
     query_slot *slot = &s->workers[worker].slots[q];
-    slot->count = drop_below_threshold(s, q, worker, ragfast_candidates_of(s, q, worker), slot->count);
+    slot->count = drop_below_threshold(s, q, worker, slot->candidates, slot->count);
 }
 
 /* Makes room in a candidate buffer, by the cheapest means that does: by the bounds alone; by float64 scores of the likeliest; and
  * where bounds cannot tell enough candidates apart (near-duplicates, huge norms) by scores of all, of which k are enough. */
 void ragfast_prune(search *s, size_t q, size_t worker) {
     query_slot *slot = &s->workers[worker].slots[q];
-    ragfast_candidate *items = ragfast_candidates_of(s, q, worker);
+    ragfast_candidate *items = slot->candidates;
     size_t extra = s->plan->capacity - s->plan->k;
     slot->likely = 0;
     slot->count = drop_below_threshold(s, q, worker, items, slot->count);
@@ -106,7 +108,7 @@ static inline __attribute__((always_inline)) void add(search *s, size_t q, size_
                                                       double upper, int exact) {
     query_slot *slot = &s->workers[worker].slots[q];
     const segment_plan *segment = s->segment;
-    ragfast_candidates_of(s, q, worker)[slot->count++] = (ragfast_candidate){
+    slot->candidates[slot->count++] = (ragfast_candidate){
         lower, upper, ragfast_id_of(segment->docs, row), (uint32_t)row, segment->number, exact != 0};
     if (slot->count == s->plan->capacity) ragfast_prune(s, q, worker);
 }
@@ -131,11 +133,11 @@ ragfast_outcome ragfast_offer(search *s, size_t q, size_t worker, size_t row, do
 }
 
 size_t ragfast_take_best(search *s, size_t q, size_t worker, query_slot *total) {
-    ragfast_candidate *items = ragfast_candidates_of(s, q, 0);
+    ragfast_candidate *items = s->workers[0].slots[q].candidates;
     *total = (query_slot){0};
     for (size_t w = 0; w < s->plan->n_workers; w++) {
         const query_slot *slot = &s->workers[w].slots[q];
-        memmove(items + total->count, items + w * s->plan->capacity, slot->count * sizeof *items);
+        memmove(items + total->count, slot->candidates, slot->count * sizeof *items);
         total->count += slot->count;
         total->rescored += slot->rescored;
         total->by_codes += slot->by_codes;
@@ -144,6 +146,7 @@ size_t ragfast_take_best(search *s, size_t q, size_t worker, query_slot *total) 
     size_t n = drop_below_threshold(s, q, worker, items, total->count);
     n = drop_by_likely(s, q, worker, total, items, n);
     ragfast_rescore(s, q, worker, total, items, n);
+    if (ragfast_stopped_after(s, worker, 0)) return 0;
     size_t n_best = put_best_first(s, q, worker, items, &n);
     sort_best(items, n_best);
     return n_best;
