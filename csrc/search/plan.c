@@ -76,10 +76,10 @@ static void choose_scan(const search_plan *plan, segment_plan *segment, size_t n
     else if (codes_serve(plan, docs))
         scan = plan->pass_queries >= unpack_min_queries_of(plan, docs) ? RAGFAST_BY_UNPACKED_CODES
                                                                        : RAGFAST_BY_PACKED_CODES;
-    segment->is_listed =
+    segment->lists_rows =
         docs->allowed && (scan == RAGFAST_BY_SCORES || (docs->norms && list_is_cheaper(plan, segment, scan, n_panels)));
     /* A listed row of few queries is scored while the next ones come from memory: a scan first would save nothing. */
-    if (segment->is_listed && scan != RAGFAST_BY_SCORES)
+    if (segment->lists_rows && scan != RAGFAST_BY_SCORES)
         scan = plan->pass_queries <= EXACT_MAX_QUERIES ? RAGFAST_BY_SCORES : RAGFAST_BY_FLOAT32;
     segment->scan = scan;
 }
@@ -142,7 +142,7 @@ static void plan_codes(const search_plan *plan, segment_plan *segment, size_t n_
     const ragfast_codes *codes = docs->codes;
     int is_packed = segment->scan == RAGFAST_BY_PACKED_CODES;
     size_t unit = (is_packed ? 1 : plan->kernels->code_groups) * RAGFAST_GROUP_DIM;
-    segment->codes_queries = !before || !is_same_transform(before, codes);
+    segment->new_transform = !before || !is_same_transform(before, codes);
     segment->refines_all_bits = refines_by_all_bits(plan, docs);
     segment->tries_prefix = codes->prefix > 0 && codes->prefix % unit == 0;
     segment->prefix_groups = codes->prefix / RAGFAST_GROUP_DIM;
@@ -164,11 +164,11 @@ static void plan_codes(const search_plan *plan, segment_plan *segment, size_t n_
 
 static void note_needs(search_plan *plan, const segment_plan *segment) {
     const ragfast_docs *docs = segment->docs;
-    int scans = segment->scan != RAGFAST_BY_SCORES, gathers = scans && segment->is_listed;
+    int scans = segment->scan != RAGFAST_BY_SCORES, gathers = scans && segment->lists_rows;
     plan->needs_scan |= scans;
     plan->needs_wide |= gathers || (scans && docs->dtype != RAGFAST_F32);
     plan->needs_norms |= gathers || (!docs->norms && docs->dtype != RAGFAST_F64);
-    plan->needs_rows |= segment->is_listed || (ragfast_is_coded(segment) && docs->allowed);
+    plan->needs_rows |= segment->lists_rows || (ragfast_is_coded(segment) && docs->allowed);
     if (!ragfast_is_coded(segment)) return;
     plan->needs_codes = 1;
     plan->needs_unpacked |= segment->scan == RAGFAST_BY_UNPACKED_CODES;

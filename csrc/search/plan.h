@@ -27,12 +27,12 @@ typedef struct segment_plan {
     uint32_t number;
     size_t n_allowed; /* documents that take part */
     segment_scan scan;
-    int is_listed; /* rows come from a list made of the bitmap; else by panels, of which codes and vectors are read whole */
+    int lists_rows; /* rows come from a list made of the bitmap; else by panels, of which codes and vectors are read whole */
     size_t chunk_docs; /* that a worker takes at a time: some blocks */
     size_t n_chunks, chunk_stride;
 
     /* Of a scan by codes. A query that it does not repay falls back to float32 at the worker's next chunk. */
-    int codes_queries;    /* queries must be coded: the transform is not that of the coded segment before */
+    int new_transform;    /* queries must be coded: the transform is not that of the coded segment before */
     int refines_all_bits; /* what the high plane let through is refined by all eight bits */
     int tries_prefix;
     size_t prefix_groups;         /* that the prefix has */

@@ -84,7 +84,7 @@ static size_t list_disabled(search *s, size_t worker) {
 static doc_block next_block(const search *s, search_worker *w, size_t *first, size_t end) {
     const search_plan *plan = s->plan;
     const ragfast_docs *docs = s->segment->docs;
-    if (s->segment->is_listed) return ragfast_list_rows(docs, w->rows, plan->block_docs, first, end);
+    if (s->segment->lists_rows) return ragfast_list_rows(docs, w->rows, plan->block_docs, first, end);
     doc_block block = {.first = *first, .n_docs = ragfast_min(end - *first, plan->block_docs)};
     *first += block.n_docs;
     size_t to_come = plan->n_workers == 1 ? docs->n_docs - *first : end - *first;
@@ -172,7 +172,7 @@ void ragfast_scan_segment(search *s, const segment_plan *segment) {
     s->n_warmup_rows = 0;
     begin_workers(s);
     if (ragfast_is_coded(segment)) {
-        if (segment->codes_queries) ragfast_code_queries(s);
+        if (segment->new_transform) ragfast_code_queries(s);
         if (ragfast_status_of(s) == RAGFAST_OK) score_warmup_rows(s);
     }
     if (ragfast_status_of(s) != RAGFAST_OK) return;
