@@ -7,14 +7,15 @@
 #include "core/kernels.h"
 #include "search/arguments.h"
 
+/* BLOCK_BYTES: documents of a block. It, its packed copy and the next block share a 1 MB cache. MAX_BLOCK_PANELS: of documents of
+ * one element. STOP_WORK: multiply-adds between two cancellation points (stop.h), 10 ms of scalar kernels. */
 enum {
-    RAGFAST_BLOCK_BYTES = 256
-        << 10, /* documents of a block: it, its packed copy and the next block share a 1 MB cache */
-    RAGFAST_MAX_BLOCK_PANELS = RAGFAST_BLOCK_BYTES / sizeof(float) / RAGFAST_PANEL_DOCS, /* of one element */
-    RAGFAST_STOP_WORK = 1 << 24 /* multiply-adds between two cancellation points (stop.h): 10 ms of scalar kernels */
+    RAGFAST_BLOCK_BYTES = 256 << 10,
+    RAGFAST_MAX_BLOCK_PANELS = RAGFAST_BLOCK_BYTES / sizeof(float) / RAGFAST_PANEL_DOCS,
+    RAGFAST_STOP_WORK = 1 << 24
 };
 
-/* How the rows of a segment are looked at, in the order of how much of them is read. */
+/* How the rows of a segment are looked at; those by codes come last. */
 typedef enum segment_scan {
     RAGFAST_BY_SCORES,        /* no scan: all rows are scored in float64 */
     RAGFAST_BY_FLOAT32,       /* scan_f32.c */

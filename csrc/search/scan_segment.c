@@ -31,6 +31,12 @@ static int find_norms(search *s, const doc_block *block, float *norms) {
     return 1;
 }
 
+/* To have the rows of a block, whatever is done with them. */
+static size_t reading_work(const ragfast_docs *docs, const doc_block *block) {
+    if (!docs->mapped) return RAGFAST_ROW_WORK;
+    return block->n_docs * (block->rows ? RAGFAST_MAPPED_WORK : docs->dim * RAGFAST_STREAMED_WORK);
+}
+
 static void prefetch_rows(const search *s, const doc_block *block) {
     const ragfast_docs *docs = s->segment->docs;
     for (size_t j = 0; j < block->n_docs && docs->mapped; j++) ragfast_prefetch_row(s, docs, ragfast_row_of(block, j));
@@ -102,13 +108,13 @@ static void run_chunk(void *context, size_t chunk, size_t worker) {
     if (ragfast_stopped_after(s, worker, RAGFAST_ROW_WORK)) return;
     if (ragfast_is_coded(segment) && first < end) {
         if (list_disabled(s, worker)) ragfast_scan_i8(s, first, end, worker);
-        if (!w->n_listed) return;
+        if (!w->n_listed || ragfast_status_of(s) != RAGFAST_OK) return;
     }
     while (first < end) {
-        if (ragfast_stopped_after(s, worker, RAGFAST_ROW_WORK)) return;
         doc_block block = next_block(s, w, &first, end);
         if (block.n_docs == 0) return;
         run_block(s, &block, worker);
+        if (ragfast_stopped_after(s, worker, reading_work(segment->docs, &block))) return;
     }
 }
 
@@ -142,6 +148,7 @@ static void score_warmup_rows(search *s) {
         prefetch_rows(s, &block);
         if (!rows_checksum_ok(s, &block)) return;
         ragfast_scan_f64(s, &block, 0);
+        if (ragfast_stopped_after(s, 0, reading_work(segment->docs, &block))) return;
     }
     for (size_t q = 0; q < s->queries.n && s->n_warmup_rows > 0; q++) {
         if (ragfast_stopped_after(s, 0, s->plan->capacity)) return;

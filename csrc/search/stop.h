@@ -11,7 +11,8 @@
 /* What else takes time, in multiply-adds. */
 enum {
     RAGFAST_ROW_WORK = 64,         /* to reach a row that lies anywhere */
-    RAGFAST_MAPPED_WORK = 1 << 20, /* to read a row from a slower medium */
+    RAGFAST_MAPPED_WORK = 1 << 18, /* to read a row from a slower medium, */
+    RAGFAST_STREAMED_WORK = 8,     /* and an element of rows side by side */
     RAGFAST_PAIR_WORK = 8,         /* to compare a score with its threshold */
     RAGFAST_ITEM_WORK = 16,        /* of a candidate, to put the best ones first */
     RAGFAST_HIT_WORK = 64          /* to look at a pair that a kernel let through */
