@@ -95,13 +95,15 @@ static void check_refusals_of_ranges(void) {
     do {                                                                                                               \
         ragfast_docs docs = good;                                                                                      \
         change;                                                                                                        \
-        check(SEARCH(&docs, 1, B, K, 1.0, 1) == (expected), "expected another status after %s", #change);              \
+        check(SEARCH(&docs, 1, B, K, 1.0, 1) == (expected), "another status than expected after %s", #change);         \
     } while (0)
 #define CODES(change)                                                                                                  \
     do {                                                                                                               \
+        ragfast_docs docs = good;                                                                                      \
         ragfast_codes codes = p.codes;                                                                                 \
+        docs.codes = &codes;                                                                                           \
         change;                                                                                                        \
-        DOCS(docs.codes = &codes, RAGFAST_ERROR_ARGUMENT);                                                             \
+        REFUSED(SEARCH(&docs, 1, B, K, 1.0, 1), #change);                                                              \
     } while (0)
     DOCS((void)docs, RAGFAST_OK);
     DOCS(docs.dtype = (ragfast_dtype)4, RAGFAST_ERROR_ARGUMENT);
@@ -126,8 +128,7 @@ static void check_refusals_of_ranges(void) {
     CODES(codes.prefix = 8);
     CODES(codes.prefix = 80);
     CODES(codes.prefix = SIZE_MAX - 15);
-    CODES((codes.prefix = 16, good.half_squares = half_squares));
-    good.half_squares = NULL;
+    CODES((codes.prefix = 16, docs.half_squares = half_squares));
     static const double errors[] = {-1e-9, 0.01, NAN, INFINITY};
     for (size_t i = 0; i < 4; i++) CODES(codes.rotation_error = errors[i]);
     ragfast_docs empty = {.norms = p.norms, .codes = &(ragfast_codes){0}, .dim = D, .dtype = RAGFAST_F32};
