@@ -12,6 +12,14 @@ typedef struct ragfast_candidate {
     uint32_t segment : 31, exact : 1;
 } ragfast_candidate;
 
+/* What a document of a group must reach: max_per_group others of it are certainly as good. Without these, where fewer than k
+ * documents qualify and so no threshold rises, all would be kept and sorted: of fewer than k groups then, so that with k places
+ * those numbered one after the other never overwrite each other's. */
+typedef struct group_threshold {
+    double lower;
+    int32_t group; /* -1: none yet */
+} group_threshold;
+
 /* (score descending, id ascending). Among inexact candidates it orders lower bounds, where ties mean nothing. Ids are
  * distinct, so no two candidates are equal: selection cannot degenerate on constant scores. */
 static inline int ragfast_before(const ragfast_candidate *a, const ragfast_candidate *b) {

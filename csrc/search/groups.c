@@ -9,7 +9,7 @@
 #include "search/groups.h"
 
 static int32_t group_of(const search *s, const ragfast_candidate *c) {
-    const int32_t *groups = s->segments[c->segment].groups;
+    const int32_t *groups = s->plan->docs[c->segment].groups;
     return groups ? groups[c->row] : -1;
 }
 
@@ -28,13 +28,13 @@ size_t ragfast_put_feasible_first(const search *s, size_t q, size_t worker, ragf
         int32_t group = group_of(s, &items[i]);
         in_group = group < 0 || group != before ? 1 : in_group + 1;
         before = group;
-        if (in_group == s->max_per_group) {
+        if (in_group == s->plan->max_per_group) {
             last_lower = items[i].lower;
             if (group >= 0) *ragfast_group_threshold_of(s, q, worker, group) = (group_threshold){last_lower, group};
         }
-        if (in_group > s->max_per_group && (items[i].exact || items[i].upper < last_lower)) continue;
+        if (in_group > s->plan->max_per_group && (items[i].exact || items[i].upper < last_lower)) continue;
         items[n_left++] = items[i];
-        if (in_group <= s->max_per_group) ragfast_swap(&items[n_left - 1], &items[n_feasible++]);
+        if (in_group <= s->plan->max_per_group) ragfast_swap(&items[n_left - 1], &items[n_feasible++]);
     }
     *n = n_left;
     return n_feasible;

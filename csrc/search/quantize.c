@@ -32,13 +32,7 @@ void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs
     *bounds = panels * sizeof(ragfast_code_bounds);
 }
 
-double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual,
-                          const float *query, size_t dim, const ragfast_codes *transform, float *scratch) {
-    float *weighted = transform->rotation ? scratch : z;
-    for (size_t e = 0; e < dim; e++) weighted[e] = transform->weight ? query[e] / transform->weight[e] : query[e];
-    if (transform->rotation)
-        for (size_t e = 0; e < dim; e++)
-            z[e] = (float)kernels->inner_f64_f32(transform->rotation + e * dim, weighted, dim);
+double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual, size_t dim) {
     float largest = kernels->center_f32(z, z, NULL, NULL, dim), sums[4];
     if (!(largest >= MIN_CODED && largest <= MAX_CODED)) return 0;
     float scale = 127 / largest;

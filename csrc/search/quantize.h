@@ -5,9 +5,8 @@
 #include "core/kernels.h"
 #include "ragfast/search.h"
 
-/* A query in the space of the codes: z = R (q / weight) and codes u of Z = z scale, both (D,). Returns the scale, 0 where
- * z is zero or beyond coding; residual >= |Z - c| but for the rounding of Z. scratch (D,) is used with a rotation. */
-double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual,
-                          const float *query, size_t dim, const ragfast_codes *transform, float *scratch);
+/* A query in the space of the codes, z = R (q / weight), as codes u of Z = z scale, both (D,). Returns the scale, 0 where z is
+ * zero or beyond coding; residual >= |Z - c| but for the rounding of Z. */
+double ragfast_code_query(const ragfast_kernels *kernels, uint8_t *codes, float *z, double *residual, size_t dim);
 
 #endif

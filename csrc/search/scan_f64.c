@@ -2,18 +2,20 @@
 
 #include "search/groups.h"
 #include "search/rescore.h"
+#include "search/stop.h"
 #include "search/topk.h"
 
 enum { BATCH = RAGFAST_SCORED_ROWS };
 
 /* Rows outside, queries inside: a batch of rows comes from memory once. */
 void ragfast_scan_f64(search *s, const doc_block *block, size_t worker) {
-    const ragfast_docs *docs = s->docs;
+    const ragfast_docs *docs = s->segment->docs;
+    size_t row_work = s->plan->dim + RAGFAST_ROW_WORK;
     for (size_t first = 0; first < block->n_docs; first += BATCH) {
         const void *ahead[BATCH];
         size_t end = ragfast_min(first + BATCH, block->n_docs), n_ahead = ragfast_min(block->n_docs - end, BATCH);
         for (size_t i = 0; i < n_ahead; i++) ahead[i] = ragfast_row_at(docs, ragfast_row_of(block, end + i));
-        for (size_t q = 0; q < s->n_queries; q++) {
+        for (size_t q = 0; q < s->queries.n; q++) {
             const void *vectors[BATCH];
             double scores[BATCH];
             size_t rows[BATCH];
@@ -31,6 +33,7 @@ void ragfast_scan_f64(search *s, const doc_block *block, size_t worker) {
                     ragfast_add(s, q, worker, rows[i], scores[i], scores[i], 1);
             s->workers[worker].slots[q].rescored += n;
             s->workers[worker].slots[q].unscanned += n;
+            if (ragfast_stopped_after(s, worker, n * row_work)) return;
         }
     }
 }

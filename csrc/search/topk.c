@@ -2,6 +2,7 @@
 
 #include "search/groups.h"
 #include "search/rescore.h"
+#include "search/stop.h"
 
 #include <math.h>
 #include <string.h>
@@ -44,7 +45,7 @@ static void select_best(ragfast_candidate *items, size_t n, size_t k) {
 
 static void raise_threshold(search *s, size_t q, double threshold) {
     double seen = ragfast_threshold_of(s, q);
-    while (threshold > seen && !atomic_compare_exchange_weak_explicit(&s->thresholds[q], &seen, threshold,
+    while (threshold > seen && !atomic_compare_exchange_weak_explicit(&s->shared.thresholds[q], &seen, threshold,
                                                                       memory_order_relaxed, memory_order_relaxed)) {
     }
 }
@@ -53,16 +54,17 @@ static void raise_threshold(search *s, size_t q, double threshold) {
 
 /* Puts the best feasible ones first, where there are k or more the k-th at k - 1. Returns how many, at most k. */
 static size_t put_best_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
-    size_t n_best = s->max_per_group ? ragfast_put_feasible_first(s, q, worker, items, n) : *n;
-    if (n_best < s->k) return n_best;
-    select_best(items, n_best, s->k);
-    return s->k;
+    s->workers[worker].work += *n * RAGFAST_ITEM_WORK;
+    size_t n_best = s->plan->max_per_group ? ragfast_put_feasible_first(s, q, worker, items, n) : *n;
+    if (n_best < s->plan->k) return n_best;
+    select_best(items, n_best, s->plan->k);
+    return s->plan->k;
 }
 
 /* Drops what cannot be among the results, raising the threshold by what is there. Returns how many stay. */
 static size_t drop_below_threshold(search *s, size_t q, size_t worker, ragfast_candidate *items, size_t n) {
-    if (n < s->k) return n;
-    if (put_best_first(s, q, worker, items, &n) == s->k) raise_threshold(s, q, items[s->k - 1].lower);
+    if (n < s->plan->k) return n;
+    if (put_best_first(s, q, worker, items, &n) == s->plan->k) raise_threshold(s, q, items[s->plan->k - 1].lower);
     double threshold = ragfast_threshold_of(s, q);
     size_t n_left = 0;
     for (size_t i = 0; i < n; i++)
@@ -77,40 +79,47 @@ static size_t drop_by_likely(search *s, size_t q, size_t worker, query_slot *slo
     for (size_t i = 0; i < n; i++)
         if (!items[i].exact && items[i].lower / 2 + items[i].upper / 2 >= threshold)
             ragfast_swap(&items[i], &items[n_likely++]);
-    ragfast_rescore(s, q, slot, items, n_likely);
+    ragfast_rescore(s, q, worker, slot, items, n_likely);
     return drop_below_threshold(s, q, worker, items, n);
 }
 
 void ragfast_raise_threshold(search *s, size_t q, size_t worker) {
     query_slot *slot = &s->workers[worker].slots[q];
-    slot->count = drop_below_threshold(s, q, worker, ragfast_candidates_of(s, q, worker), slot->count);
+    slot->count = drop_below_threshold(s, q, worker, slot->candidates, slot->count);
 }
 
 /* Makes room in a candidate buffer, by the cheapest means that does: by the bounds alone; by float64 scores of the likeliest; and
  * where bounds cannot tell enough candidates apart (near-duplicates, huge norms) by scores of all, of which k are enough. */
 void ragfast_prune(search *s, size_t q, size_t worker) {
     query_slot *slot = &s->workers[worker].slots[q];
-    ragfast_candidate *items = ragfast_candidates_of(s, q, worker);
-    size_t extra = s->capacity - s->k;
+    ragfast_candidate *items = slot->candidates;
+    size_t extra = s->plan->capacity - s->plan->k;
     slot->likely = 0;
     slot->count = drop_below_threshold(s, q, worker, items, slot->count);
-    if (slot->count > s->k + extra / 2) slot->count = drop_by_likely(s, q, worker, slot, items, slot->count);
-    if (slot->count <= s->k + extra / 4 * 3) return;
-    ragfast_rescore(s, q, slot, items, slot->count);
+    if (slot->count > s->plan->k + extra / 2) slot->count = drop_by_likely(s, q, worker, slot, items, slot->count);
+    if (slot->count <= s->plan->k + extra / 4 * 3) return;
+    ragfast_rescore(s, q, worker, slot, items, slot->count);
     slot->count = put_best_first(s, q, worker, items, &slot->count);
-    if (slot->count == s->k) raise_threshold(s, q, items[s->k - 1].lower);
+    if (slot->count == s->plan->k) raise_threshold(s, q, items[s->plan->k - 1].lower);
+}
+
+/* Inlined by force: every hit of a scan comes here. */
+static inline __attribute__((always_inline)) void add(search *s, size_t q, size_t worker, size_t row, double lower,
+                                                      double upper, int exact) {
+    query_slot *slot = &s->workers[worker].slots[q];
+    const segment_plan *segment = s->segment;
+    slot->candidates[slot->count++] = (ragfast_candidate){
+        lower, upper, ragfast_id_of(segment->docs, row), (uint32_t)row, segment->number, exact != 0};
+    if (slot->count == s->plan->capacity) ragfast_prune(s, q, worker);
 }
 
 void ragfast_add(search *s, size_t q, size_t worker, size_t row, double lower, double upper, int exact) {
-    query_slot *slot = &s->workers[worker].slots[q];
-    ragfast_candidates_of(s, q, worker)[slot->count++] =
-        (ragfast_candidate){lower, upper, ragfast_id_of(s->docs, row), (uint32_t)row, s->segment, exact != 0};
-    if (slot->count == s->capacity) ragfast_prune(s, q, worker);
+    add(s, q, worker, row, lower, upper, exact);
 }
 
 ragfast_outcome ragfast_offer(search *s, size_t q, size_t worker, size_t row, double middle, double error) {
-    if (s->l2) { /* (L3), (L2) */
-        double half = s->docs->half_squares[row], square = s->query_squares[q];
+    if (s->plan->l2) { /* (L3), (L2) */
+        double half = s->segment->docs->half_squares[row], square = s->queries.squares[q];
         middle = 2 * (middle - half) - square;
         error = 2 * (error + 1e-11 * half) * (1 + 1e-10) + 1e-11 * (square + fabs(middle));
     }
@@ -119,25 +128,26 @@ ragfast_outcome ragfast_offer(search *s, size_t q, size_t worker, size_t row, do
     if (middle + error < threshold || ragfast_is_excluded(s, q, row) ||
         ragfast_is_below_group(s, q, worker, row, middle + error))
         return RAGFAST_DROPPED;
-    ragfast_add(s, q, worker, row, middle - error, middle + error, 0);
+    add(s, q, worker, row, middle - error, middle + error, 0);
     return middle >= threshold ? RAGFAST_LIKELY : RAGFAST_BUFFERED;
 }
 
-size_t ragfast_take_best(search *s, size_t q, query_slot *total) {
-    ragfast_candidate *items = ragfast_candidates_of(s, q, 0);
+size_t ragfast_take_best(search *s, size_t q, size_t worker, query_slot *total) {
+    ragfast_candidate *items = s->workers[0].slots[q].candidates;
     *total = (query_slot){0};
-    for (size_t w = 0; w < s->n_workers; w++) {
+    for (size_t w = 0; w < s->plan->n_workers; w++) {
         const query_slot *slot = &s->workers[w].slots[q];
-        memmove(items + total->count, items + w * s->capacity, slot->count * sizeof *items);
+        memmove(items + total->count, slot->candidates, slot->count * sizeof *items);
         total->count += slot->count;
         total->rescored += slot->rescored;
         total->by_codes += slot->by_codes;
         total->by_float32 += slot->by_float32;
     }
-    size_t n = drop_below_threshold(s, q, 0, items, total->count);
-    n = drop_by_likely(s, q, 0, total, items, n);
-    ragfast_rescore(s, q, total, items, n);
-    size_t n_best = put_best_first(s, q, 0, items, &n);
+    size_t n = drop_below_threshold(s, q, worker, items, total->count);
+    n = drop_by_likely(s, q, worker, total, items, n);
+    ragfast_rescore(s, q, worker, total, items, n);
+    if (ragfast_stopped_after(s, worker, 0)) return 0;
+    size_t n_best = put_best_first(s, q, worker, items, &n);
     sort_best(items, n_best);
     return n_best;
 }

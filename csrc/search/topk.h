@@ -19,7 +19,7 @@ void ragfast_prune(search *s, size_t q, size_t worker);
 void ragfast_raise_threshold(search *s, size_t q, size_t worker);
 
 /* Puts the best k candidates of all workers together, best first, at the beginning of the first worker's. Returns how many
- * there are; *total: the counts of all workers. */
-size_t ragfast_take_best(search *s, size_t q, query_slot *total);
+ * there are; *total: the counts of all workers. `worker` does it; where the search stops the return value means nothing. */
+size_t ragfast_take_best(search *s, size_t q, size_t worker, query_slot *total);
 
 #endif

@@ -1,6 +1,8 @@
 /* Checks what searching, encoding and norms refuse, and what they say of it. */
 #include "tests/checkvectors.h"
 
+#include <limits.h>
+
 /* Documents of 16 bits, and codes. */
 static void check_refusals_of_forms(void) {
     enum { B = 3, N = 300, D = 200 };
@@ -72,6 +74,92 @@ static void check_refusals_of_forms(void) {
     free_problem(&p);
 }
 
+/* Every field of documents and codes, and every count and scalar, just outside its range; some also just inside. */
+static void check_refusals_of_ranges(void) {
+    enum { B = 3, N = 100, D = 70, K = 2 };
+    WHERE("refusals of ranges");
+    problem p = make_problem(B, N, D, UNIFORM, RAGFAST_F32, 0);
+    add_norms_and_codes(&p);
+    p.codes.prefix = 0;
+    double scores[B * K], half_squares[N] = {0};
+    int64_t ids[B * K], doc_ids[N];
+    for (size_t i = 0; i < N; i++) doc_ids[i] = (int64_t)i;
+    ragfast_docs good = p.docs;
+    good.norms = p.norms;
+    good.codes = &p.codes;
+#define SEARCH(docs, n_segments, n_queries, k, temperature, n_threads)                                                 \
+    ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, n_queries, docs, n_segments, NULL, k, temperature,        \
+                   THREADS(n_threads))
+#define REFUSED(call, what) check((call) == RAGFAST_ERROR_ARGUMENT, "%s was taken", what)
+#define DOCS(change, expected)                                                                                         \
+    do {                                                                                                               \
+        ragfast_docs docs = good;                                                                                      \
+        change;                                                                                                        \
+        check(SEARCH(&docs, 1, B, K, 1.0, 1) == (expected), "another status than expected after %s", #change);         \
+    } while (0)
+#define CODES(change)                                                                                                  \
+    do {                                                                                                               \
+        ragfast_docs docs = good;                                                                                      \
+        ragfast_codes codes = p.codes;                                                                                 \
+        docs.codes = &codes;                                                                                           \
+        change;                                                                                                        \
+        REFUSED(SEARCH(&docs, 1, B, K, 1.0, 1), #change);                                                              \
+    } while (0)
+    DOCS((void)docs, RAGFAST_OK);
+    DOCS(docs.dtype = (ragfast_dtype)4, RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.dtype = (ragfast_dtype)-1, RAGFAST_ERROR_ARGUMENT);
+    DOCS((docs.dtype = (ragfast_dtype)4, docs.codes = NULL), RAGFAST_ERROR_ARGUMENT);
+    DOCS((docs.dtype = (ragfast_dtype)-1, docs.codes = NULL), RAGFAST_ERROR_ARGUMENT);
+    DOCS((docs.dtype = RAGFAST_F16, docs.norms = NULL, docs.codes = NULL), RAGFAST_ERROR_ARGUMENT);
+    DOCS((docs.dim = 0, docs.codes = NULL), RAGFAST_ERROR_ARGUMENT);
+    DOCS((docs.dim = ((size_t)1 << 20) + 1, docs.codes = NULL), RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.n_docs = (size_t)1 << 31, RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.n_docs = SIZE_MAX, RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.first_id = -1, RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.first_id = INT64_MAX - N, RAGFAST_OK);
+    DOCS(docs.first_id = INT64_MAX - N + 1, RAGFAST_ERROR_ARGUMENT);
+    DOCS((docs.first_id = INT64_MAX, docs.ids = doc_ids), RAGFAST_OK);
+    DOCS(docs.norms = NULL, RAGFAST_ERROR_ARGUMENT); /* beside codes */
+    DOCS(docs.dtype = RAGFAST_F64, RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.dim = RAGFAST_MAX_CODE_DIM + 1, RAGFAST_ERROR_ARGUMENT);
+    CODES(codes.high = NULL);
+    CODES(codes.low = NULL);
+    CODES(codes.bounds = NULL);
+    CODES(codes.prefix = 8);
+    CODES(codes.prefix = 80);
+    CODES(codes.prefix = SIZE_MAX - 15);
+    CODES((codes.prefix = 16, docs.half_squares = half_squares));
+    static const double errors[] = {-1e-9, 0.01, NAN, INFINITY};
+    for (size_t i = 0; i < 4; i++) CODES(codes.rotation_error = errors[i]);
+    ragfast_docs empty = {.norms = p.norms, .codes = &(ragfast_codes){0}, .dim = D, .dtype = RAGFAST_F32};
+    check(SEARCH(&empty, 1, B, K, 1.0, 1) == RAGFAST_OK && ids[0] == -1, "a segment without documents was refused");
+
+    REFUSED(SEARCH(NULL, 0, B, K, 1.0, 1), "n_segments 0, of which nothing may be read,");
+    REFUSED(SEARCH(NULL, (size_t)1 << 31, B, K, 1.0, 1), "n_segments 2^31");
+    REFUSED(SEARCH(&good, 1, B, 0, 1.0, 1), "k 0");
+    REFUSED(SEARCH(&good, 1, B, SIZE_MAX, 1.0, 1), "k SIZE_MAX");
+    REFUSED(SEARCH(&good, 1, B, SIZE_MAX - D + 1, 1.0, 1), "a k that overflows beside D");
+    REFUSED(SEARCH(&good, 1, B, SIZE_MAX / sizeof(double) + 1, 1.0, 1), "a k of which the scores overflow");
+    REFUSED(SEARCH(&good, 1, SIZE_MAX, K, 1.0, 1), "B SIZE_MAX");
+    REFUSED(SEARCH(&good, 1, SIZE_MAX / D / sizeof(float) + 1, K, 1.0, 1), "a B of which the queries overflow");
+    static const double temperatures[] = {0.0, -1.0, NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < 5; i++) REFUSED(SEARCH(&good, 1, B, K, temperatures[i], 1), "a bad temperature");
+    REFUSED(SEARCH(&good, 1, B, K, 1.0, -1), "n_threads -1");
+    REFUSED(SEARCH(&good, 1, B, K, 1.0, INT_MIN), "n_threads INT_MIN");
+    check(SEARCH(&good, 1, B, K, 1.0, INT_MAX) == RAGFAST_OK, "n_threads INT_MAX was refused");
+
+    size_t n_segments = ((size_t)1 << 17) + 1; /* of 2^31 - 1 documents each, more than 2^48 */
+    ragfast_docs *many = must(malloc(n_segments * sizeof *many));
+    for (size_t i = 0; i < n_segments; i++) many[i] = good, many[i].n_docs = ((size_t)1 << 31) - 1;
+    REFUSED(SEARCH(many, n_segments, B, K, 1.0, 1), "an N above 2^48");
+    free(many);
+#undef CODES
+#undef DOCS
+#undef REFUSED
+#undef SEARCH
+    free_problem(&p);
+}
+
 void check_search_refusals(int threads_only) {
     (void)threads_only;
     WHERE("refusals");
@@ -119,6 +207,7 @@ void check_search_refusals(int threads_only) {
             }
     free_problem(&p);
     check_refusals_of_forms();
+    check_refusals_of_ranges();
 
     WHERE("float64 overflow");
     problem q = make_problem(B, N, D, UNIFORM, RAGFAST_F64, 0);

@@ -111,7 +111,8 @@ def library_sources() -> dict[str, str]:
 
 def test_modules_do_not_depend_on_themselves() -> None:
     uses = uses_of(library_sources())
-    assert {"core/pool", "search/state", "include/ragfast/runtime"} <= uses["search/search"]
+    assert {"core/pool", "search/plan", "search/scratch"} <= uses["search/search"]
+    assert "include/ragfast/runtime" in uses["core/pool"]
     assert "kernels/dot_scalar" in uses["core/dispatch"]  # whose functions it calls; a kernel has no header
     assert cycle_in(uses) == []
 

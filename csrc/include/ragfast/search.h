@@ -30,7 +30,7 @@ typedef struct ragfast_docs {
     size_t dim;                 /* D, from 1 to 2^20 */
     ragfast_dtype dtype;
     const double *half_squares; /* (N,) |d|^2 / 2 from ragfast_measure_rows: the score is -|q - d|^2; or NULL: q . d */
-    int64_t first_id;           /* >= 0 */
+    int64_t first_id;           /* >= 0, and with N at most 2^63 - 1 */
     const uint32_t *allowed; /* (N / 32 rounded up,) bit j % 32 of word j / 32: document j takes part; those from N on
                                 mean nothing. Or NULL: all do */
     const int32_t *groups;   /* (N,) the group of each, negative: of none; or NULL: no groups */
@@ -68,8 +68,8 @@ typedef struct ragfast_place {
  *      stats (B,), may be NULL.
  *      *corrupt, may be NULL: written with RAGFAST_ERROR_CORRUPT_DOC alone.
  * In:  queries (B,D), float64 if the documents are, else float32; segments (n_segments,) of one D and dtype, ids distinct over
- *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; constraints or NULL: none; k >= 1; temperature > 0.
- * With half_squares the codes must have been made with them, and without a prefix.
+ *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; N of all at most 2^48; constraints or NULL: none; k >= 1; temperature > 0, finite.
+ * With half_squares the codes must have been made with them, and without a prefix. Codes want norms beside them.
  * Returns RAGFAST_ERROR_NONFINITE_DOC only where norms are NULL: rows that came with norms were checked then. */
 RAGFAST_API ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs,
                                           ragfast_query_stats *stats, ragfast_place *corrupt, const void *queries,

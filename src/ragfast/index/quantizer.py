@@ -17,7 +17,7 @@ from ragfast._core import _kernels, interruptible
 MAX_CODED_DIM = 2**15
 """Longer rows have no codes."""
 MIN_CODED_DOCS = 1000
-"""Documents from which the int8 scan can be the faster one (csrc/search/search.c, codes_serve)."""
+"""Documents from which the int8 scan can be the faster one (csrc/search/plan.c, codes_serve)."""
 PANEL = 32
 """Documents whose codes are scanned, or skipped, together."""
 
