@@ -14,7 +14,7 @@ int main(void) {
     double scores[K], doc_logprobs[K], answer_logprob, posterior[K];
     int64_t ids[K];
     ragfast_status status =
-        ragfast_search(scores, ids, doc_logprobs, NULL, NULL, query, 1, &docs, 1, NULL, K, temperature, NULL);
+        ragfast_search(scores, ids, doc_logprobs, NULL, NULL, query, 1, &docs, 1, NULL, K, 0, temperature, NULL);
 
     /* log p(y_t | x, z, y_<t): what a generator says about the tokens of an answer, given each document. */
     static const double token_logprobs[K * T] = {-0.1, -0.2, -1.0, -2.0, -3.0, -0.5};

@@ -98,7 +98,7 @@ static void make_data(void) {
     codes = (ragfast_codes){.high = aligned(high), .low = aligned(low), .bounds = aligned(bounds), .always = 1};
     coded_docs = docs;
     coded_docs.codes = &codes;
-    ragfast_search(scores, ids, NULL, NULL, NULL, queries, MOST_B, &docs, 1, NULL, K, 1.0, &alone);
+    ragfast_search(scores, ids, NULL, NULL, NULL, queries, MOST_B, &docs, 1, NULL, K, 0, 1.0, &alone);
     for (size_t shard = 1; shard < SHARDS; shard++)
         for (size_t i = 0; i < MOST_B * K; i++) {
             scores[shard * MOST_B * K + i] = scores[i] - 0.1 * (double)shard;
@@ -111,7 +111,8 @@ static void make_data(void) {
     __attribute__((noinline, visibility("default"))) void count_##name(void);                                          \
     void count_##name(void)
 
-#define SEARCH(n, docs) ragfast_search(merged, merged_ids, NULL, NULL, NULL, queries, n, docs, 1, NULL, K, 1.0, &alone)
+#define SEARCH(n, docs)                                                                                                \
+    ragfast_search(merged, merged_ids, NULL, NULL, NULL, queries, n, docs, 1, NULL, K, 0, 1.0, &alone)
 
 COUNT(search_float32_1) { expect(__func__, SEARCH(1, &docs), merged[0]); }
 COUNT(search_float32_16) { expect(__func__, SEARCH(16, &docs), merged[15 * K]); }

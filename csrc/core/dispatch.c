@@ -109,6 +109,11 @@ const ragfast_kernels *ragfast_current_kernels(void) {
     return atomic_load(&current);
 }
 
+const ragfast_kernels *ragfast_scalar_kernels(void) {
+    pthread_once(&once, fill_tables);
+    return &tables[0];
+}
+
 void ragfast_use_kernels(const ragfast_kernels *table) {
     pthread_once(&once, fill_tables); /* which would else put its own choice over this one */
     atomic_store_explicit(&current, table, memory_order_release);

@@ -13,6 +13,7 @@ const char *ragfast_strerror(ragfast_status status) {
     case RAGFAST_ERROR_NONFINITE_DOC: return "a document holds NaN or an infinity";
     case RAGFAST_ERROR_OVERFLOW: return "an inner product of float64 values overflows float64";
     case RAGFAST_ERROR_CORRUPT_DOC: return "a document holds other bytes than its checksum was made of";
+    case RAGFAST_ERROR_ZERO_QUERY: return "a query holds zeros only, and so has no cosines";
     case RAGFAST_ERROR_CANCELLED: return "the poll callback cancelled the call";
     }
     return "unknown status";

@@ -10,6 +10,7 @@ typedef struct search_arguments {
     size_t n_segments;
     const ragfast_constraints *constraints; /* or NULL */
     size_t k;
+    int cosine;
     double temperature;
 } search_arguments;
 

@@ -235,6 +235,7 @@ void ragfast_plan_search(search_plan *plan, segment_plan *segments, const search
                           .dim = dim,
                           .dtype = docs->dtype,
                           .l2 = docs->half_squares != NULL,
+                          .cosine = a->cosine != 0,
                           .query_bytes = dim * (docs->dtype == RAGFAST_F64 ? sizeof(double) : sizeof(float)),
                           .max_per_group = a->constraints ? a->constraints->max_per_group : 0,
                           .gamma = roundings / (1 - roundings),

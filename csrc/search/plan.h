@@ -54,7 +54,7 @@ typedef struct search_plan {
     size_t n_segments, n_queries;
     size_t dim;
     ragfast_dtype dtype;
-    int l2;
+    int l2, cosine;
     size_t query_bytes;   /* of one */
     size_t k;             /* min(K, N of all segments) */
     size_t max_per_group; /* documents of a group, 0: any number */

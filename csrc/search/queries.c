@@ -6,16 +6,22 @@
 #include <math.h>
 #include <string.h>
 
-/* Its norm and square; 0 where it is not finite. */
-static int measure_query(search *s, size_t q) {
+/* Its square, and the bound of its norm for scans. */
+static ragfast_status measure_query(search *s, size_t q) {
     const search_plan *plan = s->plan;
     const void *vector = s->queries.vectors + q * plan->query_bytes;
-    if (plan->dtype == RAGFAST_F64) return ragfast_all_finite(vector, plan->dim);
-    double squared = plan->kernels->inner_f64_f32(vector, vector, plan->dim);
-    if (!isfinite(squared)) return 0;
+    int is_f64 = plan->dtype == RAGFAST_F64;
+    double squared = 0;
+    if (!is_f64)
+        squared = plan->kernels->inner_f64_f32(vector, vector, plan->dim);
+    else if (plan->cosine)
+        squared = plan->kernels->inner_f64_f64(vector, vector, plan->dim);
+    if (is_f64 ? !ragfast_all_finite(vector, plan->dim) : !isfinite(squared)) return RAGFAST_ERROR_NONFINITE_QUERY;
+    if (!isfinite(squared)) return RAGFAST_ERROR_OVERFLOW;
+    if (plan->cosine && squared == 0) return RAGFAST_ERROR_ZERO_QUERY;
     s->queries.norms[q] = sqrt(squared) * (1 + 0x1p-36);
     s->queries.squares[q] = squared;
-    return 1;
+    return RAGFAST_OK;
 }
 
 void ragfast_begin_pass(search *s, const void *queries, const ragfast_constraints *constraints, size_t first,
@@ -27,7 +33,8 @@ void ragfast_begin_pass(search *s, const void *queries, const ragfast_constraint
     pass->vectors = (const char *)queries + first * plan->query_bytes;
     pass->excluded_groups = constraints && constraints->excluded_groups ? constraints->excluded_groups + first : NULL;
     for (size_t q = 0; q < n; q++) {
-        if (!measure_query(s, q)) ragfast_fail(s, RAGFAST_ERROR_NONFINITE_QUERY);
+        ragfast_status status = measure_query(s, q);
+        if (status != RAGFAST_OK) ragfast_fail(s, status);
         if (ragfast_stopped_after(s, 0, plan->dim)) return;
         atomic_init(&s->shared.thresholds[q], -INFINITY);
     }

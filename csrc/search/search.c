@@ -66,13 +66,14 @@ static ragfast_status search_planned(ragfast_call *call, const search_output *ou
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                               ragfast_place *corrupt, const void *queries, size_t n_queries,
                               const ragfast_docs *segments, size_t n_segments, const ragfast_constraints *constraints,
-                              size_t k, double temperature, const ragfast_options *options) {
+                              size_t k, int cosine, double temperature, const ragfast_options *options) {
     ragfast_call call;
     const search_arguments arguments = {.n_queries = n_queries,
                                         .segments = segments,
                                         .n_segments = n_segments,
                                         .constraints = constraints,
                                         .k = k,
+                                        .cosine = cosine,
                                         .temperature = temperature};
     if (ragfast_begin_call(&call, options) != RAGFAST_OK || !ragfast_arguments_in_range(&arguments))
         return RAGFAST_ERROR_ARGUMENT;

@@ -64,7 +64,7 @@ typedef struct query_state {
     const char *vectors;
     const int32_t *excluded_groups;    /* or NULL */
     double *norms;                     /* (n,) */
-    double *squares;                   /* (n,), by inner_f64, for distances */
+    double *squares;                   /* (n,), by inner_f64, for distances and cosines */
     ragfast_candidate *candidates;     /* (n, workers, capacity), which slots point to: each worker writes its own */
     group_threshold *group_thresholds; /* (n, workers, n_group_thresholds): likewise */
 } query_state;

@@ -12,7 +12,7 @@ static int is_before(const void *unused, const ragfast_candidate *a, const ragfa
     return ragfast_before(a, b);
 }
 
-static void sort_best(ragfast_candidate *items, size_t n) { ragfast_heap_sort(items, n, is_before, NULL); }
+void ragfast_sort_best(ragfast_candidate *items, size_t n) { ragfast_heap_sort(items, n, is_before, NULL); }
 
 /* Puts the k best of n first, the k-th of them at k-1, the others in no order. 1 <= k <= n. Quickselect by the median
  * of three; an input on which that goes badly is sorted instead, so the cost is at most n log n. */
@@ -21,7 +21,7 @@ static void select_best(ragfast_candidate *items, size_t n, size_t k) {
     for (size_t m = n; m > 1; m /= 2) rounds_left += 2;
     while (first < last) {
         if (rounds_left-- == 0) {
-            sort_best(items + first, last - first + 1);
+            ragfast_sort_best(items + first, last - first + 1);
             return;
         }
         size_t middle = first + (last - first) / 2;
@@ -148,6 +148,6 @@ size_t ragfast_take_best(search *s, size_t q, size_t worker, query_slot *total) 
     ragfast_rescore(s, q, worker, total, items, n);
     if (ragfast_stopped_after(s, worker, 0)) return 0;
     size_t n_best = put_best_first(s, q, worker, items, &n);
-    sort_best(items, n_best);
+    ragfast_sort_best(items, n_best);
     return n_best;
 }

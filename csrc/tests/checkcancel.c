@@ -29,7 +29,7 @@ static ragfast_status search(char *out, const void *queries, size_t n, const rag
                              const ragfast_options *options) {
     double *scores = after(&out, n * K * sizeof(double)), *logprobs = after(&out, n * K * sizeof(double));
     return ragfast_search(scores, after(&out, n * K * sizeof(int64_t)), logprobs, NULL, NULL, queries, n, docs,
-                          n_segments, NULL, K, 1, options);
+                          n_segments, NULL, K, 0, 1, options);
 }
 
 #define CALL(name) static ragfast_status name(char *out, const ragfast_options *options)

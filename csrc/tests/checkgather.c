@@ -73,7 +73,7 @@ static void check_scores(const choice *c, int n_threads) {
         docs.norms = norms;
     }
     if (n_docs)
-        check(!ragfast_search(found, ids, NULL, NULL, NULL, c->queries, c->n_queries, &docs, 1, NULL, n_docs, 1,
+        check(!ragfast_search(found, ids, NULL, NULL, NULL, c->queries, c->n_queries, &docs, 1, NULL, n_docs, 0, 1,
                               THREADS(1)),
               "search failed");
     set_strange(random_below(2) == 0);

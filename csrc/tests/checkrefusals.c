@@ -15,14 +15,14 @@ static void check_refusals_of_forms(void) {
             add_norms_and_codes(&p);
             ragfast_set_isa(ragfast_isa_name(level));
             WHERE("refusals at %s, %s", ragfast_isa(), dtype_names[dtype]);
-            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &p.docs, 1, NULL, 2, 1.0, THREADS(1)) ==
-                      RAGFAST_ERROR_ARGUMENT,
+            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &p.docs, 1, NULL, 2, 0, 1.0,
+                                 THREADS(1)) == RAGFAST_ERROR_ARGUMENT,
                   "documents of 16 bits without norms were taken");
             ragfast_docs docs = p.docs;
             docs.norms = p.norms;
             docs.codes = &p.codes;
             ((float *)p.queries)[random_below(B * D)] = level % 2 ? NAN : -INFINITY;
-            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &docs, 1, NULL, 2, 1.0, THREADS(1)) ==
+            check(ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, B, &docs, 1, NULL, 2, 0, 1.0, THREADS(1)) ==
                       RAGFAST_ERROR_NONFINITE_QUERY,
                   "a bad query was taken");
             uint16_t *vectors = p.vectors, infinity = dtype == RAGFAST_F16 ? 0x7c00 : 0x7f80;
@@ -88,7 +88,7 @@ static void check_refusals_of_ranges(void) {
     good.norms = p.norms;
     good.codes = &p.codes;
 #define SEARCH(docs, n_segments, n_queries, k, temperature, n_threads)                                                 \
-    ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, n_queries, docs, n_segments, NULL, k, temperature,        \
+    ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, n_queries, docs, n_segments, NULL, k, 0, temperature,     \
                    THREADS(n_threads))
 #define REFUSED(call, what) check((call) == RAGFAST_ERROR_ARGUMENT, "%s was taken", what)
 #define DOCS(change, expected)                                                                                         \
@@ -169,8 +169,22 @@ void check_search_refusals(int threads_only) {
     int64_t ids[B * 2];
     float *queries = p.queries, *vectors = p.vectors;
 #define SEARCH(docs, k, temperature, n_threads)                                                                        \
-    ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &(docs), 1, NULL, k, temperature, THREADS(n_threads))
+    ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &(docs), 1, NULL, k, 0, temperature, THREADS(n_threads))
     check(SEARCH(p.docs, 2, 1.0, 0) == RAGFAST_OK, "a plain search failed");
+    ragfast_docs squared = p.docs;
+    squared.half_squares = must(calloc(N, sizeof(double)));
+    check(ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &squared, 1, NULL, 2, 1, 1, NULL) ==
+              RAGFAST_ERROR_ARGUMENT,
+          "cosines of distances were taken");
+    free((void *)squared.half_squares);
+    float *zero = must(calloc(B * D, sizeof *zero));
+    memcpy(zero, queries, D * sizeof *zero);
+    check(ragfast_search(scores, ids, NULL, NULL, NULL, zero, B, &p.docs, 1, NULL, 2, 1, 1, NULL) ==
+              RAGFAST_ERROR_ZERO_QUERY,
+          "a query without a direction was taken");
+    check(ragfast_search(scores, ids, NULL, NULL, NULL, zero, B, &p.docs, 1, NULL, 2, 0, 1, NULL) == RAGFAST_OK,
+          "a query of zeros was refused");
+    free(zero);
     check(SEARCH(p.docs, 0, 1.0, 1) == RAGFAST_ERROR_ARGUMENT, "k 0 was taken");
     check(SEARCH(p.docs, 2, 1.0, -1) == RAGFAST_ERROR_ARGUMENT, "n_threads -1 was taken");
     static const double temperatures[] = {0.0, -1.0, NAN};
@@ -213,7 +227,7 @@ void check_search_refusals(int threads_only) {
     problem q = make_problem(B, N, D, UNIFORM, RAGFAST_F64, 0);
     for (size_t i = 0; i < D; i++)
         ((double *)q.vectors)[5 * D + i] = ((double *)q.queries)[D + i] = i % 2 ? 1e200 : -1e200;
-    check(ragfast_search(scores, ids, NULL, NULL, NULL, q.queries, B, &q.docs, 1, NULL, 2, 1.0, THREADS(1)) ==
+    check(ragfast_search(scores, ids, NULL, NULL, NULL, q.queries, B, &q.docs, 1, NULL, 2, 0, 1.0, THREADS(1)) ==
               RAGFAST_ERROR_OVERFLOW,
           "an inner product of 1e400 was taken");
     free_problem(&q);

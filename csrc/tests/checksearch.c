@@ -102,7 +102,56 @@ static void check_problem(size_t n_queries, size_t n_docs, size_t dim, int kind,
     free_problem(&p);
 }
 
+/* Cosines against the inner products of the same documents, at every level: the bits of the scalar level's log-softmax. */
+static void check_cosines(ragfast_dtype dtype, size_t k, double temperature) {
+    enum { B = 7, N = 900, D = 20 };
+    problem p =
+        make_problem(B, N, D, INTEGERS, dtype, 1); /* small integers: equal scores, and cosines that become equal */
+    ragfast_docs docs = p.docs;
+    float *norms = must(malloc(N * sizeof *norms));
+    size_t bad_row, size = B * k * sizeof(double);
+    if (dtype != RAGFAST_F64)
+        check(!ragfast_measure_rows(norms, NULL, NULL, &bad_row, p.vectors, N, D, dtype, NULL), "failed");
+    if (dtype != RAGFAST_F64) docs.norms = norms;
+    double *products = must(malloc(size)), *scores = output(size), *logprobs = output(size),
+           *expected = must(malloc(size));
+    int64_t *ids = must(malloc(size)), *found = output(size);
+    check(!ragfast_search(products, ids, NULL, NULL, NULL, p.queries, B, &docs, 1, NULL, k, 0, 1, NULL), "failed");
+    for (size_t q = 0; q < B; q++) {
+        const char *query = (const char *)p.queries + q * D * element_size(query_dtype(dtype));
+        double length = sqrt(canonical_score(query, query, D, query_dtype(dtype), 0));
+        for (size_t i = 0; i < k; i++) products[q * k + i] /= length;
+        for (size_t i = 1; i < k; i++) /* an insertion sort of equal cosines by ids */
+            for (size_t j = q * k + i;
+                 j > q * k && products[j] == products[j - 1] && ids[j] < ids[j - 1] && ids[j] >= 0; j--) {
+                int64_t id = ids[j];
+                ids[j] = ids[j - 1];
+                ids[j - 1] = id;
+            }
+        for (size_t i = 0; i < k; i++) expected[q * k + i] = (products[q * k + i] - products[q * k]) / temperature;
+    }
+    const char *before = ragfast_isa();
+    ragfast_set_isa("scalar");
+    check(!ragfast_log_softmax(expected, expected, B, k, RAGFAST_F64, NULL), "failed");
+    for (size_t level = 0; level < ragfast_isa_count() && ragfast_isa_available(level); level++) {
+        ragfast_set_isa(ragfast_isa_name(level));
+        WHERE("cosines at %s, %s, k %zu, temperature %g", ragfast_isa(), dtype_names[dtype], k, temperature);
+        ragfast_status status = ragfast_search(scores, found, logprobs, NULL, NULL, p.queries, B, &docs, 1, NULL, k, 1,
+                                               temperature, THREADS(1 + (int)level));
+        check(status == RAGFAST_OK, "status %d", (int)status);
+        check(!memcmp(found, ids, size), "other documents");
+        check(!memcmp(scores, products, size), "other scores");
+        check(!memcmp(logprobs, expected, size), "other log-probabilities");
+    }
+    ragfast_set_isa(before);
+    output_free(scores, size), output_free(logprobs, size), output_free(found, size);
+    free(products), free(expected), free(ids), free(norms);
+    free_problem(&p);
+}
+
 void check_searches(int threads_only) {
+    for (int dtype = RAGFAST_F32; dtype <= RAGFAST_BF16 && !threads_only; dtype++)
+        for (size_t k = 1; k <= 1000; k *= 10) check_cosines((ragfast_dtype)dtype, k, k == 10 ? 0.05 : 1);
     highest_level_alone = threads_only;
     /* B, N, D: enough work for several threads, long chunks, then sizes around those of tiles and panels. */
     static const size_t shapes[][3] = {{1, 900, 1300}, {26, 129, 768}, {1, 0, 3},    {0, 5, 3},    {1, 1, 1},
@@ -138,11 +187,11 @@ static void check_caller_environment(void) {
         docs.codes = coded ? &p.codes : NULL;
         double scores[5 * 4], expected[5 * 4];
         int64_t ids[5 * 4], expected_ids[5 * 4];
-        ragfast_search(expected, expected_ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 1.0,
+        ragfast_search(expected, expected_ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 0, 1.0,
                        THREADS(n_threads));
         unsigned saved = _mm_getcsr(), strange = 0x1f80u | 0x8040u | 0x4000u; /* FTZ, DAZ, round up */
         _mm_setcsr(strange);
-        ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 1.0, THREADS(n_threads));
+        ragfast_search(scores, ids, NULL, NULL, NULL, p.queries, 5, &docs, 1, NULL, 4, 0, 1.0, THREADS(n_threads));
         unsigned after = _mm_getcsr();
         _mm_setcsr(saved);
         check((after & 0xffc0u) == (strange & 0xffc0u), "the caller's control bits came back as %x", after);

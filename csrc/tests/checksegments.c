@@ -216,7 +216,7 @@ static size_t wrong_entries(const world *w, int n_threads) {
     int64_t *ids = must(malloc(n * sizeof *ids));
     ragfast_place corrupt;
     if (ragfast_search(scores, ids, logprobs, NULL, &corrupt, w->queries, w->n_queries, w->segments, w->n_segments,
-                       &w->constraints, w->k, 1, THREADS(n_threads)))
+                       &w->constraints, w->k, 0, 1, THREADS(n_threads)))
         wrong = 1;
     for (size_t i = 0; i < n && !wrong; i++)
         wrong +=
@@ -301,7 +301,7 @@ static void check_one_group_on_top(void) {
         ragfast_query_stats stats;
         double scores[K];
         int64_t ids[K];
-        check(!ragfast_search(scores, ids, NULL, &stats, NULL, query, 1, &docs, 1, &constraints, K, 1, THREADS(1)),
+        check(!ragfast_search(scores, ids, NULL, &stats, NULL, query, 1, &docs, 1, &constraints, K, 0, 1, THREADS(1)),
               "failed");
         check(stats.rescored <= N, "%zu documents were scored, of %d", (size_t)stats.rescored, N);
         for (size_t i = 0; i < K; i++)
@@ -337,7 +337,7 @@ static void check_damage(void) {
                 WHERE("a damaged row %zu of segment %zu in world %zu, %d threads", row, s, i, n_threads);
                 ragfast_status status =
                     ragfast_search(scores, ids, NULL, NULL, &found, w->queries, w->n_queries, w->segments,
-                                   w->n_segments, NULL, w->n_docs, 1, THREADS(n_threads));
+                                   w->n_segments, NULL, w->n_docs, 0, 1, THREADS(n_threads));
                 check(status == RAGFAST_ERROR_CORRUPT_DOC, "status %d", (int)status);
                 check(found.segment == s && found.row == row, "%zu, %zu was named", found.segment, found.row);
             }
@@ -358,7 +358,8 @@ static void check_refusals(void) {
     for (size_t i = 0; i < N * D; i++) vectors[i] = 1;
     ragfast_codes prefixed = {.prefix = 16};
     const ragfast_docs good = {.vectors = vectors, .norms = norms, .n_docs = N, .dim = D, .dtype = RAGFAST_F32};
-#define SEARCH(segments, n) ragfast_search(scores, ids, NULL, NULL, NULL, query, 1, segments, n, NULL, 2, 1, THREADS(1))
+#define SEARCH(segments, n)                                                                                            \
+    ragfast_search(scores, ids, NULL, NULL, NULL, query, 1, segments, n, NULL, 2, 0, 1, THREADS(1))
     ragfast_docs two[2] = {good, good};
     two[1].first_id = N;
     check(SEARCH(two, 2) == RAGFAST_OK, "two segments were refused");

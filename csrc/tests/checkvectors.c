@@ -141,7 +141,7 @@ void free_problem(problem *p) {
 size_t wrong_entries(double *scores, int64_t *ids, double *logprobs, ragfast_query_stats *stats, const problem *p,
                      const ragfast_docs *docs, size_t k, double temperature, int n_threads) {
     size_t n_docs = p->docs.n_docs, n_found = ragfast_min(k, n_docs), wrong = 0;
-    if (ragfast_search(scores, ids, logprobs, stats, NULL, p->queries, p->n_queries, docs, 1, NULL, k, temperature,
+    if (ragfast_search(scores, ids, logprobs, stats, NULL, p->queries, p->n_queries, docs, 1, NULL, k, 0, temperature,
                        THREADS(n_threads)))
         return 1;
     for (size_t i = 0; i < p->n_queries; i++) {

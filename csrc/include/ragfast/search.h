@@ -68,14 +68,15 @@ typedef struct ragfast_place {
  *      stats (B,), may be NULL.
  *      *corrupt, may be NULL: written with RAGFAST_ERROR_CORRUPT_DOC alone.
  * In:  queries (B,D), float64 if the documents are, else float32; segments (n_segments,) of one D and dtype, ids distinct over
- *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; N of all at most 2^48; constraints or NULL: none; k >= 1; temperature > 0, finite.
+ *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; N of all at most 2^48; constraints or NULL: none; k >= 1; cosine: nonzero divides each score by the length of its query in float64, and orders
+ *      documents by these scores: the cosines of documents of length 1; 0 with half_squares; temperature > 0, finite.
  * With half_squares the codes must have been made with them, and without a prefix. Codes want norms beside them.
  * Returns RAGFAST_ERROR_NONFINITE_DOC only where norms are NULL: rows that came with norms were checked then. */
 RAGFAST_API ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs,
                                           ragfast_query_stats *stats, ragfast_place *corrupt, const void *queries,
                                           size_t n_queries, const ragfast_docs *segments, size_t n_segments,
-                                          const ragfast_constraints *constraints, size_t k, double temperature,
-                                          const ragfast_options *options);
+                                          const ragfast_constraints *constraints, size_t k, int cosine,
+                                          double temperature, const ragfast_options *options);
 
 /* Conversions as IEEE has them, whatever rounding or flushing of denormals the caller has set. In place is not allowed. */
 RAGFAST_API void ragfast_narrow(float *out, const double *x, size_t n);

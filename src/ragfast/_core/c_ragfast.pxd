@@ -78,7 +78,7 @@ cdef extern from "ragfast/ragfast.h" nogil:
     ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
                                   ragfast_place *corrupt, const void *queries, size_t n_queries,
                                   const ragfast_docs *segments, size_t n_segments, const ragfast_constraints *constraints,
-                                  size_t k, double temperature, const ragfast_options *options)
+                                  size_t k, int cosine, double temperature, const ragfast_options *options)
     void ragfast_narrow(float *out, const double *x, size_t n)
     void ragfast_widen(double *out, const float *x, size_t n)
     ragfast_status ragfast_measure_rows(float *norms, double *half_squares, void *copy, size_t *bad_row,

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ragfast._core import _kernels, arrays
 from ragfast._core._kernels import Hits, SearchStats
-from ragfast.index import gather, merge, selection
+from ragfast.index import gather, selection
 from ragfast.index.filters import Predicate
 from ragfast.index.segment import Segment, Settings
 from ragfast.index.selection import Contents, Filter
@@ -36,6 +36,7 @@ def search_docs(
     options: Options,
     name: str = "queries",
     limits: Limits = (None, 0),
+    cosine: bool = False,
 ) -> Hits:
     """The search behind all others, of plain queries; name is what errors call them."""
     k, n_threads, temperature, out_type = options
@@ -43,23 +44,14 @@ def search_docs(
     temperature = arrays.finite_float(temperature, "temperature", above_zero=True)
     threads = arrays.thread_count(n_threads)
     try:
-        return _kernels.search(queries, docs, k, temperature, threads, out_type, limits[0], limits[1])
+        return _kernels.search(queries, docs, k, temperature, threads, out_type, *limits, cosine)
     except _kernels.CorruptDocument:
         raise
     except ValueError:
         arrays.refuse_nonfinite(queries, name)
+        if cosine:
+            arrays.lengths(queries, name)  # refuses zeros
         raise
-
-
-def _ascending_in_ties(scores: NDArray[np.float64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """keys (B,K), those of equal scores in each row ascending: products that differ may be one number once divided."""
-    wrong = (scores[:, 1:] == scores[:, :-1]) & (keys[:, 1:] < keys[:, :-1]) & (keys[:, 1:] >= 0)
-    if not wrong.any():
-        return keys
-    ordered = keys.copy()
-    for row in np.flatnonzero(wrong.any(axis=1)):
-        ordered[row] = keys[row, np.lexsort((keys[row], -scores[row]))]
-    return ordered
 
 
 class Searchable:
@@ -151,7 +143,7 @@ class Searchable:
         options = (k, n_threads, temperature, out_type)
         if filter is group_by is exclude_groups is max_per_group is None:
             if snapshot._direct and snapshot._docs is not None:  # as search_rows, without the time of its call
-                return search_docs(rows, snapshot._docs, options)
+                return search_docs(rows, snapshot._docs, options, cosine=snapshot._cosine)
             return snapshot.search_rows(rows, options)
         constraints = snapshot._constraints(len(rows), filter, group_by, exclude_groups, max_per_group)
         return snapshot._search_segments(rows, options, "queries", *constraints)
@@ -332,9 +324,8 @@ class Snapshot(Searchable):
         self._n = sum(map(len, segments))
         self._filters: dict[Predicate, Filter] = {}
         self._mapped = any(segment.buffers.files is not None for segment in segments)
-        self._direct = (
-            settings.metric != "cosine" and contents.names is None and not self._mapped
-        )  # C's hits are the result
+        self._cosine = settings.metric == "cosine"
+        self._direct = contents.names is None and not self._mapped  # C's hits are the result
         self._docs: tuple[_kernels.Docs, ...] | None = None
 
     def replaced(self, segments: Iterable[Segment], contents: Contents, version: int | None = None) -> Snapshot:
@@ -374,7 +365,7 @@ class Snapshot(Searchable):
         if docs is None:
             docs = self._docs = tuple(segment.docs for segment in self._segments) or (self._no_docs,)
         if self._direct:
-            return search_docs(queries, docs, options, name)
+            return search_docs(queries, docs, options, name, cosine=self._cosine)
         return self._search_segments(queries, options, name, docs, self._segments)
 
     @property
@@ -396,27 +387,16 @@ class Snapshot(Searchable):
         segments: tuple[Segment, ...],
         limits: Limits = (None, 0),
     ) -> Hits:
-        """Search docs of these segments, with cosines, names and mapped files: C knows inner products and keys only."""
-        k, n_threads, temperature, out_type = options
-        cosine = self._metric == "cosine"
-        tau = arrays.finite_float(temperature, "temperature", above_zero=True)
+        """Search docs of these segments, with names and mapped files, which C does not know."""
         if self._mapped and len(queries) > 1:
             for segment in segments:
                 segment.check("low")
-        scoring = (1.0, arrays.DOUBLE) if cosine else (tau, out_type)
         try:
-            hits = search_docs(queries, docs, (k, n_threads, *scoring), name, limits)
+            hits = search_docs(queries, docs, options, name, limits, self._cosine)
         except _kernels.CorruptDocument as error:
             raise segments[error.segment].corrupt_row(error.row) from None
-        scores, keys, logprobs = hits.scores, hits.ids, hits.logprobs
-        if cosine:
-            scores = hits.scores / arrays.lengths(queries, name)[:, None]
-            keys = _ascending_in_ties(scores, keys)
-            logprobs = merge.list_logprobs(scores, tau)
-            if out_type == arrays.FLOAT:
-                scores, logprobs = _kernels.narrowed(scores), _kernels.narrowed(logprobs)
         names = self._contents.names
-        return Hits(scores, keys if names is None else names.take(keys), logprobs, hits.stats)
+        return hits if names is None else Hits(hits.scores, names.take(hits.ids), hits.logprobs, hits.stats)
 
     def _constraints(
         self, n_queries: int, filter: Any, group_by: str | None, exclude_groups: Any, max_per_group: int | None

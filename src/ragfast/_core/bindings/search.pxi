@@ -105,9 +105,10 @@ cdef check_search(np.ndarray queries, tuple docs, np.ndarray excluded_groups):
 
 
 def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, double temperature, int n_threads,
-           int out_type, np.ndarray excluded_groups=None, Py_ssize_t max_per_group=0):
+           int out_type, np.ndarray excluded_groups=None, Py_ssize_t max_per_group=0, bint cosine=False):
     """(B,D) plain, float32, or float64 where the documents are; docs, segments (Docs,) of one D and dtype; excluded_groups (B,)
-    int32 groups, negative for none, or None; max_per_group documents of a group, 0 for any number."""
+    int32 groups, negative for none, or None; max_per_group documents of a group, 0 for any number. cosine divides scores by the
+    lengths of the queries."""
     check_search(queries, docs, excluded_groups)
     if k < 1 or max_per_group < 0:
         raise ValueError(f"expected k of 1 or more and max_per_group of 0 or more, got {k} and {max_per_group}")
@@ -148,7 +149,7 @@ def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, doubl
     cdef ragfast_status status
     with nogil:
         status = ragfast_search(scores_data, ids_data, logprobs_data, counts_data, &corrupt, queries_data, n_queries,
-                                segments, n_segments, &constraints, k, temperature, &options)
+                                segments, n_segments, &constraints, k, cosine, temperature, &options)
         if segments != on_stack:
             PyMem_RawFree(segments)
     if status == RAGFAST_ERROR_CORRUPT_DOC:
