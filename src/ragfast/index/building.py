@@ -197,8 +197,8 @@ class _BatchReader:
                     batch = Segment(buffers, self.settings.dtype)
                 end = min(n, done + len(batch.buffers) - batch.n)
                 with _position_in_errors(number, first + done):
-                    documents = writing.prepared(block.vectors[done:end], self.now(0))
-                rows = documents._replace(
+                    measured = batch.placed(writing.prepared(block.vectors[done:end], self.now(0)), 0)
+                rows = measured._replace(
                     ids=None if keys is None else keys[done:end],
                     columns={name: values[done:end] for name, values in columns.items()},
                 )

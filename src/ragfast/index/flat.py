@@ -90,8 +90,8 @@ class FlatIndex(Searchable):
         storage = arrays.storage_type(dtype)
         rows = arrays.stored_rows(vectors, "vectors", None, "float32" if metric == "cosine" else storage)
         index = cls(rows.shape[1], scan=scan, dtype=storage, metric=metric)
-        documents = writing.prepared_rows(rows, index._snapshot)
-        index._change(lambda now: index._writer.added(now, documents, ids, metadata, exact_capacity=True))
+        stored = writing.prepared_rows(rows, index._snapshot)
+        index._change(lambda now: index._writer.added(now, stored, ids, metadata, exact_capacity=True))
         return index
 
     def _change(self, make: Callable[[Snapshot], Snapshot]) -> tuple[Snapshot, Snapshot]:
@@ -122,8 +122,8 @@ class FlatIndex(Searchable):
         for NaN or infinity, for what overflows the index's dtype, for zeros alone where the metric is "cosine", for
         ids that repeat or that the index holds, and for other columns than those of the documents before.
         """
-        documents = writing.prepared(vectors, self._snapshot)
-        self._change(lambda now: self._writer.added(now, documents, ids, metadata))
+        rows = writing.prepared(vectors, self._snapshot)
+        self._change(lambda now: self._writer.added(now, rows, ids, metadata))
 
     def upsert(
         self,
@@ -142,8 +142,8 @@ class FlatIndex(Searchable):
         >>> index.search(np.float32([[0, 1]]), k=2).ids.tolist()
         [['rain', 'fog']]
         """
-        documents = writing.prepared(vectors, self._snapshot)
-        self._change(lambda now: self._writer.upserted(now, documents, ids, metadata))
+        rows = writing.prepared(vectors, self._snapshot)
+        self._change(lambda now: self._writer.upserted(now, rows, ids, metadata))
 
     def remove(self, ids: arrays.ArrayLike | Sequence[str], *, missing_ok: bool = False) -> int:
         """Removes the documents of these ids (n,), and returns how many went. Searches no longer look at them; their

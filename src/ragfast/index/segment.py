@@ -57,16 +57,11 @@ def checked_dim(dim: object, scan: str) -> int:
 class Rows(NamedTuple):
     """Documents on their way into a segment, as the segment keeps them."""
 
-    vectors: NDArray[Any]
+    vectors: NDArray[Any] | None  # None: they are in its buffers already
     norms: NDArray[np.float32]
     half_squares: NDArray[np.float64] | None
     ids: NDArray[np.int64] | None = None
     columns: Mapping[str, NDArray[Any]] = {}
-
-    def part(self, first: int, end: int) -> Rows:
-        part = slice(first, end)
-        rows: Any = [None if a is None else a[part] for a in self[:-1]]
-        return Rows(*rows)._replace(columns={name: column[part] for name, column in self.columns.items()})
 
 
 class _Run(NamedTuple):
@@ -336,18 +331,33 @@ class Segment:
 
     def accepting(self, ids: NDArray[np.int64] | None, first_id: int) -> Segment:
         """A segment whose buffers can hold these ids: with an array of ids if they do not follow its own."""
-        if self.buffers.ids is not None or (ids is None and first_id == self.first_id + self.n):
+        follow = self.n == 0 or first_id == self.first_id + self.n
+        if self.buffers.ids is not None or (ids is None and follow):
             return self
         ids = np.empty(len(self.buffers), np.int64)
         ids[: self.n] = self.all_ids
         return replace(self, buffers=replace(self.buffers, ids=ids), first_id=0)
+
+    def placed(self, vectors: NDArray[Any], first_row: int) -> Rows:
+        """Writes vectors behind the others, where no search reads yet, and measures them: it reads each row once.
+        Returns what :meth:`extended` takes. ValueError for NaN and infinity, with the row counted from first_row."""
+        n, buffers = self.n, self.buffers
+        copy = writable(buffers.vectors, n, n + len(vectors))
+        l2, bfloat16 = buffers.half_squares is not None, self.storage == "bfloat16"
+        norms, squares, bad_row = _kernels.measure_rows(vectors, bfloat16, l2, 0, copy)
+        if bad_row is not None:
+            bad_row += first_row
+            raise ValueError(f"vectors: row {bad_row} holds NaN or an infinity; every value must be finite")
+        assert norms is not None
+        return Rows(None, norms, squares)
 
     def extended(self, new: Rows, first_id: int = 0) -> Segment:
         """With these documents behind the others, written into the buffers where no search reads yet. Codes are made by
         :meth:`with_codes`. first_id is the id of the first of them where they have no ids of their own."""
         buffers, n = self.buffers, self.n
         total = n + len(new.norms)
-        interruptible.copy(writable(buffers.vectors, n, total), new.vectors)
+        if new.vectors is not None:
+            interruptible.copy(writable(buffers.vectors, n, total), new.vectors)
         buffers.norms[n:total] = new.norms
         if buffers.half_squares is not None:
             buffers.half_squares[n:total] = new.half_squares

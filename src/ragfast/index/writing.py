@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast._core import _kernels, arrays, interruptible
+from ragfast._core import arrays, interruptible
 from ragfast.index.columns import Schema, Vocabulary
 from ragfast.index.id_set import IdSet, ascending, distinct
 from ragfast.index.names import Names
@@ -32,25 +32,24 @@ SEALED_ROWS = 65_536
 """Rows with which the last segment, once saved, grows no more."""
 
 
-def prepared(vectors: arrays.ArrayLike, now: Snapshot) -> Rows:
-    """Vectors (N, D) as an index like this one keeps them. ValueError for NaN and infinity."""
+def prepared(vectors: arrays.ArrayLike, now: Snapshot) -> NDArray[Any]:
+    """Vectors (N, D) as an index like this one keeps them. NaN and infinity are refused where they are measured."""
     storage = "float32" if now.metric == "cosine" else now.dtype
     return prepared_rows(arrays.stored_rows(vectors, "vectors", now.dim, storage), now)
 
 
-def prepared_rows(rows: NDArray[Any], now: Snapshot) -> Rows:
+def prepared_rows(rows: NDArray[Any], now: Snapshot) -> NDArray[Any]:
     """The same for what :func:`arrays.stored_rows` returned, float32 for "cosine"."""
-    return stored(arrays.unit_rows(rows, "vectors", now.dtype) if now.metric == "cosine" else rows, now)
+    return arrays.unit_rows(rows, "vectors", now.dtype) if now.metric == "cosine" else rows
 
 
-def stored(rows: NDArray[Any], now: Snapshot) -> Rows:
-    """The same for vectors as an index has them."""
-    bfloat16 = now.dtype == "bfloat16"
-    norms, squares, bad_row = _kernels.measure_rows(rows, bfloat16, now.metric == "l2", 0)
-    if bad_row is not None:
-        raise ValueError(f"vectors: row {bad_row} holds NaN or an infinity; every value must be finite")
-    assert norms is not None
-    return Rows(rows, norms, squares)
+class Placed(NamedTuple):
+    """Documents of which the vectors lie in buffers already, behind the rows that the segments show."""
+
+    segments: list[Segment]
+    """All of an index; the last ones take the documents."""
+    parts: list[Rows]
+    """For each of these, in order, what was measured of its vectors."""
 
 
 class Writer:
@@ -73,13 +72,13 @@ class Writer:
     def added(
         self,
         now: Snapshot,
-        documents: Rows,
+        vectors: NDArray[Any],
         ids: Any,
         metadata: Mapping[str, Any] | None,
         *,
         exact_capacity: bool = False,
     ) -> Snapshot:
-        if (given := read_documents(now, ids, metadata, len(documents.norms))) is None:
+        if (given := read_documents(now, ids, metadata, len(vectors))) is None:
             return now
         contents, keys, strings = given.contents, given.keys, given.strings
         first_id = now._contents.next_id
@@ -89,21 +88,22 @@ class Writer:
             if held is not None:
                 taken = held if strings is None else repr(strings[int(np.flatnonzero(keys == held)[0])])
                 raise ValueError(f"ids: expected ids that the index does not hold, got {taken}")
+        placed = self._placed(now, now._segments, vectors, contents, exact_capacity)
+        if keys is not None:
             unnamed = np.flatnonzero(keys < 0)
             keys = given.named_keys()
             new = np.concatenate([new, keys[unnamed]])  # greater than all before
             if _consecutive(keys):
                 first_id, keys = int(keys[0]), None
-        rows = documents._replace(ids=keys, columns=given.encoded())
-        segments = self._appended(now, now._segments, rows, first_id, contents, exact_capacity)
+        segments = self._appended(now, placed, keys, given.encoded(), first_id)
         if self._ids is not None:
             self._ids.add(new)
         return self._changed(now, segments, contents)
 
-    def upserted(self, now: Snapshot, documents: Rows, ids: Any, metadata: Mapping[str, Any] | None) -> Snapshot:
+    def upserted(self, now: Snapshot, vectors: NDArray[Any], ids: Any, metadata: Mapping[str, Any] | None) -> Snapshot:
         if ids is None:
             raise TypeError("ids: expected those of the documents, got None; add numbers documents by itself")
-        if (given := read_documents(now, ids, metadata, len(documents.norms), replacing=True)) is None:
+        if (given := read_documents(now, ids, metadata, len(vectors), replacing=True)) is None:
             return now
         contents, keys = given.contents, given.keys
         assert keys is not None
@@ -115,9 +115,9 @@ class Writer:
                     f"{keys[~found][0]}; add those that are new"
                 )
             contents = contents._replace(next_id=now._contents.next_id)
+        placed = self._placed(now, segments, vectors, contents)
         keys = given.named_keys()
-        rows = documents._replace(ids=keys, columns=given.encoded())
-        segments = self._appended(now, segments, rows, 0, contents)
+        segments = self._appended(now, placed, keys, given.encoded(), 0)
         if self._ids is not None:
             others = ascending(keys[~found])
             self._ids.add(others[~self._ids.among(others)])
@@ -179,34 +179,54 @@ class Writer:
     def _changed(self, now: Snapshot, segments: Sequence[Segment], contents: Contents) -> Snapshot:
         return now.replaced(self._consolidated(now, list(segments), contents), contents, now.version + 1)
 
-    def _appended(
+    def _placed(
         self,
         now: Snapshot,
         before: Sequence[Segment],
-        rows: Rows,
-        first_id: int,
+        vectors: NDArray[Any],
         contents: Contents,
         exact_capacity: bool = False,
-    ) -> list[Segment]:
-        """With these documents in the spare capacity of the last segment, and in a new segment."""
-        segments, n = list(before), len(rows.norms)
+    ) -> Placed:
+        """Writes these vectors into the spare capacity of the last segment, and into a new one. It raises for NaN and
+        infinity; nothing else has changed then."""
+        segments, n, done = list(before), len(vectors), 0
+        parts: list[Rows] = []
         if sum(s.n for s in segments) + n >= MAX_DOCS:
             total = sum(map(len, segments)) + n
             raise ValueError(f"vectors: an index holds fewer than 2**31 documents, got {total}")
-        done = 0
         tail = segments[-1] if segments else None
         if tail is not None and tail.buffers.name == self._tail and tail.n < len(tail.buffers):
             done = min(n, len(tail.buffers) - tail.n)
-            tail = tail.accepting(rows.ids, first_id).extended(rows.part(0, done), first_id)
-            segments[-1] = tail
-            segments[-1] = self._with_codes(now, segments, tail.n - done)
+            parts.append(tail.placed(vectors[:done], 0))
         if done < n:
             size = n - done if exact_capacity else self._capacity_for(now, segments, n - done)
-            columns = contents.columns.empty(size)
-            buffers = new_buffers(size, now.settings, columns, with_ids=rows.ids is not None)
-            segments.append(Segment(buffers, now.dtype).extended(rows.part(done, n), first_id + done))
-            segments[-1] = self._with_codes(now, segments, 0)
-            self._tail = buffers.name
+            buffers = new_buffers(size, now.settings, contents.columns.empty(size), with_ids=False)
+            segments.append(Segment(buffers, now.dtype))
+            parts.append(segments[-1].placed(vectors[done:], done))
+        return Placed(segments, parts)
+
+    def _appended(
+        self,
+        now: Snapshot,
+        placed: Placed,
+        ids: NDArray[np.int64] | None,
+        columns: Mapping[str, NDArray[Any]],
+        first_id: int,
+    ) -> list[Segment]:
+        """With these documents, of the ids or numbered from first_id on, and codes of them."""
+        segments, done = placed.segments, 0
+        for i, rows in enumerate(placed.parts, len(segments) - len(placed.parts)):
+            end = done + len(rows.norms)
+            part = rows._replace(
+                ids=None if ids is None else ids[done:end],
+                columns={name: column[done:end] for name, column in columns.items()},
+            )
+            first = segments[i].n
+            segments[i] = segments[i].accepting(part.ids, first_id + done).extended(part, first_id + done)
+            segments[i] = self._with_codes(now, segments[: i + 1], first)
+            if first == 0:
+                self._tail = segments[i].buffers.name
+            done = end
         return segments
 
     def _capacity_for(self, now: Snapshot, segments: Sequence[Segment], n: int) -> int:
@@ -425,31 +445,30 @@ def restored(state: tuple[Any, ...]) -> Snapshot:
         )
     *settings, version = how
     empty = Snapshot(Settings(*settings), version, (), contents)
-    return _with_documents(empty, stored(vectors, empty), keys, columns)
+    return _with_documents(empty, vectors, keys, columns)
 
 
 def with_vectors(now: Snapshot, vectors: arrays.ArrayLike, metadata: Mapping[str, Any] | None) -> Snapshot:
     """The documents under other vectors (N,D), in memory of their own, with other metadata where that is given. Ids
     that were given to documents that went are not given again. Errors as of :meth:`FlatIndex.add`."""
     contents = now._contents
-    documents = prepared(vectors, now)
+    rows = prepared(vectors, now)
     if metadata is None:
         columns = now.stored_columns()
     else:
         contents, values = read_metadata(contents._replace(schema=None), metadata, len(now))
         columns = contents.columns.encode(values, contents.vocabularies)
-    return _with_documents(now.replaced((), contents), documents, now.keys, columns)
+    return _with_documents(now.replaced((), contents), rows, now.keys, columns)
 
 
 def _with_documents(
-    empty: Snapshot, documents: Rows, keys: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
+    empty: Snapshot, vectors: NDArray[Any], keys: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
 ) -> Snapshot:
     """With documents of these keys, which its contents know."""
     if len(keys) == 0:
         return empty
     contents, first = empty._contents, int(keys[0])
     ids = None if contents.numbering == "numbered" and np.array_equal(keys, first + np.arange(len(keys))) else keys
-    segments = Writer()._appended(
-        empty, (), documents._replace(ids=ids, columns=columns), first, contents, exact_capacity=True
-    )
-    return empty.replaced(segments, contents)
+    writer = Writer()
+    placed = writer._placed(empty, (), vectors, contents, exact_capacity=True)
+    return empty.replaced(writer._appended(empty, placed, ids, columns, first), contents)
