@@ -12,8 +12,8 @@ static const size_t max_output = SIZE_MAX / 1024; /* elements of queries and of 
 
 static int codes_in_range(const ragfast_docs *docs) {
     const ragfast_codes *codes = docs->codes;
-    if (docs->dtype == RAGFAST_F64 || docs->dim > RAGFAST_MAX_CODE_DIM || !docs->norms) return 0;
-    if (docs->n_docs > 0 && !(codes->high && codes->low && codes->bounds)) return 0;
+    if (docs->dtype == RAGFAST_F64 || docs->dim > RAGFAST_MAX_CODE_DIM) return 0;
+    if (docs->n_docs > 0 && !(docs->norms && codes->high && codes->low && codes->bounds)) return 0;
     if (codes->prefix % RAGFAST_GROUP_DIM || codes->prefix >= docs->dim || (codes->prefix && docs->half_squares))
         return 0;
     return codes->rotation_error >= 0 && codes->rotation_error < 0.01;
@@ -22,7 +22,7 @@ static int codes_in_range(const ragfast_docs *docs) {
 static int docs_in_range(const ragfast_docs *docs) {
     if ((unsigned)docs->dtype > RAGFAST_BF16 || docs->dim < 1 || docs->dim > MAX_DIM) return 0;
     if (docs->n_docs > max_segment_docs || docs->first_id < 0) return 0;
-    if (!docs->ids && docs->first_id > INT64_MAX - (int64_t)docs->n_docs) return 0;
+    if (!docs->ids && docs->n_docs > 0 && docs->first_id > INT64_MAX - (int64_t)(docs->n_docs - 1)) return 0;
     if (!docs->norms && docs->dtype > RAGFAST_F64) return 0;
     return !docs->codes || codes_in_range(docs);
 }

@@ -116,8 +116,8 @@ static void check_refusals_of_ranges(void) {
     DOCS(docs.n_docs = (size_t)1 << 31, RAGFAST_ERROR_ARGUMENT);
     DOCS(docs.n_docs = SIZE_MAX, RAGFAST_ERROR_ARGUMENT);
     DOCS(docs.first_id = -1, RAGFAST_ERROR_ARGUMENT);
-    DOCS(docs.first_id = INT64_MAX - N, RAGFAST_OK);
-    DOCS(docs.first_id = INT64_MAX - N + 1, RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.first_id = INT64_MAX - N + 1, RAGFAST_OK);
+    DOCS(docs.first_id = INT64_MAX - N + 2, RAGFAST_ERROR_ARGUMENT);
     DOCS((docs.first_id = INT64_MAX, docs.ids = doc_ids), RAGFAST_OK);
     DOCS(docs.norms = NULL, RAGFAST_ERROR_ARGUMENT); /* beside codes */
     DOCS(docs.dtype = RAGFAST_F64, RAGFAST_ERROR_ARGUMENT);
@@ -131,7 +131,7 @@ static void check_refusals_of_ranges(void) {
     CODES((codes.prefix = 16, docs.half_squares = half_squares));
     static const double errors[] = {-1e-9, 0.01, NAN, INFINITY};
     for (size_t i = 0; i < 4; i++) CODES(codes.rotation_error = errors[i]);
-    ragfast_docs empty = {.norms = p.norms, .codes = &(ragfast_codes){0}, .dim = D, .dtype = RAGFAST_F32};
+    ragfast_docs empty = {.first_id = INT64_MAX, .codes = &(ragfast_codes){0}, .dim = D, .dtype = RAGFAST_F32};
     check(SEARCH(&empty, 1, B, K, 1.0, 1) == RAGFAST_OK && ids[0] == -1, "a segment without documents was refused");
 
     REFUSED(SEARCH(NULL, 0, B, K, 1.0, 1), "n_segments 0, of which nothing may be read,");

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stress_interrupts
+from scripts import load
 
 import ragfast
 from ragfast._core import interruptible
@@ -199,10 +199,11 @@ def test_interruptible_conversion_is_that_of_the_whole(order: Any, monkeypatch: 
 
 @pytest.mark.parametrize("kind", [{}, {"with_ids": "str"}, {"with_ids": None, "metric": "l2", "dtype": "float16"}])
 def test_a_call_that_is_interrupted_is_done_whole_or_not_at_all(kind: dict[str, Any], tmp_path: Path) -> None:
-    bench = stress_interrupts.Bench(np.random.default_rng(3), 6, tmp_path, **kind)
+    stress = load("tests/stress_interrupts.py")
+    bench = stress.Bench(np.random.default_rng(3), 6, tmp_path, **kind)
     bench.index.save(tmp_path / "index")
     for name in bench.calls():
         if name == "upsert" and bench.ids is None:
             continue
         for _ in range(3):
-            stress_interrupts.run_round(bench, name, 0.05)
+            stress.run_round(bench, name, 0.05)

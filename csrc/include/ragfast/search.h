@@ -30,7 +30,7 @@ typedef struct ragfast_docs {
     size_t dim;                 /* D, from 1 to 2^20 */
     ragfast_dtype dtype;
     const double *half_squares; /* (N,) |d|^2 / 2 from ragfast_measure_rows: the score is -|q - d|^2; or NULL: q . d */
-    int64_t first_id;           /* >= 0, and with N at most 2^63 - 1 */
+    int64_t first_id;           /* >= 0, and the last id below 2^63 */
     const uint32_t *allowed; /* (N / 32 rounded up,) bit j % 32 of word j / 32: document j takes part; those from N on
                                 mean nothing. Or NULL: all do */
     const int32_t *groups;   /* (N,) the group of each, negative: of none; or NULL: no groups */
