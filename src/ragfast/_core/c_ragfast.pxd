@@ -163,4 +163,4 @@ cdef extern from "bench/peak.h" nogil:
         PEAK_INT8
 
     ragfast_status c_peak_operations "peak_operations"(uint64_t *operations, peak_arithmetic arithmetic, size_t rounds)
-    uint64_t c_peak_read "peak_read"(const void *x, size_t n_bytes)
+    ragfast_status c_peak_read "peak_read"(uint64_t *sum, const void *x, size_t n_bytes)

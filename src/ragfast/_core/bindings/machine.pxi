@@ -50,6 +50,8 @@ def peak_read(np.ndarray x not None):
     cdef const void *data = np.PyArray_DATA(x)
     cdef size_t n_bytes = np.PyArray_NBYTES(x)
     cdef uint64_t checksum
+    cdef ragfast_status status
     with nogil:
-        checksum = c_peak_read(data, n_bytes)
+        status = c_peak_read(&checksum, data, n_bytes)
+    check(status)
     return checksum
