@@ -424,6 +424,7 @@ void check_emulated_amx(int threads_only) {
         check_unpacked_codes(&table);
         check_peak_kernels(&peak, &table);
         check_segments_with(&table);
+        check_selftest_with(&table);
         printf("%s: kernels checked\n", table.name);
         return;
     }

@@ -18,7 +18,8 @@ typedef enum ragfast_status {
     RAGFAST_ERROR_NONFINITE_QUERY, /* a query holds NaN or an infinity */
     RAGFAST_ERROR_NONFINITE_DOC,   /* a document holds NaN or an infinity */
     RAGFAST_ERROR_OVERFLOW,        /* a score of float64 inputs overflows (float32 inputs cannot) */
-    RAGFAST_ERROR_CORRUPT_DOC      /* the bytes of a document are not those that its checksum was made of */
+    RAGFAST_ERROR_CORRUPT_DOC,     /* the bytes of a document are not those that its checksum was made of */
+    RAGFAST_ERROR_WRONG_KERNEL     /* the level exists and this CPU runs it, but a kernel failed its test */
 } ragfast_status;
 
 RAGFAST_API const char *ragfast_strerror(ragfast_status status);

@@ -13,12 +13,14 @@ cdef extern from "ragfast/ragfast.h" nogil:
         RAGFAST_ERROR_NONFINITE_DOC
         RAGFAST_ERROR_OVERFLOW
         RAGFAST_ERROR_CORRUPT_DOC
+        RAGFAST_ERROR_WRONG_KERNEL
 
     const char *ragfast_strerror(ragfast_status status)
 
     size_t ragfast_isa_count()
     const char *ragfast_isa_name(size_t i)
     int ragfast_isa_available(size_t i)
+    const char *ragfast_isa_wrong_kernel(size_t i)
     const char *ragfast_isa()
     ragfast_status ragfast_set_isa(const char *name)
 

@@ -13,6 +13,16 @@ def available_isas():
     return [ragfast_isa_name(i).decode() for i in range(ragfast_isa_count()) if ragfast_isa_available(i)]
 
 
+def wrong_kernels():
+    """By level, the kernel that gave a wrong answer: first of the level that has it, then of those that include it."""
+    names = {}
+    for i in range(ragfast_isa_count()):
+        kernel = ragfast_isa_wrong_kernel(i)
+        if kernel != NULL:
+            names[ragfast_isa_name(i).decode()] = kernel.decode()
+    return names
+
+
 def set_isa(str name):
     encoded = name.encode()
     check(ragfast_set_isa(encoded))
