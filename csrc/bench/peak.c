@@ -2,6 +2,7 @@
 
 #include "core/dispatch.h"
 #include "core/fpenv.h"
+#include "ragfast/runtime.h"
 
 #include <string.h>
 
@@ -28,14 +29,12 @@ static const struct {
 #endif
 };
 
-peak_kernels peak_current_kernels(void) {
-    const char *isa = ragfast_current_kernels()->name;
-    peak_kernels table;
+ragfast_status peak_fill(peak_kernels *table, const char *isa) {
     for (size_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
-        levels[i].fill(&table);
-        if (strcmp(levels[i].isa, isa) == 0) break;
+        levels[i].fill(table);
+        if (strcmp(levels[i].isa, isa) == 0) return RAGFAST_OK;
     }
-    return table;
+    return RAGFAST_ERROR_UNKNOWN_ISA;
 }
 
 ragfast_status peak_operations(uint64_t *operations, peak_arithmetic arithmetic, size_t rounds) {
@@ -47,7 +46,9 @@ ragfast_status peak_operations(uint64_t *operations, peak_arithmetic arithmetic,
     int8_t query[PEAK_BYTES];
     for (size_t i = 0; i < PEAK_BYTES; i++) codes[i] = 1, query[i] = 1;
     const ragfast_kernels *kernels = ragfast_current_kernels();
-    const peak_kernels peak = peak_current_kernels();
+    peak_kernels peak;
+    ragfast_status status = peak_fill(&peak, kernels->name);
+    if (status) return status;
     uint64_t products = 0;
     ragfast_fp_state caller_fp = ragfast_fp_enter();
     if (arithmetic == PEAK_INT8) kernels->begin_codes();
@@ -62,4 +63,9 @@ ragfast_status peak_operations(uint64_t *operations, peak_arithmetic arithmetic,
     return RAGFAST_OK;
 }
 
-uint64_t peak_read(const void *x, size_t n_bytes) { return peak_current_kernels().read(x, n_bytes); }
+ragfast_status peak_read(uint64_t *sum, const void *x, size_t n_bytes) {
+    peak_kernels peak;
+    ragfast_status status = peak_fill(&peak, ragfast_isa());
+    if (!status) *sum = peak.read(x, n_bytes);
+    return status;
+}

@@ -27,8 +27,8 @@ void peak_fill_avx512(peak_kernels *table);
 void peak_fill_avx512vnni(peak_kernels *table);
 void peak_fill_amx(peak_kernels *table);
 
-/* Those of the level in use. */
-peak_kernels peak_current_kernels(void);
+/* Those of a level by its name; RAGFAST_ERROR_UNKNOWN_ISA if this build has none. */
+ragfast_status peak_fill(peak_kernels *table, const char *isa);
 
 typedef enum peak_arithmetic {
     PEAK_FLOAT32 = 0, /* multiply-adds in registers */
@@ -39,8 +39,8 @@ typedef enum peak_arithmetic {
  * round takes a few nanoseconds, one of plain C's int8 up to a hundred. rounds below 2^40. */
 ragfast_status peak_operations(uint64_t *operations, peak_arithmetic arithmetic, size_t rounds);
 
-/* Reads x once, from its first byte to its last, and returns the sum modulo 2^64 of its 8-byte words, the last one filled up
- * with zeros: the same at every level. */
-uint64_t peak_read(const void *x, size_t n_bytes);
+/* Reads x once, from its first byte to its last. *sum is that of its 8-byte words modulo 2^64, the last one filled up with
+ * zeros: the same at every level. */
+ragfast_status peak_read(uint64_t *sum, const void *x, size_t n_bytes);
 
 #endif

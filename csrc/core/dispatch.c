@@ -1,7 +1,10 @@
-/* Which kernels run: one table a level, each a copy of the level below with its own entries written over it. A new
- * level is its kernel files in CMakeLists.txt and one line in `levels`. Compiled for the baseline, like every driver. */
+/* Which kernels run: one table a level, each a copy of the level below with its own entries written over it. Before a level
+ * is available its kernels pass the known-answer tests of selftest.h. A new level is its kernel files in CMakeLists.txt and
+ * one line in `levels`. Compiled for the baseline, like every driver. */
 #include "core/dispatch.h"
+#include "core/fpenv.h"
 #include "core/platform.h"
+#include "core/selftest.h"
 #include "ragfast/runtime.h"
 
 #include <pthread.h>
@@ -87,18 +90,27 @@ static const struct {
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
 
-static ragfast_kernels tables[N_LEVELS]; /* written once, by fill_tables */
-static size_t n_available;               /* levels that run here are a prefix of `levels` */
+/* Written once, by fill_tables. */
+static ragfast_kernels tables[N_LEVELS];
+static size_t n_supported;       /* levels that the CPU and the operating system run: a prefix of `levels` */
+static size_t n_available;       /* those of them below the first with a wrong kernel */
+static const char *wrong_kernel; /* of level n_available where that is supported */
 static _Atomic(const ragfast_kernels *) current;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+/* A level above one with a wrong kernel is left out as well, because it includes that level. */
 static void fill_tables(void) {
+    ragfast_fp_state caller_fp = ragfast_fp_enter();
     for (size_t i = 0; i < N_LEVELS && levels[i].runs(); i++) {
+        n_supported = i + 1;
+        if (wrong_kernel) continue;
         if (i) tables[i] = tables[i - 1];
         tables[i].name = levels[i].name;
         for (size_t f = 0; f < N_OPERATIONS && levels[i].fill[f]; f++) levels[i].fill[f](&tables[i]);
-        n_available = i + 1;
+        if (i) wrong_kernel = ragfast_first_wrong_kernel(&tables[i], &tables[i - 1], &tables[0]);
+        if (!wrong_kernel) n_available = i + 1;
     }
+    ragfast_fp_leave(caller_fp);
     atomic_store(&current, &tables[n_available - 1]);
 }
 
@@ -128,12 +140,18 @@ int ragfast_isa_available(size_t i) {
     return i < n_available;
 }
 
+const char *ragfast_isa_wrong_kernel(size_t i) {
+    pthread_once(&once, fill_tables);
+    return i >= n_available && i < n_supported ? wrong_kernel : NULL;
+}
+
 const char *ragfast_isa(void) { return ragfast_current_kernels()->name; }
 
 ragfast_status ragfast_set_isa(const char *name) {
     pthread_once(&once, fill_tables);
     for (size_t i = 0; i < N_LEVELS; i++) {
         if (strcmp(levels[i].name, name) != 0) continue;
+        if (ragfast_isa_wrong_kernel(i)) return RAGFAST_ERROR_WRONG_KERNEL;
         if (i >= n_available) return RAGFAST_ERROR_UNAVAILABLE_ISA;
         ragfast_use_kernels(&tables[i]);
         return RAGFAST_OK;

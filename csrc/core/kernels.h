@@ -96,19 +96,23 @@ typedef struct ragfast_kernels {
     double (*max_f64)(const double *x, size_t n);
     /* Sum over all elements but one of those equal to top, in float64: others + (*n_tops - 1), to be accurate where log1p
      * of it is nearly 0. Returns others, the sum of exp(x - top) over x != top, and adds to *n_tops how many are equal.
-     * top is finite and not less than any x. Relative error: float32 4e-9, and terms below exp(-700) may count as that. */
+     * top is finite and not less than any x. Relative error: float32 4e-9, and terms below exp(-700) may count as that; float64
+     * 2^-52 (8 + top - x) of a term and n 2^-52 of the sum. */
     double (*sum_exp_rest_f32)(const float *x, size_t n, float top, size_t *n_tops);
     double (*sum_exp_rest_f64)(const double *x, size_t n, double top, size_t *n_tops);
     /* out = (x - top) - log_sum in float64; out may be x, and top may be anything here. */
     void (*subtract_f32)(float *out, const float *x, size_t n, float top, double log_sum);
     void (*subtract_f64)(double *out, const double *x, size_t n, double top, double log_sum);
     /* For each t < n and v[k] = doc_logprobs[k] + token_logprobs[k * stride + t], float64 inside: out[t] = LSE_k v[k]
-     * and, unless posterior is NULL, posterior[k * stride + t] = exp(v[k] - out[t]), or 0 where all v[k] are -inf. */
+     * and, unless posterior is NULL, posterior[k * stride + t] = exp(v[k] - out[t]), or 0 where all v[k] are -inf. out has the
+     * error that marginal.h states: 2 units in the last place of float32, 4 of float64. A posterior has a relative one of
+     * 4e-16 (4 + |v[k]| + |out[t]|), and 2^-22 in float32. */
     void (*mix_f32)(float *out, float *posterior, const float *doc_logprobs, const float *token_logprobs, size_t n_docs,
                     size_t n, size_t stride);
     void (*mix_f64)(double *out, double *posterior, const double *doc_logprobs, const double *token_logprobs,
                     size_t n_docs, size_t n, size_t stride);
-    void (*exp_f64)(double *out, const double *x, size_t n); /* x <= 0 or NaN; out may be x */
+    /* x <= 0 or NaN; out may be x. Relative error 2^-51, or 2^-1074. */
+    void (*exp_f64)(double *out, const double *x, size_t n);
 
     /* ---- logits, by ragfast_dtype -------------------------------------------------------------------------------- */
 

@@ -9,6 +9,9 @@ const char *ragfast_strerror(ragfast_status status) {
     case RAGFAST_ERROR_ARGUMENT: return "a size or scalar is outside its range";
     case RAGFAST_ERROR_UNKNOWN_ISA: return "no instruction-set level of that name in this build";
     case RAGFAST_ERROR_UNAVAILABLE_ISA: return "this CPU or operating system lacks that instruction-set level";
+    case RAGFAST_ERROR_WRONG_KERNEL:
+        return "a kernel of that instruction-set level, or of one that it includes, gives wrong results on this "
+               "machine";
     case RAGFAST_ERROR_NONFINITE_QUERY: return "a query holds NaN or an infinity";
     case RAGFAST_ERROR_NONFINITE_DOC: return "a document holds NaN or an infinity";
     case RAGFAST_ERROR_OVERFLOW: return "an inner product of float64 values overflows float64";

@@ -415,7 +415,8 @@ void check_emulated_amx(int threads_only) {
         ragfast_set_isa("avx512vnni");
         static ragfast_kernels table; /* threads of the pool may look at it for a moment longer */
         table = *ragfast_current_kernels();
-        peak_kernels peak = peak_current_kernels();
+        peak_kernels peak;
+        check(!peak_fill(&peak, table.name), "%s has no peaks", table.name);
         ragfast_set_isa(before);
         ragfast_code_fill_amx_emulated(&table);
         peak_fill_amx_emulated(&peak);
@@ -423,6 +424,7 @@ void check_emulated_amx(int threads_only) {
         check_unpacked_codes(&table);
         check_peak_kernels(&peak, &table);
         check_segments_with(&table);
+        check_selftest_with(&table);
         printf("%s: kernels checked\n", table.name);
         return;
     }

@@ -102,6 +102,10 @@ void check_code_kernels(const ragfast_kernels *kernels);
 void check_emulated_amx(int threads_only); /* once, after the levels: says so where it cannot be checked */
 void bench_code_kernels(const ragfast_kernels *kernels);
 
+/* In checkselftest.c. */
+void check_selftest_with(const ragfast_kernels *table); /* also of the emulated AMX */
+void check_planted_level(int threads_only);
+
 /* In checkpeak.c. */
 void check_peak_kernels(const peak_kernels *kernels, const ragfast_kernels *of_level); /* also of the emulated AMX */
 void check_peak(int threads_only);

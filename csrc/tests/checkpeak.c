@@ -106,9 +106,17 @@ void check_peak(int threads_only) {
                   "a thousand rounds are %llu operations", (unsigned long long)many);
         }
         static const uint64_t words[3] = {UINT64_MAX, 5, 7};
-        check(peak_read(words, sizeof words) == 11, "peak_read sums wrongly");
+        uint64_t sum = 0;
+        check(!peak_read(&sum, words, sizeof words) && sum == 11, "peak_read sums wrongly");
     }
-    uint64_t operations;
+    static ragfast_kernels stranger; /* a table that is no level of this build */
+    stranger = *ragfast_current_kernels();
+    stranger.name = "another level";
+    uint64_t operations = 5;
+    WHERE("peaks of %s", stranger.name);
+    ragfast_use_kernels(&stranger);
+    check(peak_operations(&operations, PEAK_INT8, 1) == RAGFAST_ERROR_UNKNOWN_ISA && operations == 5, "were measured");
+    check(peak_read(&operations, &operations, 0) == RAGFAST_ERROR_UNKNOWN_ISA && operations == 5, "were measured");
     check(peak_operations(&operations, (peak_arithmetic)2, 1) == RAGFAST_ERROR_ARGUMENT, "arithmetic 2 was taken");
     check(peak_operations(&operations, PEAK_INT8, SIZE_MAX) == RAGFAST_ERROR_ARGUMENT, "SIZE_MAX rounds were taken");
     ragfast_set_isa(before);
@@ -124,7 +132,7 @@ void bench_peak_kernels(const ragfast_kernels *kernels) {
         TIME(seconds[arithmetic], peak_operations(&operations, (peak_arithmetic)arithmetic, ROUNDS));
         rates[arithmetic] = (double)operations * 1e-9 / seconds[arithmetic];
     }
-    TIME(seconds[2], sink = (double)peak_read(x, size));
+    TIME(seconds[2], sink = (double)peak_read(&operations, x, size));
     printf("%-10s peaks: float32 %5.1f GFLOP/s   int8 %6.1f GOP/s   read from memory %5.1f GB/s\n", kernels->name,
            rates[0], rates[1], (double)size * 1e-9 / seconds[2]);
     free(x);

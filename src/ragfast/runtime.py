@@ -1,5 +1,8 @@
 """Instruction-set levels and threads: what this process uses, and the environment variables that choose it.
 
+Each level above scalar has to pass tests of its kernels when ragfast is imported, which takes a millisecond. A level
+that fails is left out with a RuntimeWarning, so that it cannot give wrong results.
+
 ``RAGFAST_ISA`` forces a level when ragfast is imported. ``RAGFAST_NUM_THREADS`` sets how many threads a call uses by
 default; without it a call uses the CPUs that this process may run on.
 """
@@ -7,6 +10,8 @@ default; without it a call uses the CPUs that this process may run on.
 from __future__ import annotations
 
 import os
+import platform
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,7 @@ def isa() -> str:
 
 
 def available_isas() -> list[str]:
-    """The levels that this build has and this CPU and operating system run, ascending."""
+    """The levels of this build that this CPU and operating system run and that passed their tests, ascending."""
     return _kernels.available_isas()
 
 
@@ -41,15 +46,49 @@ def set_isa(name: str) -> None:
     ValueError, with the list of what there is, for a level that is unknown or not available here.
     """
     if name not in available_isas():
-        known = "this CPU or operating system lacks" if name in _kernels.known_isas() else "this build does not know"
-        raise ValueError(f"isa: expected one of {', '.join(available_isas())}; {known} {name!r}")
+        if name not in _kernels.known_isas():
+            why = f"this build does not know {name!r}"
+        elif wrong := _wrong_kernel(name):
+            why = f"{name!r} is left out: {wrong}"
+        else:
+            why = f"this CPU or operating system lacks {name!r}"
+        raise ValueError(f"isa: expected one of {', '.join(available_isas())}; {why}")
     _kernels.set_isa(name)
 
 
+def _wrong_kernel(name: str) -> str | None:
+    """What is wrong with a level that failed its test, or that includes one which did."""
+    wrong = _kernels.wrong_kernels()
+    if name not in wrong:
+        return None
+    return f"the kernel {wrong[name]} of {next(iter(wrong))!r} gives wrong results on this processor ({_processor()})"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def set_isa_from_environment() -> None:
-    """Applies RAGFAST_ISA, once, at import: a misspelt level must not quietly measure or test another one."""
+    """Applies RAGFAST_ISA, once, at import: a misspelt level must not quietly measure or test another one.
+
+    Without it, warns of a level that failed its tests.
+    """
     wanted = os.environ.get("RAGFAST_ISA")
-    if wanted:
+    if not wanted:
+        for name in list(_kernels.wrong_kernels())[:1]:
+            warnings.warn(
+                f"ragfast uses the level {isa()!r} instead of {name!r}: {_wrong_kernel(name)}. "
+                f"Results are right, but slower. Please report this message; RAGFAST_ISA={isa()} silences it.",
+                RuntimeWarning,
+                stacklevel=3,  # where ragfast is imported
+            )
+    else:
         try:
             set_isa(wanted)
         except ValueError as error:

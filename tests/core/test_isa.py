@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -62,6 +63,46 @@ def test_known_level_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPat
     for name in _kernels.known_isas()[1:]:
         monkeypatch.setenv("RAGFAST_ISA", name)
         with pytest.raises(ImportError, match=rf"{name}.*one of scalar; this CPU or operating system lacks '{name}'"):
+            levels.set_isa_from_environment()
+
+
+@pytest.fixture
+def wrong(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """As if the kernel max_f64 of avx2 were wrong. csrc/tests/checkselftest.c checks that C leaves such a level out."""
+    left_out = dict.fromkeys(["avx2", "avx512", "avx512vnni", "amx"], "max_f64")
+    monkeypatch.setattr(_kernels, "wrong_kernels", lambda: left_out)
+    monkeypatch.setattr(_kernels, "available_isas", lambda: ["scalar"])
+    monkeypatch.setattr(_kernels, "known_isas", lambda: ["scalar", *left_out])
+    monkeypatch.setattr(_kernels, "isa", lambda: "scalar")
+    monkeypatch.delenv("RAGFAST_ISA", raising=False)
+    return left_out
+
+
+def test_no_level_of_this_machine_is_left_out() -> None:
+    assert _kernels.wrong_kernels() == {}
+
+
+def test_a_level_with_a_wrong_kernel_is_warned_of_once(wrong: dict[str, str]) -> None:
+    kernel = re.escape("the kernel max_f64 of 'avx2' gives wrong results on this processor (")
+    with pytest.warns(RuntimeWarning, match=f"^ragfast uses the level 'scalar' instead of 'avx2': {kernel}") as caught:
+        levels.set_isa_from_environment()
+    assert len(caught) == 1
+    assert "RAGFAST_ISA=scalar silences it" in str(caught[0].message)
+
+
+def test_no_warning_where_a_level_that_passed_is_forced(wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFAST_ISA", "scalar")
+    monkeypatch.setattr(_kernels, "set_isa", lambda name: None)
+    levels.set_isa_from_environment()  # a warning would be an error
+
+
+def test_a_level_with_a_wrong_kernel_is_refused(wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in wrong:
+        message = f"isa: expected one of scalar; '{name}' is left out: the kernel max_f64 of 'avx2' gives wrong results"
+        with pytest.raises(ValueError, match=message):
+            levels.set_isa(name)
+        monkeypatch.setenv("RAGFAST_ISA", name)
+        with pytest.raises(ImportError, match=f"^RAGFAST_ISA={name}: {message}"):
             levels.set_isa_from_environment()
 
 

@@ -8,12 +8,19 @@ RAGFAST_BEGIN_DECLARATIONS
 
 /* ---- instruction-set levels -------------------------------------------------------------------------------------
  * Levels ascend: "scalar", then on x86-64 "avx2" (AVX2, FMA, F16C), "avx512" (F, BW, DQ, VL), "avx512vnni", "amx" (tiles of
- * int8). Each includes those before it. */
+ * int8). Each includes those before it.
+ *
+ * The first call of any function that needs a level tests each kernel of those above scalar on inputs with known answers,
+ * which takes about a millisecond. A level with a kernel that gives a wrong answer is not available, nor are those above it. */
 
 RAGFAST_API size_t ragfast_isa_count(void);         /* levels in this build */
 RAGFAST_API const char *ragfast_isa_name(size_t i); /* name of level i < count, ascending */
-RAGFAST_API int ragfast_isa_available(size_t i);    /* 1 if this CPU and operating system run level i */
-RAGFAST_API const char *ragfast_isa(void);          /* the level in use: the highest available one unless set */
+/* 1 if this CPU and operating system run level i and its kernels passed their tests. */
+RAGFAST_API int ragfast_isa_available(size_t i);
+/* The name of the kernel that gave a wrong answer at level i, or at the level below that i includes: the first level for which
+ * this is not NULL. NULL if level i is available, or not one that this CPU and operating system run. */
+RAGFAST_API const char *ragfast_isa_wrong_kernel(size_t i);
+RAGFAST_API const char *ragfast_isa(void); /* the level in use: the highest available one unless set */
 /* Sets the level for the whole process; searches under way keep theirs. */
 RAGFAST_API ragfast_status ragfast_set_isa(const char *name);
 

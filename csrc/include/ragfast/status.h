@@ -19,6 +19,7 @@ typedef enum ragfast_status {
     RAGFAST_ERROR_NONFINITE_DOC,   /* a document holds NaN or an infinity */
     RAGFAST_ERROR_OVERFLOW,        /* a score of float64 inputs overflows (float32 inputs cannot) */
     RAGFAST_ERROR_CORRUPT_DOC,     /* the bytes of a document are not those that its checksum was made of */
+    RAGFAST_ERROR_WRONG_KERNEL,    /* the level exists and this CPU runs it, but a kernel failed its test */
     RAGFAST_ERROR_ZERO_QUERY,      /* cosines were asked for, and a query is zero: it has no direction */
     RAGFAST_ERROR_CANCELLED        /* the poll callback of the options stopped the call, or forked the process */
 } ragfast_status;

@@ -13,6 +13,7 @@ cdef extern from "ragfast/ragfast.h" nogil:
         RAGFAST_ERROR_NONFINITE_DOC
         RAGFAST_ERROR_OVERFLOW
         RAGFAST_ERROR_CORRUPT_DOC
+        RAGFAST_ERROR_WRONG_KERNEL
         RAGFAST_ERROR_CANCELLED
 
     const char *ragfast_strerror(ragfast_status status)
@@ -20,6 +21,7 @@ cdef extern from "ragfast/ragfast.h" nogil:
     size_t ragfast_isa_count()
     const char *ragfast_isa_name(size_t i)
     int ragfast_isa_available(size_t i)
+    const char *ragfast_isa_wrong_kernel(size_t i)
     const char *ragfast_isa()
     ragfast_status ragfast_set_isa(const char *name)
 
@@ -167,4 +169,4 @@ cdef extern from "bench/peak.h" nogil:
         PEAK_INT8
 
     ragfast_status c_peak_operations "peak_operations"(uint64_t *operations, peak_arithmetic arithmetic, size_t rounds)
-    uint64_t c_peak_read "peak_read"(const void *x, size_t n_bytes)
+    ragfast_status c_peak_read "peak_read"(uint64_t *sum, const void *x, size_t n_bytes)

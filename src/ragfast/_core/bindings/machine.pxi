@@ -13,6 +13,16 @@ def available_isas():
     return [ragfast_isa_name(i).decode() for i in range(ragfast_isa_count()) if ragfast_isa_available(i)]
 
 
+def wrong_kernels():
+    """By level, the kernel that gave a wrong answer: first of the level that has it, then of those that include it."""
+    names = {}
+    for i in range(ragfast_isa_count()):
+        kernel = ragfast_isa_wrong_kernel(i)
+        if kernel != NULL:
+            names[ragfast_isa_name(i).decode()] = kernel.decode()
+    return names
+
+
 def set_isa(str name):
     encoded = name.encode()
     check(ragfast_set_isa(encoded))
@@ -50,6 +60,8 @@ def peak_read(np.ndarray x not None):
     cdef const void *data = np.PyArray_DATA(x)
     cdef size_t n_bytes = np.PyArray_NBYTES(x)
     cdef uint64_t checksum
+    cdef ragfast_status status
     with nogil:
-        checksum = c_peak_read(data, n_bytes)
+        status = c_peak_read(&checksum, data, n_bytes)
+    check(status)
     return checksum
