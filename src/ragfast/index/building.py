@@ -6,9 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
+from ragfast._core.turns import Helper
 from ragfast.index import persistence, storage, writing
 from ragfast.index.quantizer import PANEL, Quantizer
 from ragfast.index.readers import Block
@@ -49,29 +50,32 @@ def build(
     quantizer: Quantizer | None = None
     lowest, highest, n = 2**63 - 1, -1, 0
     with storage.change(path) as transaction, _progress_bar(progress, n_docs) as bar:
-        with ExitStack() as streams, ThreadPoolExecutor(1) as pool:
+        helper = Helper()
+        with ExitStack() as streams:
             out: dict[str, storage.ArrayWriter] = {}
-            pending: Future[None] | None = None  # the batch before is written while the next one is made
-            for batch in reader.batches():
-                if n == 0:
-                    quantizer = _choose_quantizer(batch, reader.settings, n_docs)
-                if quantizer is not None:
-                    batch = batch.with_codes(0, quantizer, scan == "int8")
-                named_arrays = persistence.segment_arrays(batch)
-                if n == 0:
-                    for name, array in named_arrays.items():
-                        stream = transaction.stream(
-                            f"{segment}/{name}", array.dtype, array.shape[1:], rows_checked=name == "vectors"
-                        )
-                        out[name] = streams.enter_context(stream)
-                lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
-                if pending is not None:
-                    pending.result()
-                pending = pool.submit(_append, out, named_arrays)
-                if bar is not None:
-                    bar.update(batch.n)
-            if pending is not None:
-                pending.result()
+            try:
+                for batch in reader.batches():
+                    if n == 0:
+                        quantizer = _choose_quantizer(batch, reader.settings, n_docs)
+                    if quantizer is not None:
+                        batch = batch.with_codes(0, quantizer, scan == "int8")
+                    named_arrays = persistence.segment_arrays(batch)
+                    if n == 0:
+                        for name, array in named_arrays.items():
+                            stream = transaction.stream(
+                                f"{segment}/{name}", array.dtype, array.shape[1:], rows_checked=name == "vectors"
+                            )
+                            out[name] = streams.enter_context(stream)
+                    else:
+                        helper.result()  # the batch before is written while the next one is made
+                    lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
+                    helper.call(partial(_append, out, named_arrays))
+                    if bar is not None:
+                        bar.update(batch.n)
+                if n:
+                    helper.result()
+            finally:
+                helper.end()  # before the files that it writes are closed
         reader.refuse_repeated_ids()
         for name, array in ({} if quantizer is None else persistence.quantizer_arrays(quantizer)).items():
             transaction.put(f"{segment}/{name}", array)
