@@ -5,8 +5,8 @@
         at(place, call, lambda: index.add(rows))    # calls `call` there, once
 
 A place is a line of ragfast, or of contextlib, that is about to run. With opcodes=True it is where the interpreter looks
-for signals: behind a call, where a function begins and where a loop goes on. There alone `call` may raise: `raise` at a
-line could come between two bytecodes that no handler comes between.
+for signals: behind a call, where a function begins and where a loop goes on. There alone `call` may raise: an exception at
+a line could come between two bytecodes that no handler comes between.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ import ragfast
 Result = TypeVar("Result")
 
 TRACED = (str(Path(ragfast.__file__).parent), contextlib.__file__)
-CHECKS = ("CALL", "PRECALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
-"""How the names of the instructions begin that look for signals. (A call is followed by no check where it is an
-instruction of its own, such as CALL_INTRINSIC_1; more places than there are do no harm.)"""
+CHECKS = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")
+"""How the names of the instructions begin that look for signals when they are done."""
 
 
 class _Tracer:
@@ -34,6 +33,7 @@ class _Tracer:
         self._call = call
         self._opcodes = opcodes
         self._checks: dict[Any, frozenset[int]] = {}  # of a code object: where such an instruction lies
+        self._handlers: dict[Any, list[tuple[int, int, int]]] = {}  # of a code object: (start, end, target)
         self._before: dict[FrameType, int] = {}
         self.n_places = 0
 
@@ -54,13 +54,19 @@ class _Tracer:
         return self._trace
 
     def _follows_check(self, frame: FrameType) -> bool:
-        code = frame.f_code
+        code, here = frame.f_code, frame.f_lasti
         if code not in self._checks:
             found = (i.offset for i in dis.get_instructions(code) if i.opname.startswith(CHECKS))
             self._checks[code] = frozenset(found)
+            self._handlers[code] = [(e.start, e.end, e.target) for e in dis._parse_exception_table(code)]  # type: ignore[attr-defined]
         before = self._before.get(frame, -1)
-        self._before[frame] = frame.f_lasti
-        return before in self._checks[code]
+        self._before[frame] = here
+        # An exception from a handler belongs to the instruction that looked; one from a tracer to the next, which may be
+        # behind the end of a `try`.
+        return before in self._checks[code] and self._handler(code, before) == self._handler(code, here)
+
+    def _handler(self, code: Any, offset: int) -> int | None:
+        return next((target for start, end, target in self._handlers[code] if start <= offset < end), None)
 
 
 def run(call: Callable[[int], None], work: Callable[[], Result], *, opcodes: bool = False) -> tuple[Result, int]:

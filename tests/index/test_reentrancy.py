@@ -532,7 +532,7 @@ def test_a_build_at_each_line_of_a_build(tmp_path: Path) -> None:
         return FlatIndex.build(path, [rows[:30], rows[30:]], scan="int8", progress=False)
 
     def nested(place: int) -> None:
-        if place % 5 == 0:
+        if place % (EVERY or 40) == 0:
             assert len(build(tmp_path / f"inner {place}")) == 40
 
     outer, n_places = interruptions.run(nested, lambda: build(tmp_path / "outer"))

@@ -76,13 +76,14 @@ class Turns:
                     f"under way on this thread; waited {NESTED_WAIT:g} s. Put the change into a queue, and make it when "
                     f"{outer[-1][1]} has returned"
                 )
-            return work()
+            result = work()
         finally:
             _this_thread.within = outer
             try:
                 lock.release()
             except RuntimeError:  # not acquired
                 pass
+        return result
 
 
 class Helper:

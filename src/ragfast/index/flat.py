@@ -59,6 +59,7 @@ class FlatIndex(Searchable):
         self._snapshot = snapshot
         self._writer = writing.Writer() if writer is None else writer
         self._saved = saved  # the directory of arrays that this index last wrote or opened
+        self._saves_as: dict[int, str] = {}  # by process: the writer in its commits
 
     @classmethod
     def from_vectors(
@@ -168,7 +169,8 @@ class FlatIndex(Searchable):
         """
         now = self._snapshot
         self._writer.seal(now)
-        self._saved = persistence.save(path, now, self._saved, overwrite)
+        writer = self._saves_as.setdefault(os.getpid(), persistence.new_writer())
+        self._saved = persistence.save(path, now, self._saved, overwrite, writer)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool | str = True, verify: bool = True) -> FlatIndex:
