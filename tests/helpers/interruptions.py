@@ -59,7 +59,7 @@ class _Tracer:
             found = (i.offset for i in dis.get_instructions(code) if i.opname.startswith(CHECKS))
             self._checks[code] = frozenset(found)
             self._handlers[code] = [(e.start, e.end, e.target) for e in dis._parse_exception_table(code)]  # type: ignore[attr-defined]
-        before = self._before.get(frame, -1)
+        before = self._before.get(frame, here - 2)  # RESUME itself, with which a frame begins or goes on, is not traced
         self._before[frame] = here
         # An exception from a handler belongs to the instruction that looked; one from a tracer to the next, which may be
         # behind the end of a `try`.

@@ -49,45 +49,49 @@ def build(
     batch: Segment | None = None
     quantizer: Quantizer | None = None
     lowest, highest, n = 2**63 - 1, -1, 0
-    with storage.change(path) as transaction, _progress_bar(progress, n_docs) as bar:
-        helper = Helper()
-        with ExitStack() as streams:
-            out: dict[str, storage.ArrayWriter] = {}
-            try:
-                for batch in reader.batches():
-                    if n == 0:
-                        quantizer = _choose_quantizer(batch, reader.settings, n_docs)
-                    if quantizer is not None:
-                        batch = batch.with_codes(0, quantizer, scan == "int8")
-                    named_arrays = persistence.segment_arrays(batch)
-                    if n == 0:
-                        for name, array in named_arrays.items():
-                            stream = transaction.stream(
-                                f"{segment}/{name}", array.dtype, array.shape[1:], rows_checked=name == "vectors"
-                            )
-                            out[name] = streams.enter_context(stream)
-                    else:
-                        helper.result()  # the batch before is written while the next one is made
-                    lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
-                    helper.call(partial(_append, out, named_arrays))
-                    if bar is not None:
-                        bar.update(batch.n)
-                if n:
-                    helper.result()
-            finally:
-                helper.end()  # before the files that it writes are closed
-        reader.refuse_repeated_ids()
-        for name, array in ({} if quantizer is None else persistence.quantizer_arrays(quantizer)).items():
-            transaction.put(f"{segment}/{name}", array)
-        for name, array in persistence.strings_arrays(reader.contents).items():
-            transaction.put(name, array)
-        now = reader.now(version=1)
-        if batch is not None:
-            batch = replace(batch, buffers=replace(batch.buffers, name=segment), n=n, first_id=0)
-            now = now.replaced([replace(batch, lowest=lowest, highest=highest)], now._contents)
-        names = now._contents.names
-        commit = persistence.new_commit(persistence.new_writer())
-        transaction.commit(persistence.index_meta(now, commit, None if names is None else names.next_key))
+    changing = storage.change(path)
+    try:
+        with changing as transaction, _progress_bar(progress, n_docs) as bar:
+            helper = Helper()
+            with ExitStack() as streams:
+                out: dict[str, storage.ArrayWriter] = {}
+                try:
+                    for batch in reader.batches():
+                        if n == 0:
+                            quantizer = _choose_quantizer(batch, reader.settings, n_docs)
+                        if quantizer is not None:
+                            batch = batch.with_codes(0, quantizer, scan == "int8")
+                        named_arrays = persistence.segment_arrays(batch)
+                        if n == 0:
+                            for name, array in named_arrays.items():
+                                stream = transaction.stream(
+                                    f"{segment}/{name}", array.dtype, array.shape[1:], rows_checked=name == "vectors"
+                                )
+                                out[name] = streams.enter_context(stream)
+                        else:
+                            helper.result()  # the batch before is written while the next one is made
+                        lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
+                        helper.call(partial(_append, out, named_arrays))
+                        if bar is not None:
+                            bar.update(batch.n)
+                    if n:
+                        helper.result()
+                finally:
+                    helper.end()  # before the files that it writes are closed
+            reader.refuse_repeated_ids()
+            for name, array in ({} if quantizer is None else persistence.quantizer_arrays(quantizer)).items():
+                transaction.put(f"{segment}/{name}", array)
+            for name, array in persistence.strings_arrays(reader.contents).items():
+                transaction.put(name, array)
+            now = reader.now(version=1)
+            if batch is not None:
+                batch = replace(batch, buffers=replace(batch.buffers, name=segment), n=n, first_id=0)
+                now = now.replaced([replace(batch, lowest=lowest, highest=highest)], now._contents)
+            names = now._contents.names
+            commit = persistence.new_commit(persistence.new_writer())
+            transaction.commit(persistence.index_meta(now, commit, None if names is None else names.next_key))
+    finally:
+        changing.gen.close()
 
 
 def _append(out: Mapping[str, storage.ArrayWriter], named_arrays: Mapping[str, NDArray[Any]]) -> None:

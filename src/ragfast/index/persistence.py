@@ -199,28 +199,32 @@ def save(
     its very end, or of one that ran inside another."""
     where = os.path.abspath(path)
     commit, group_keys = new_commit(writer), {}
-    with storage.change(path) as transaction:
-        before = transaction.before
-        there = before.meta.get("commit")
-        if saved is not None and saved.path == where and before.version and not overwrite:
-            ours = isinstance(there, str) and there.startswith(f"{writer}-")
-            if there != saved.commit and not ours:
-                raise FileExistsError(
-                    f"{os.fspath(path)}: another writer saved an index there since this one was opened or saved; "
-                    "open it and make the changes again, save elsewhere, or pass overwrite=True"
-                )
-        known = saved.group_keys if saved is not None and there == saved.commit else {}
-        for group, key, make in _groups(now):
-            group_keys[group] = key  # from before it is written: names and words may grow meanwhile
-            unchanged = [name for name in before.arrays if _group(name) == group] if key.same(known.get(group)) else []
-            if unchanged and all(transaction.has(name) for name in unchanged):
-                for name in unchanged:
-                    transaction.keep(name)
-            else:
-                for name, values in make().items():
-                    transaction.put(name, values, rows_checked=name.endswith("/vectors"))
-        next_key = group_keys["names"].n if "names" in group_keys else None
-        transaction.commit(index_meta(now, commit, next_key))
+    changing = storage.change(path)
+    try:
+        with changing as transaction:
+            before = transaction.before
+            there = before.meta.get("commit")
+            if saved is not None and saved.path == where and before.version and not overwrite:
+                ours = isinstance(there, str) and there.startswith(f"{writer}-")
+                if there != saved.commit and not ours:
+                    raise FileExistsError(
+                        f"{os.fspath(path)}: another writer saved an index there since this one was opened or saved; "
+                        "open it and make the changes again, save elsewhere, or pass overwrite=True"
+                    )
+            known = saved.group_keys if saved is not None and there == saved.commit else {}
+            for group, key, make in _groups(now):
+                group_keys[group] = key  # from before it is written: names and words may grow meanwhile
+                unchanged = [name for name in before.arrays if _group(name) == group] if key.same(known.get(group)) else []
+                if unchanged and all(transaction.has(name) for name in unchanged):
+                    for name in unchanged:
+                        transaction.keep(name)
+                else:
+                    for name, values in make().items():
+                        transaction.put(name, values, rows_checked=name.endswith("/vectors"))
+            next_key = group_keys["names"].n if "names" in group_keys else None
+            transaction.commit(index_meta(now, commit, next_key))
+    finally:
+        changing.gen.close()
     return SavedState(where, commit, group_keys)
 
 
