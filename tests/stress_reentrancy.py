@@ -3,9 +3,9 @@
     python tests/stress_reentrancy.py --seconds 600
 
 Each (thread, depth of nesting) owns documents of its own in every index. A document says in its vector whose it is, so
-that any reading can be checked: each owner must find exactly its own documents as it left them, whatever others do; what
-a search finds must be what sorting the same snapshot finds. The report counts what was done; the exit status is 1 where
-an answer was wrong, and a hang ends the process with all tracebacks.
+that any reading can be checked: each owner must find exactly its own documents as it left them, whatever others do;
+what a search finds must be what sorting the same snapshot finds. The report counts what was done; the exit status is 1
+where an answer was wrong, and a hang ends the process with all tracebacks.
 """
 
 from __future__ import annotations
@@ -152,9 +152,7 @@ class Stress:
         path = self.directory / f"mapped {kind}"
         docs = {n: n for n in range(60)}
         ids: Any = [f"nobody: {n}" for n in docs] if kind == "str" else [900_000 + n for n in docs]
-        index = FlatIndex.from_vectors(
-            vectors_of(0, docs), ids, scan="int8", dtype=dtype, metadata=columns_of(0, docs)
-        )
+        index = FlatIndex.from_vectors(vectors_of(0, docs), ids, scan="int8", dtype=dtype, metadata=columns_of(0, docs))
         index.save(path)
         return FlatIndex.open(path)
 
@@ -256,7 +254,9 @@ class Stress:
 
     def search(self, shared: Shared, owner: int, before: Docs, rng: random.Random) -> Any:
         snapshot = shared.index.snapshot()
-        query = np.array([[rng.randint(-3, 3) for _ in range(DIM)] for _ in range(rng.choice([1, 1, 2, 9]))], np.float32)
+        query = np.array(
+            [[rng.randint(-3, 3) for _ in range(DIM)] for _ in range(rng.choice([1, 1, 2, 9]))], np.float32
+        )
         way = rng.choice(["plain", "predicate", "groups", "mask", "gather"]) if snapshot.columns else "plain"
 
         def run() -> None:
@@ -284,7 +284,7 @@ class Stress:
             hits = snapshot.search(query, K, dtype=np.float64, **options)
             at = {doc_id: i for i, doc_id in enumerate(snapshot.ids.tolist())}
             for b, of_query in enumerate(scores):
-                ranked = sorted(((-of_query[i], i) for i in np.flatnonzero(allowed)))
+                ranked = sorted((-of_query[i], i) for i in np.flatnonzero(allowed))
                 if way == "groups":
                     best: dict[int, tuple[float, int]] = {}
                     for one in ranked:
@@ -473,6 +473,14 @@ class Deleted(Cycle):
         self.stress.in_between("a __del__")
 
 
+def note_unraisable(about: Any) -> None:
+    """Python prints what finalizers raise. A handler may raise into one before it has got to its operation."""
+    if isinstance(about.exc_value, Interrupt):
+        counts["interrupts of a finalizer"] += 1
+    else:
+        wrong.append(f"unraisable: {about.exc_value!r} in {about.object!r}")
+
+
 @contextlib.contextmanager
 def small_segments() -> Iterator[None]:
     before = {name: getattr(writing, name) for name in SMALL}
@@ -490,7 +498,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sys.unraisablehook = lambda about: wrong.append(f"unraisable: {about.exc_value!r} in {about.object!r}")
+    sys.unraisablehook = note_unraisable
     gc.set_threshold(100, 3, 3)
     sys.setswitchinterval(0.0005)
     directory = Path(tempfile.mkdtemp())

@@ -4,9 +4,9 @@
     for place in range(places):
         at(place, call, lambda: index.add(rows))    # calls `call` there, once
 
-A place is a line of ragfast, or of contextlib, that is about to run. With opcodes=True it is where the interpreter looks
-for signals: behind a call, where a function begins and where a loop goes on. There alone `call` may raise: an exception at
-a line could come between two bytecodes that no handler comes between.
+A place is a line of ragfast, or of contextlib, that is about to run. With opcodes=True it is where the interpreter
+looks for signals: behind a call, where a function begins and where a loop goes on. There alone `call` may raise: an
+exception at a line could come between two bytecodes that no handler comes between.
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ class _Tracer:
         if code not in self._checks:
             found = (i.offset for i in dis.get_instructions(code) if i.opname.startswith(CHECKS))
             self._checks[code] = frozenset(found)
-            self._handlers[code] = [(e.start, e.end, e.target) for e in dis._parse_exception_table(code)]  # type: ignore[attr-defined]
-        before = self._before.get(frame, here - 2)  # RESUME itself, with which a frame begins or goes on, is not traced
+            table = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+            self._handlers[code] = [(entry.start, entry.end, entry.target) for entry in table]
+        before = self._before.get(frame, here - 2)  # RESUME, with which a frame begins or goes on, is not traced
         self._before[frame] = here
-        # An exception from a handler belongs to the instruction that looked; one from a tracer to the next, which may be
-        # behind the end of a `try`.
+        # An exception from a handler belongs to the instruction that looked; one from a tracer to the next, which may
+        # be behind the end of a `try`.
         return before in self._checks[code] and self._handler(code, before) == self._handler(code, here)
 
     def _handler(self, code: Any, offset: int) -> int | None:

@@ -7,6 +7,7 @@ with real signals, and a short run of tests/stress_reentrancy.py, stand at the e
 from __future__ import annotations
 
 import copy
+import faulthandler
 import os
 import pickle
 import subprocess
@@ -59,6 +60,13 @@ CASES = [
 
 def named(case: Case) -> str:
     return f"{case.kind}-{case.dtype}-{'mapped' if case.mapped else 'memory'}"
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    faulthandler.dump_traceback_later(600, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +207,24 @@ def some_of(n_places: int, about: int) -> range:
     return range(0, n_places, EVERY or max(1, n_places // about))
 
 
+def works_in_another_thread(work: Callable[[], object]) -> None:
+    """Within half a minute: this thread would not notice that it holds a lock."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "a lock is held"
+    if errors:
+        raise errors[0]
+
+
 # ---- what reads
 
 
@@ -233,9 +259,7 @@ def grouped_search(pair: Pair, path: Path) -> Callable[[Model], None]:
     if not pair.case.with_rows:
         return plain_search(pair, path)
     hits = searched(pair.index, group_by="year", max_per_group=1, exclude_groups=[1990, None])
-    return lambda model: same_search(
-        pair, model, hits, group_by="year", exclude_groups=[1990, None], max_per_group=1
-    )
+    return lambda model: same_search(pair, model, hits, group_by="year", exclude_groups=[1990, None], max_per_group=1)
 
 
 def by_ids(pair: Pair, path: Path) -> Callable[[Model], None]:
@@ -364,8 +388,8 @@ def test_a_first_use_at_each_line_of_a_change(name: str, made: Made, tmp_path: P
         read = reads[place % len(reads)]
         interruptions.at(
             place,
-            lambda read=read, pair=pair: read(pair, tmp_path)(pair.model),  # type: ignore[misc]
-            lambda pair=pair, other=other: change.of_index(pair, other),  # type: ignore[misc]
+            lambda read=read, pair=pair: read(pair, tmp_path)(pair.model),
+            lambda pair=pair, other=other: change.of_index(pair, other),
         )
         no_difference(pair.model, pair.index)
 
@@ -384,8 +408,8 @@ def test_a_change_at_each_line_of_a_read(name: str, made: Made, tmp_path: Path) 
         pair.expect(after)
         compare = interruptions.at(
             place,
-            lambda pair=pair, other=other, change=change: change.of_index(pair, other),  # type: ignore[misc]
-            lambda pair=pair: read(pair, tmp_path / f"read {place}"),  # type: ignore[misc]
+            lambda pair=pair, other=other, change=change: change.of_index(pair, other),
+            lambda pair=pair, place=place: read(pair, tmp_path / f"read {place}"),
         )
         if change.name == "swap" and read is gathered:
             continue  # two reads, of two versions
@@ -397,6 +421,30 @@ def test_a_change_at_each_line_of_a_read(name: str, made: Made, tmp_path: Path) 
         if read is saved:  # the directory is known as this index's own
             pair.index.save(tmp_path / f"read {place}")
             no_difference(after, FlatIndex.open(tmp_path / f"read {place}"))
+
+
+@pytest.mark.parametrize("name", [name for name in READS if name != "saved"])
+def test_a_reader_holds_no_lock(name: str, made: Made, tmp_path: Path) -> None:
+    """In the middle of it another thread does everything: what a finalizer there waits for must get on."""
+    read = READS[name]
+    first = made()
+    n_places = interruptions.count(lambda: read(first, tmp_path))
+    for place in some_of(n_places, 25):
+        pair, other = made(), made()
+
+        def everything(pair: Pair = pair, other: Pair = other) -> None:
+            for one in (pair, other):
+                plain_search(one, tmp_path)(one.model)
+                verified(one, tmp_path)
+                one.index.remove([])
+            pair.index.save(tmp_path / "elsewhere", overwrite=True)
+
+        compare = interruptions.at(
+            place,
+            lambda everything=everything: works_in_another_thread(everything),
+            lambda pair=pair: read(pair, tmp_path),
+        )
+        compare(pair.model)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -423,7 +471,7 @@ def test_a_change_at_each_line_of_a_change(name: str, made: Made) -> None:
                 assert REFUSED in str(error)  # noqa: PT017
                 outcome.append("refused")
 
-        interruptions.at(place, nested, lambda pair=pair: outer.of_index(pair, other))  # type: ignore[misc]
+        interruptions.at(place, nested, lambda pair=pair: outer.of_index(pair, other))
         ended = outer.of_model(pair, first)
         if outcome == ["before"]:
             ended = outer.of_model(pair, inner.of_model(pair, first))
@@ -436,14 +484,6 @@ def test_a_change_at_each_line_of_a_change(name: str, made: Made) -> None:
 
 class Interrupt(BaseException):
     """As KeyboardInterrupt, which pytest does not take for a failure of the test."""
-
-
-def works_in_another_thread(work: Callable[[], object]) -> None:
-    """Within a minute: this thread would not notice that it holds a lock."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive(), "a lock was left behind"
 
 
 def interrupt() -> None:
@@ -466,34 +506,34 @@ def test_an_interrupt_at_each_moment_of_a_change(name: str, made: Made, tmp_path
             raise Interrupt
 
         try:
-            interruptions.at(place, reads_and_raises, lambda pair=pair: change.of_index(pair, other), opcodes=True)  # type: ignore[misc]
+            interruptions.at(place, reads_and_raises, lambda pair=pair: change.of_index(pair, other), opcodes=True)
         except Interrupt:
             interrupted += 1
         assert turns._this_thread.within == ()
         for read in (contents, plain_search, filtered_search, grouped_search):
             read(pair, tmp_path)(pair.model)
         again, model = Change("remove", [0, 1]), pair.model
-        works_in_another_thread(lambda pair=pair, again=again: again.of_index(pair, other))  # type: ignore[misc]
+        works_in_another_thread(lambda pair=pair, again=again: again.of_index(pair, other))
         no_difference(again.of_model(pair, model), pair.index)
     assert interrupted > 10
 
 
 @pytest.mark.parametrize("case", [CASES[2], CASES[3]], ids=named)
 def test_an_interrupt_at_each_moment_of_a_save(case: Case, tmp_path: Path) -> None:
-    """The directory holds the old version or the new one, and may be saved to at once, while the exception is handled."""
+    """The directory holds the old version or the new one, and can be saved to while the exception is handled."""
     made = Made(case, tmp_path)
     pair = made()
     pair.index.save(tmp_path / "counted")
     CHANGES["remove"].of_index(pair, pair.index)
     n_places = interruptions.count(lambda: pair.index.save(tmp_path / "counted"), opcodes=True)
-    for place in some_of(n_places, 40):
+    for place in sorted({*some_of(n_places, 40), *range(n_places - 25, n_places)}):  # at its end it lets go of locks
         path = tmp_path / f"interrupted {place}"
         pair = made()
         pair.index.save(path)
         before, after = pair.model, CHANGES["remove"].of_model(pair, pair.model)
         CHANGES["remove"].of_index(pair, pair.index)
         try:
-            interruptions.at(place, interrupt, lambda pair=pair, path=path: pair.index.save(path), opcodes=True)  # type: ignore[misc]
+            interruptions.at(place, interrupt, lambda pair=pair, path=path: pair.index.save(path), opcodes=True)
         except Interrupt:
             there = FlatIndex.open(path)
             assert "" in (difference(before, there), difference(after, there))
@@ -517,7 +557,7 @@ def test_a_save_at_each_line_of_a_save(tmp_path: Path) -> None:
             except BlockingIOError:
                 outcomes.add("refused")
 
-        interruptions.at(place, nested, lambda pair=pair, path=path: pair.index.save(path))  # type: ignore[misc]
+        interruptions.at(place, nested, lambda pair=pair, path=path: pair.index.save(path))
         no_difference(pair.model, FlatIndex.open(path))
         pair.index.remove(pair.case.ids([3]))
         pair.index.save(path)  # no other writer is taken for one
@@ -597,7 +637,9 @@ def test_the_refusal_says_what_to_do() -> None:
             return super().__iter__()
 
     rows = np.ones((1, DIM), np.float32)
-    with pytest.raises(RuntimeError, match=r"^compact: must not begin inside .* add is under way .* Put the change into"):
+    with pytest.raises(
+        RuntimeError, match=r"^compact: must not begin inside .* add is under way .* Put the change into"
+    ):
         index.add(rows, metadata={"year": Rows([1])})
     assert len(index) == 0
     index.add(rows, metadata={"year": [1]})

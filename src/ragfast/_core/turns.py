@@ -46,7 +46,7 @@ class Turns:
     def __init__(self, what: str) -> None:
         self._what = what
         # A process of its own has a lock of its own: one that a thread held as the process forked is never released.
-        self._locks: dict[int, threading.RLock] = {}  # type: ignore[valid-type]  # typeshed has it as a function
+        self._locks: dict[int, threading.RLock] = {}
 
     def take(self, name: str, work: Callable[[], Result]) -> Result:
         """Return ``work()``; `name` is what errors call it.
@@ -63,7 +63,7 @@ class Turns:
                 raise RuntimeError(
                     f"{name}: must not begin inside another change of {self._what}; {running} is under way on this "
                     f"thread and called it, by a signal handler, a finalizer or an argument's own code. Put the change "
-                    f"into a queue, and make it when {running} has returned"
+                    f"into a queue and make it when {running} has returned"
                 )
         # A lock that notes its owner in the same step: the release below does nothing unless this thread holds it, so
         # that it is right whether an exception from a handler comes before, in or after the call of acquire.
@@ -72,14 +72,14 @@ class Turns:
             _this_thread.within = (*outer, (self, name))  # before the lock is held: no moment is without it
             if not lock.acquire(timeout=NESTED_WAIT if outer else -1):
                 raise RuntimeError(
-                    f"{name}: must not wait for another thread's change of {self._what} inside {outer[-1][1]}, which is "
-                    f"under way on this thread; waited {NESTED_WAIT:g} s. Put the change into a queue, and make it when "
-                    f"{outer[-1][1]} has returned"
+                    f"{name}: must not wait for another thread's change of {self._what} inside {outer[-1][1]}, which "
+                    f"is under way on this thread; waited {NESTED_WAIT:g} s. Put the change into a queue and make it "
+                    f"when {outer[-1][1]} has returned"
                 )
             result = work()
         finally:
             _this_thread.within = outer
-            try:
+            try:  # noqa: SIM105  # in contextlib.suppress a handler could raise before the release
                 lock.release()
             except RuntimeError:  # not acquired
                 pass
@@ -134,7 +134,7 @@ def map_on_threads(n_threads: int, work: Callable[[Item], Result], items: Iterab
         todo.put(numbered)
 
     def work_through() -> list[tuple[int, Result]]:
-        done = []
+        done: list[tuple[int, Result]] = []
         while True:
             try:
                 i, item = todo.get_nowait()

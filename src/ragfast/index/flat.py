@@ -77,7 +77,9 @@ class FlatIndex(Searchable):
         rows = arrays.stored_rows(vectors, "vectors", None, "float32" if metric == "cosine" else storage)
         index = cls(rows.shape[1], scan=scan, dtype=storage, metric=metric)
         documents = writing.prepared_rows(rows, index._snapshot)
-        index._change("from_vectors", lambda now: index._writer.added(now, documents, ids, metadata, exact_capacity=True))
+        index._change(
+            "from_vectors", lambda now: index._writer.added(now, documents, ids, metadata, exact_capacity=True)
+        )
         return index
 
     def _change(self, name: str, make: Callable[[Snapshot], Snapshot]) -> tuple[Snapshot, Snapshot]:

@@ -195,8 +195,8 @@ def save(
     path: str | os.PathLike[str], now: Snapshot, saved: SavedState | None, overwrite: bool, writer: str
 ) -> SavedState:
     """Writes a version; what lies there unchanged since `saved` is not written again. Not over what another writer put
-    where `saved` was, unless overwrite. A commit of this writer that is not `saved` is of a save that was interrupted at
-    its very end, or of one that ran inside another."""
+    where `saved` was, unless overwrite. A commit of this writer that is not `saved` is of a save that was interrupted
+    at its very end, or of one that ran inside another."""
     where = os.path.abspath(path)
     commit, group_keys = new_commit(writer), {}
     changing = storage.change(path)
@@ -214,7 +214,9 @@ def save(
             known = saved.group_keys if saved is not None and there == saved.commit else {}
             for group, key, make in _groups(now):
                 group_keys[group] = key  # from before it is written: names and words may grow meanwhile
-                unchanged = [name for name in before.arrays if _group(name) == group] if key.same(known.get(group)) else []
+                unchanged = (
+                    [name for name in before.arrays if _group(name) == group] if key.same(known.get(group)) else []
+                )
                 if unchanged and all(transaction.has(name) for name in unchanged):
                     for name in unchanged:
                         transaction.keep(name)

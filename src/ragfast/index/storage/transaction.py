@@ -34,8 +34,8 @@ def change(path: str | os.PathLike[str]) -> Iterator[Transaction]:
     IndexFormatError where its manifest cannot be read. A disk that is full, a permission that is missing: OSError, the
     old version stays and what was begun is removed.
 
-    An interrupt that comes just as the block ends may keep it from ending, until the exception is gone. Where others may
-    write before that, close the generator (``gen``) in any case.
+    An interrupt that comes just as the block ends may keep the directory locked until the exception is gone. Close the
+    generator (``gen``) in any case where somebody may write before that.
     """
     directory = os.path.abspath(path)
     _make_directory(directory)
