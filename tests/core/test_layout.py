@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "ragfast"
 
 # A module imports only from rows above its own. A new module finds its row here before it is merged.
 ROWS = [
-    {"_core._kernels", "_core.lazy"},
+    {"_core._kernels", "_core.lazy", "_core.turns"},
     {"_core.interruptible"},
     {"_core.arrays"},
     {"_core", "runtime", "index.gather", "index.merge", "index.readers", "rag.parameters"},

@@ -79,12 +79,22 @@ def test_search_in_a_forked_child() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_add_in_a_child_forked_while_another_thread_adds() -> None:
     index = FlatIndex.from_vectors(X[:10])
-    with index._lock:  # as a thread inside add would hold it
-        child = os.fork()
-        if child == 0:
-            signal.alarm(60)
-            index.add(X[10:20])
-            os._exit(0 if len(index) == 20 else 1)
+    inside, forked = threading.Event(), threading.Event()
+
+    def change() -> None:  # as long as an add may take
+        inside.set()
+        assert forked.wait(60)
+
+    adding = threading.Thread(target=index._turns.take, args=("add", change))
+    adding.start()
+    assert inside.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        index.add(X[10:20])
+        os._exit(0 if len(index) == 20 else 1)
+    forked.set()
+    adding.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(index) == 10
 

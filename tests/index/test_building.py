@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "index"
     before = FlatIndex.build(path, VECTORS[:100])
 
-    def full(out: Any, parts: Any) -> None:
+    def full(out: Any, parts: Any, stopped: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(building, "_append", full)

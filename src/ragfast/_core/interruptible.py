@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from ragfast._core.turns import Helper
 
 BLOCK = 2**22
 """Elements that are converted together."""
@@ -30,19 +31,11 @@ def run(call: Callable[[], Result]) -> Result:
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
-    outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-
-    def target() -> None:
-        try:
-            outcome.put((call(), None))
-        except BaseException as error:
-            outcome.put((None, error))
-
-    threading.Thread(target=target, name="ragfast", daemon=True).start()
-    result, error = outcome.get()
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]  # of call
+    helper = Helper()
+    helper.call(call)
+    helper.leave()
+    result: Result = helper.result()
+    return result
 
 
 def convert(a: NDArray[Any], dtype: DTypeLike, of_block: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:

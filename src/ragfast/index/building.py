@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays, interruptible
+from ragfast._core.turns import Helper
 from ragfast.index import persistence, storage, writing
 from ragfast.index.quantizer import PANEL, Quantizer
 from ragfast.index.readers import Block
@@ -51,64 +51,64 @@ def build(
     batch: Segment | None = None
     quantizer: Quantizer | None = None
     lowest, highest, n = 2**63 - 1, -1, 0
-    with storage.change(path) as transaction, _progress_bar(progress, n_docs) as bar:
-        with ExitStack() as streams, ThreadPoolExecutor(1) as pool, _set_on_error() as stopped:
-            out: dict[str, storage.ArrayWriter] = {}
-            pending: Future[None] | None = None  # the batch before is written while the next one is made
-            for batch in reader.batches():
-                if n == 0:
-                    quantizer = _choose_quantizer(batch, reader.settings, n_docs)
-                if quantizer is not None:
-                    batch = batch.with_codes(0, quantizer, scan == "int8")
-                named_arrays = persistence.segment_arrays(batch)
-                if n == 0:
-                    for name, array in named_arrays.items():
-                        stream = transaction.stream(
-                            f"{segment}/{name}", array.dtype, array.shape[1:], rows_checked=name == "vectors"
-                        )
-                        out[name] = streams.enter_context(stream)
-                lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
-                if pending is not None:
-                    pending.result()
-                pending = pool.submit(_append, out, named_arrays, stopped)
-                if bar is not None:
-                    bar.update(batch.n)
-            if pending is not None:
-                pending.result()
-        reader.refuse_repeated_ids()
-        for name, array in ({} if quantizer is None else persistence.quantizer_arrays(quantizer)).items():
-            transaction.put(f"{segment}/{name}", array)
-        for name, array in persistence.strings_arrays(reader.contents).items():
-            transaction.put(name, array)
-        now = reader.now(version=1)
-        if batch is not None:
-            batch = replace(batch, buffers=replace(batch.buffers, name=segment), n=n, first_id=0)
-            now = now.replaced([replace(batch, lowest=lowest, highest=highest)], now._contents)
-        names = now._contents.names
-        commit = persistence.new_commit(persistence.new_writer())
-        transaction.commit(persistence.index_meta(now, commit, None if names is None else names.next_key))
+    changing = storage.change(path)
+    try:
+        with changing as transaction, _progress_bar(progress, n_docs) as bar:
+            helper, stopped = Helper(), list[bool]()
+            with ExitStack() as streams:
+                out: dict[str, storage.ArrayWriter] = {}
+                try:
+                    for batch in reader.batches():
+                        if n == 0:
+                            quantizer = _choose_quantizer(batch, reader.settings, n_docs)
+                        if quantizer is not None:
+                            batch = batch.with_codes(0, quantizer, scan == "int8")
+                        named_arrays = persistence.segment_arrays(batch)
+                        if n == 0:
+                            for name, array in named_arrays.items():
+                                stream = transaction.stream(
+                                    f"{segment}/{name}", array.dtype, array.shape[1:], rows_checked=name == "vectors"
+                                )
+                                out[name] = streams.enter_context(stream)
+                        else:
+                            helper.result()  # the batch before is written while the next one is made
+                        lowest, highest, n = min(lowest, batch.lowest), max(highest, batch.highest), n + batch.n
+                        helper.call(partial(_append, out, named_arrays, stopped))
+                        if bar is not None:
+                            bar.update(batch.n)
+                    if n:
+                        helper.result()
+                except BaseException:
+                    stopped.append(True)
+                    raise
+                finally:
+                    helper.end()  # before the files that it writes are closed
+            reader.refuse_repeated_ids()
+            for name, array in ({} if quantizer is None else persistence.quantizer_arrays(quantizer)).items():
+                transaction.put(f"{segment}/{name}", array)
+            for name, array in persistence.strings_arrays(reader.contents).items():
+                transaction.put(name, array)
+            now = reader.now(version=1)
+            if batch is not None:
+                batch = replace(batch, buffers=replace(batch.buffers, name=segment), n=n, first_id=0)
+                now = now.replaced([replace(batch, lowest=lowest, highest=highest)], now._contents)
+            names = now._contents.names
+            commit = persistence.new_commit(persistence.new_writer())
+            transaction.commit(persistence.index_meta(now, commit, None if names is None else names.next_key))
+    finally:
+        changing.gen.close()
 
 
 def _append(
-    out: Mapping[str, storage.ArrayWriter], named_arrays: Mapping[str, NDArray[Any]], stopped: threading.Event
+    out: Mapping[str, storage.ArrayWriter], named_arrays: Mapping[str, NDArray[Any]], stopped: list[bool]
 ) -> None:
+    """Writes arrays behind what there is, unless the build has ended meanwhile by an error or an interrupt."""
     for name, array in named_arrays.items():
         step = WRITTEN_BYTES * len(array) // max(1, array.nbytes) + 1
         for first in range(0, len(array), step):
-            if stopped.is_set():
+            if stopped:
                 return
             out[name].append(array[first : first + step])
-
-
-@contextmanager
-def _set_on_error() -> Iterator[threading.Event]:
-    """An event for another thread, which is set when the block ends by an exception."""
-    event = threading.Event()
-    try:
-        yield event
-    except BaseException:
-        event.set()
-        raise
 
 
 def _block_iterable(blocks: Any) -> Iterable[Any]:

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import os
-import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ragfast._core import arrays
-from ragfast.index import writing
+from ragfast._core.turns import Turns
+
+# Files too, which a program that only searches does not need: a signal handler that saves must not find the module half
+# imported by what it interrupted.
+from ragfast.index import building, persistence, writing
 from ragfast.index.segment import Settings, checked_dim
 from ragfast.index.snapshot import METRICS, SCANS, Hits, Searchable, SearchStats, Snapshot
 
-if TYPE_CHECKING:
-    from ragfast.index import persistence
-
 __all__ = ["FlatIndex", "Hits", "SearchStats", "Snapshot"]
-
-
-_indexes: weakref.WeakSet[FlatIndex] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    """A forked child has only the thread that forked: a lock that another one held would stay locked for ever."""
-    for index in list(_indexes):
-        index._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class FlatIndex(Searchable):
@@ -69,11 +55,11 @@ class FlatIndex(Searchable):
     def _begin(
         self, snapshot: Snapshot, writer: writing.Writer | None = None, saved: persistence.SavedState | None = None
     ) -> None:
-        self._lock = threading.Lock()
+        self._turns = Turns("the same index")
         self._snapshot = snapshot
         self._writer = writing.Writer() if writer is None else writer
         self._saved = saved  # the directory of arrays that this index last wrote or opened
-        _indexes.add(self)
+        self._saves_as: dict[int, str] = {}  # by process: the writer in its commits
 
     @classmethod
     def from_vectors(
@@ -91,16 +77,19 @@ class FlatIndex(Searchable):
         rows = arrays.stored_rows(vectors, "vectors", None, "float32" if metric == "cosine" else storage)
         index = cls(rows.shape[1], scan=scan, dtype=storage, metric=metric)
         stored = writing.prepared_rows(rows, index._snapshot)
-        index._change(lambda now: index._writer.added(now, stored, ids, metadata, exact_capacity=True))
+        index._change("from_vectors", lambda now: index._writer.added(now, stored, ids, metadata, exact_capacity=True))
         return index
 
-    def _change(self, make: Callable[[Snapshot], Snapshot]) -> tuple[Snapshot, Snapshot]:
+    def _change(self, name: str, make: Callable[[Snapshot], Snapshot]) -> tuple[Snapshot, Snapshot]:
         """Puts in place of the snapshot what `make` makes of it; returns both. One change at a time, and if it fails,
-        none."""
-        with self._lock:
+        none. Errors call the change `name`."""
+
+        def change() -> tuple[Snapshot, Snapshot]:
             before = self._snapshot
             after = self._snapshot = make(before)
-        return before, after
+            return before, after
+
+        return self._turns.take(name, change)
 
     def add(
         self,
@@ -123,7 +112,7 @@ class FlatIndex(Searchable):
         ids that repeat or that the index holds, and for other columns than those of the documents before.
         """
         rows = writing.prepared(vectors, self._snapshot)
-        self._change(lambda now: self._writer.added(now, rows, ids, metadata))
+        self._change("add", lambda now: self._writer.added(now, rows, ids, metadata))
 
     def upsert(
         self,
@@ -143,7 +132,7 @@ class FlatIndex(Searchable):
         [['rain', 'fog']]
         """
         rows = writing.prepared(vectors, self._snapshot)
-        self._change(lambda now: self._writer.upserted(now, rows, ids, metadata))
+        self._change("upsert", lambda now: self._writer.upserted(now, rows, ids, metadata))
 
     def remove(self, ids: arrays.ArrayLike | Sequence[str], *, missing_ok: bool = False) -> int:
         """Removes the documents of these ids (n,), and returns how many went. Searches no longer look at them; their
@@ -151,13 +140,13 @@ class FlatIndex(Searchable):
 
         ValueError, and nothing is removed, for an id that the index does not hold, unless missing_ok.
         """
-        before, after = self._change(lambda now: self._writer.removed(now, ids, missing_ok))
+        before, after = self._change("remove", lambda now: self._writer.removed(now, ids, missing_ok))
         return len(before) - len(after)
 
     def compact(self) -> None:
         """Puts all documents side by side in memory, without those that were removed. Results do not change, and
         searches meanwhile see the documents where they were."""
-        self._change(self._writer.compacted)
+        self._change("compact", self._writer.compacted)
 
     def swap(self, other: FlatIndex | Snapshot) -> Snapshot:
         """Puts the documents of another index, or of a snapshot, in the place of these at once; returns what was there
@@ -168,7 +157,7 @@ class FlatIndex(Searchable):
         if not isinstance(other, (FlatIndex, Snapshot)):
             raise TypeError(f"other: expected a FlatIndex or a Snapshot, got {type(other).__name__}")
         theirs = other if isinstance(other, Snapshot) else other._snapshot
-        return self._change(lambda now: self._writer.swapped(now, theirs))[0]
+        return self._change("swap", lambda now: self._writer.swapped(now, theirs))[0]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes the index as it is at this moment into a directory, which is made, or which holds an index: that is
@@ -178,11 +167,10 @@ class FlatIndex(Searchable):
         BlockingIOError while another writer is at work there; FileExistsError for a directory of other things, and
         unless `overwrite` where this index was opened or saved before but another writer has saved since.
         """
-        with self._lock:
-            now, saved = self._writer.seal(self._snapshot), self._saved
-        from ragfast.index import persistence  # late: a program that only searches needs no files
-
-        self._saved = persistence.save(path, now, saved, overwrite)
+        now = self._snapshot
+        self._writer.seal(now)
+        writer = self._saves_as.setdefault(os.getpid(), persistence.new_writer())
+        self._saved = persistence.save(path, now, self._saved, overwrite, writer)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool | str = True, verify: bool = True) -> FlatIndex:
@@ -202,8 +190,6 @@ class FlatIndex(Searchable):
         >>> ragfast.FlatIndex.open(path).search(np.float32([[1, 1]]), k=1).ids.tolist()
         [['rain']]
         """
-        from ragfast.index import persistence
-
         snapshot, saved, quantizer, quantizer_docs = persistence.open(path, mmap, verify)
         index = cls.__new__(cls)
         index._begin(snapshot, writing.Writer(quantizer, quantizer_docs), saved)
@@ -248,8 +234,6 @@ class FlatIndex(Searchable):
         """
         arrays.one_of(scan, "scan", SCANS)
         arrays.one_of(metric, "metric", METRICS)
-        from ragfast.index import building
-
         building.build(path, blocks, dim, dtype, metric, scan, n_docs, progress)
         return cls.open(path, mmap="vectors")
 
@@ -257,8 +241,6 @@ class FlatIndex(Searchable):
         """Reads every byte of the files in the directory that the index was opened from or last saved to, and of those
         that it has mapped. :class:`IndexFormatError` where one is not as it was written, ValueError where the index was
         neither opened nor saved."""
-        from ragfast.index import persistence
-
         persistence.verify(self._snapshot, self._saved)
 
     def snapshot(self) -> Snapshot:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -140,13 +140,11 @@ class GroupKey(NamedTuple):
 
 @dataclass(frozen=True)
 class SavedState:
-    """What an index knows of the arrays in a directory, by groups: true as long as the directory is at this commit.
-    A commit of the same writer that is not this one is of a save that failed at its very end."""
+    """What an index knows of the arrays in a directory, by groups: true as long as the directory is at this commit."""
 
     path: str
     commit: str
     group_keys: Mapping[str, GroupKey]
-    writer: str = field(default_factory=new_writer)
 
 
 def _group(name: str) -> str:
@@ -193,35 +191,43 @@ def _segment_groups(segment: Segment) -> Iterator[tuple[str, GroupKey, Callable[
         yield f"{prefix}/alive", GroupKey(alive, n), lambda: under({"alive": alive[: (n + 31) // 32]})
 
 
-def save(path: str | os.PathLike[str], now: Snapshot, saved: SavedState | None, overwrite: bool) -> SavedState:
+def save(
+    path: str | os.PathLike[str], now: Snapshot, saved: SavedState | None, overwrite: bool, writer: str
+) -> SavedState:
     """Writes a version; what lies there unchanged since `saved` is not written again. Not over what another writer put
-    where `saved` was, unless overwrite."""
+    where `saved` was, unless overwrite. A commit of this writer that is not `saved` is of a save that was interrupted
+    at its very end, or of one that ran inside another."""
     where = os.path.abspath(path)
-    writer = new_writer() if saved is None else saved.writer
     commit, group_keys = new_commit(writer), {}
-    with storage.change(path) as transaction:
-        before = transaction.before
-        there = before.meta.get("commit")
-        if saved is not None and saved.path == where and before.version and not overwrite:
-            ours = isinstance(there, str) and there.startswith(f"{writer}-")
-            if there != saved.commit and not ours:
-                raise FileExistsError(
-                    f"{os.fspath(path)}: another writer saved an index there since this one was opened or saved; "
-                    "open it and make the changes again, save elsewhere, or pass overwrite=True"
+    changing = storage.change(path)
+    try:
+        with changing as transaction:
+            before = transaction.before
+            there = before.meta.get("commit")
+            if saved is not None and saved.path == where and before.version and not overwrite:
+                ours = isinstance(there, str) and there.startswith(f"{writer}-")
+                if there != saved.commit and not ours:
+                    raise FileExistsError(
+                        f"{os.fspath(path)}: another writer saved an index there since this one was opened or saved; "
+                        "open it and make the changes again, save elsewhere, or pass overwrite=True"
+                    )
+            known = saved.group_keys if saved is not None and there == saved.commit else {}
+            for group, key, make in _groups(now):
+                group_keys[group] = key  # from before it is written: names and words may grow meanwhile
+                unchanged = (
+                    [name for name in before.arrays if _group(name) == group] if key.same(known.get(group)) else []
                 )
-        known = saved.group_keys if saved is not None and there == saved.commit else {}
-        for group, key, make in _groups(now):
-            group_keys[group] = key  # from before it is written: names and words may grow meanwhile
-            unchanged = [name for name in before.arrays if _group(name) == group] if key.same(known.get(group)) else []
-            if unchanged and all(transaction.has(name) for name in unchanged):
-                for name in unchanged:
-                    transaction.keep(name)
-            else:
-                for name, values in make().items():
-                    transaction.put(name, values, rows_checked=name.endswith("/vectors"))
-        next_key = group_keys["names"].n if "names" in group_keys else None
-        transaction.commit(index_meta(now, commit, next_key))
-    return SavedState(where, commit, group_keys, writer)
+                if unchanged and all(transaction.has(name) for name in unchanged):
+                    for name in unchanged:
+                        transaction.keep(name)
+                else:
+                    for name, values in make().items():
+                        transaction.put(name, values, rows_checked=name.endswith("/vectors"))
+            next_key = group_keys["names"].n if "names" in group_keys else None
+            transaction.commit(index_meta(now, commit, next_key))
+    finally:
+        changing.gen.close()
+    return SavedState(where, commit, group_keys)
 
 
 # ---- reading

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -206,14 +205,24 @@ class Segment:
     n_removed: int = 0
     lowest: int = 2**63 - 1  # bounds of all ids of the rows, removed or not
     highest: int = -1
+    _docs: _kernels.Docs | None = field(default=None, init=False)
 
     def __len__(self) -> int:
         """Documents that are there."""
         return self.n - self.n_removed
 
-    @cached_property
+    @property
     def docs(self) -> _kernels.Docs:
-        """For C. Reads what a search of one query looks at, where that is mapped; one of several checks "low"."""
+        """For C, made when first asked for: by several readers at once, to the same end. (Not a cached_property, which
+        has a lock before Python 3.12.) Reads what a search of one query looks at, where that is mapped; one of several
+        checks "low"."""
+        made = self._docs
+        if made is None:
+            made = self._new_docs()
+            object.__setattr__(self, "_docs", made)
+        return made
+
+    def _new_docs(self) -> _kernels.Docs:
         buffers, n = self.buffers, self.n
         self.check("high", "bounds", "norms", "ids", "squares", "row_sums")
         return _kernels.Docs(

@@ -53,21 +53,23 @@ class Placed(NamedTuple):
 
 
 class Writer:
-    """Makes each snapshot from the one before, for one index and under its lock. On an error nothing that a snapshot
-    shows has changed."""
+    """Makes each snapshot from the one before, for one index, one at a time. On an error nothing that a snapshot shows
+    has changed; meanwhile, and after an interrupt, what readers share (strings, lookups, buffers) holds more than the
+    snapshot shows, never less or other."""
 
     def __init__(self, quantizer: Quantizer | None = None, quantizer_docs: int = 0) -> None:
         self._tail = ""  # name of the buffers that this index may write to
+        self._sealed = ""  # unless they have this name
         self._quantizer = quantizer
         self._quantizer_docs = quantizer_docs  # how many there were when it was chosen
         self._ids: IdSet | None = None  # all ids of documents at least; None: not asked for yet
 
-    def seal(self, now: Snapshot) -> Snapshot:
+    def seal(self, now: Snapshot) -> None:
         """Before this version is saved: a last segment that is long enough is not written again by later saves, because
-        no more is added to it."""
+        no more is added to it. From any thread: a change that is under way may still add to it, and what it adds is
+        beyond the rows of this version."""
         if now._segments and now._segments[-1].n >= SEALED_ROWS:
-            self._tail = ""
-        return now
+            self._sealed = now._segments[-1].buffers.name
 
     def added(
         self,
@@ -195,7 +197,7 @@ class Writer:
             total = sum(map(len, segments)) + n
             raise ValueError(f"vectors: an index holds fewer than 2**31 documents, got {total}")
         tail = segments[-1] if segments else None
-        if tail is not None and tail.buffers.name == self._tail and tail.n < len(tail.buffers):
+        if tail is not None and tail.buffers.name == self._tail != self._sealed and tail.n < len(tail.buffers):
             done = min(n, len(tail.buffers) - tail.n)
             parts.append(tail.placed(vectors[:done], 0))
         if done < n:

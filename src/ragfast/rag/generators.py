@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ragfast._core import arrays
+from ragfast._core.turns import map_on_threads
 from ragfast.marginal.lse import logsumexp
 from ragfast.rag.parameters import Number, Weight, initial_weight, read_only_weight
 from ragfast.runtime import get_num_threads
@@ -268,9 +268,8 @@ class SimpleGenerator:
         n_threads = min(get_num_threads(), len(starts))
         if n_threads == 1:
             lse_of_blocks = [block_lse(start) for start in starts]
-        else:
-            with ThreadPoolExecutor(n_threads) as pool:  # NumPy lets go of the interpreter in all that is large here
-                lse_of_blocks = list(pool.map(block_lse, starts))
+        else:  # NumPy lets go of the interpreter in all that is large here
+            lse_of_blocks = map_on_threads(n_threads, block_lse, starts)
         return lse_of_blocks[0] if len(lse_of_blocks) == 1 else logsumexp(np.stack(lse_of_blocks, axis=-1))
 
     def _sum_logits(self, logits: NDArray[Any], n_docs: int) -> NDArray[np.float64]:

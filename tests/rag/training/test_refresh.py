@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import interruptions
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from toys import TableGenerator
 
 import ragfast
+from ragfast._core import turns
 from ragfast.rag.training import Refreshed, refresh, refresh_in_background, topk_drift
 
 Array = NDArray[Any]
@@ -304,6 +307,57 @@ def test_in_the_background_the_old_documents_answer_until_the_swap() -> None:
     assert isinstance(result, Refreshed)
     assert future.done()
     assert model.index is result.index
+
+
+def test_a_refresh_inside_a_refresh() -> None:
+    """As by a signal handler: one of them wins, and the other one came before or after or is an error that says so."""
+    model = model_over(index_of(Encoder()))
+    n_places = interruptions.count(lambda: refresh(model, Encoder(1), TEXTS))
+    outcomes = set()
+    for place in range(0, n_places, max(1, n_places // 60)):
+        model = model_over(index_of(Encoder()))
+        inner: list[Refreshed | None] = []
+
+        def nested(model: Any = model, inner: list[Refreshed | None] = inner) -> None:
+            try:
+                inner.append(refresh(model, Encoder(2), TEXTS))
+            except RuntimeError as error:
+                assert "must not begin inside another change of a model's documents" in str(error)  # noqa: PT017
+                inner.append(None)
+
+        try:
+            outer = interruptions.at(place, nested, lambda model=model: refresh(model, Encoder(1), TEXTS))
+        except RuntimeError as error:
+            assert "replaced or added to during the refresh" in str(error)  # noqa: PT017
+            assert inner[0] is not None
+            assert model.index is inner[0].index
+            outcomes.add("the inner one")
+            continue
+        if inner[0] is None:
+            assert model.index is outer.index
+            outcomes.add("the outer one")
+        else:
+            assert model.index in (outer.index, inner[0].index)
+            outcomes.add("both")
+    assert {"the inner one"} <= outcomes
+
+
+def test_inside_the_swap_of_a_refresh_another_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_over(index_of(Encoder()))
+    module = sys.modules[refresh.__module__]
+    version_of, refusals = module._version, []
+
+    def meddling(index: Any) -> int:
+        if turns._this_thread.within and not refusals:
+            refusals.append("")
+            with pytest.raises(RuntimeError, match="must not begin inside another change of a model's documents"):
+                refresh(model, Encoder(2), TEXTS)
+        return version_of(index)
+
+    monkeypatch.setattr(module, "_version", meddling)
+    done = refresh(model, Encoder(1), TEXTS)
+    assert refusals
+    assert model.index is done.index
 
 
 def test_a_failure_in_the_background_is_delivered_and_logged(caplog: pytest.LogCaptureFixture) -> None:

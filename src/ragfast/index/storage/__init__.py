@@ -22,7 +22,6 @@ is mapped: the system ends a process that reads beyond the end.
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 import numpy as np
@@ -71,7 +70,6 @@ class Stored:
         self._manifest = read
         self._mapped = {name: manifest.mapped(directory, entry) for name, entry in read.arrays.items()}
         self._verdicts: dict[str, str] = {}  # the sum found for each array that was read
-        self._locks: dict[tuple[int, str], threading.Lock] = {}
 
     @property
     def version(self) -> int:
@@ -105,14 +103,19 @@ class Stored:
 
     def verify(self, name: str) -> None:
         """Read the array and compare its checksum, the first time; from then on the verdict is known.
-        IndexFormatError if it differs. Threads may call this together: one reads."""
+        IndexFormatError if it differs.
+
+        Threads may call this together, and so may a handler or finalizer in the middle of it. Nobody waits, since what
+        it waits for may be waiting for it: each reads until one has the verdict. They keep pace with each other, as
+        the one that is behind finds its bytes in memory."""
         entry = self._entry(name)
-        # A process of its own has locks of its own: one that a thread held as the process forked is never released.
-        with self._locks.setdefault((os.getpid(), name), threading.Lock()):
-            if name not in self._verdicts:
-                data, sums = self._mapped[name].reshape(-1).view(np.uint8), _kernels.Checksum()
-                for first in range(0, entry.nbytes, VERIFIED):
-                    sums.update(data[first : first + VERIFIED].data)
+        if name not in self._verdicts:
+            data, sums = self._mapped[name].reshape(-1).view(np.uint8), _kernels.Checksum()
+            for first in range(0, entry.nbytes, VERIFIED):
+                sums.update(data[first : first + VERIFIED].data)
+                if name in self._verdicts:
+                    break
+            else:
                 self._verdicts[name] = f"{sums.value:016x}"
         if self._verdicts[name] != entry.xxh64:
             raise manifest.wrong(self.file(name), f"data of which the XXH64 is {entry.xxh64}", self._verdicts[name])

@@ -16,6 +16,9 @@ from ragfast._core import _kernels
 from ragfast.index.storage import manifest
 from ragfast.index.storage.manifest import Entry, Manifest
 
+with suppress(ImportError):  # writing takes POSIX; reading does not
+    import fcntl
+
 LOCK = "lock"
 NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 BLOCK = 1 << 20
@@ -30,10 +33,16 @@ def change(path: str | os.PathLike[str]) -> Iterator[Transaction]:
     in this process or another; FileExistsError where path is a file, or a directory that holds something but no index;
     IndexFormatError where its manifest cannot be read. A disk that is full, a permission that is missing: OSError, the
     old version stays and what was begun is removed.
+
+    An interrupt that comes just as the block ends may keep the directory locked until the exception is gone. Close the
+    generator (``gen``) in any case where somebody may write before that.
     """
     directory = os.path.abspath(path)
     _make_directory(directory)
-    with _locked(directory):
+    fd = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    process = os.getpid()
+    try:
+        _lock(fd, directory)
         current = nothing = Manifest(0, {}, {})
         with suppress(FileNotFoundError):
             current = manifest.parse(manifest.read(directory), directory)
@@ -47,6 +56,12 @@ def change(path: str | os.PathLike[str]) -> Iterator[Transaction]:
             yield transaction
         finally:
             transaction._close()
+    finally:
+        try:
+            if process == os.getpid():  # closing is not enough: a child that was forked meanwhile has the lock too
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        finally:
+            os.close(fd)
 
 
 class Transaction:
@@ -229,8 +244,6 @@ def _sync(fd: int) -> None:
     """To the disk itself: what fsync leaves in the disk's own memory, macOS writes on another call."""
     os.fsync(fd)
     if sys.platform == "darwin":
-        import fcntl
-
         with suppress(OSError):  # not every file system has it
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
 
@@ -277,22 +290,9 @@ def _remove_unnamed(directory: str, current: Manifest) -> None:
                 os.unlink(os.path.join(directory, name))
 
 
-@contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    import fcntl  # writing takes POSIX; reading does not
-
-    fd = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    process = os.getpid()
+def _lock(fd: int, directory: str) -> None:
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            found = "expected one writer at a time, found another at work in"
-            raise BlockingIOError(errno.EWOULDBLOCK, found, directory) from None
-        try:
-            yield
-        finally:
-            if process == os.getpid():  # closing is not enough: a child that was forked meanwhile has the lock too
-                fcntl.flock(fd, fcntl.LOCK_UN)
-    finally:
-        os.close(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        found = "expected one writer at a time, found another at work in"
+        raise BlockingIOError(errno.EWOULDBLOCK, found, directory) from None

@@ -288,10 +288,11 @@ class HuggingFaceGenerator(abc.ABC):
     def _read_once(self, prompts: Sequence[tuple[int, ...]]) -> EncodedPrompts:
         """A reading that has all these prompts; it may have others, and it is shared."""
         state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters()]
-        if self._last is None or self._last[0] != state or not all(p in self._last[1].rows for p in prompts):
-            self._last = None  # its memory is not needed beside that of the next
-            self._last = state, self._read_all(list(dict.fromkeys(prompts)))
-        return self._last[1]  # nobody else is here: _evaluating
+        last = self._last  # no other thread is here (_evaluating), but a signal handler may be, and forget
+        if last is None or last[0] != state or not all(p in last[1].rows for p in prompts):
+            self._last = last = None  # its memory is not needed beside that of the next
+            self._last = last = state, self._read_all(list(dict.fromkeys(prompts)))
+        return last[1]
 
     def _read_all(self, prompts: Sequence[tuple[int, ...]]) -> EncodedPrompts:
         lengths = [len(prompt) for prompt in prompts]

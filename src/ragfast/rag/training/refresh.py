@@ -10,7 +10,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfast._core import arrays
+from ragfast._core.turns import Turns
 from ragfast.index import FlatIndex, Snapshot, writing
 from ragfast.index.names import Names
 from ragfast.rag.models import Corpus, RAGSequence, RAGToken
 
 __all__ = ["Refreshed", "refresh", "refresh_in_background", "topk_drift"]
 
-_swapping = threading.Lock()
+_swapping = Turns("a model's documents")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,12 +113,15 @@ def refresh(
         index = FlatIndex.from_vectors(vectors, new_ids, metadata=metadata or None, **how)
     after = Corpus(index, before.documents if documents is None else documents)
     drift = topk_drift(_found(model, before, probes), _found(model, after, probes)) if len(probes) else None
-    with _swapping:
+
+    def swap() -> None:
         if model.corpus is not before or _version(old) != version:
             raise RuntimeError(
                 "the model's documents were replaced or added to during the refresh; nothing was swapped"
             )
         model.corpus = after
+
+    _swapping.take("refresh", swap)
     return Refreshed(index, len(index), drift)
 
 
@@ -139,10 +143,18 @@ def refresh_in_background(
     >>> refresh_in_background(rag, np.stack, 2 * np.eye(2)).result().n_docs
     2
     """
-    executor = ThreadPoolExecutor(1, thread_name_prefix="ragfast-refresh")
-    future = executor.submit(refresh, model, encode, texts, **options)
+    future: Future[Refreshed] = Future()
+    future.set_running_or_notify_cancel()
     future.add_done_callback(_log_failure)
-    executor.shutdown(wait=False)
+
+    def run() -> None:
+        try:
+            future.set_result(refresh(model, encode, texts, **options))
+        except BaseException as error:
+            future.set_exception(error)
+
+    # No executor: one that a handler interrupts while it submits has a lock that the handler's own would wait for.
+    threading.Thread(target=run, name="ragfast-refresh").start()
     return future
 
 
