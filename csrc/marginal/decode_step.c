@@ -185,14 +185,17 @@ static void mix_block(const job *j, void *out, size_t beam, size_t first, size_t
 }
 
 static void mix_piece(const job *j, size_t beam, size_t piece, size_t worker) {
-    double buffer[BLOCK_COLS]; /* or as many float32 */
+    union {
+        double f64[BLOCK_COLS];
+        float f32[BLOCK_COLS];
+    } buffer;
     const size_t size = ragfast_element_size(out_dtype(j->dtype)), first = piece * j->cols_each,
                  last = ragfast_min(first + j->cols_each, j->vocab), capacity = ragfast_min(j->n_best, last - first);
     entry *heap = j->n_best ? j->entries + (beam * j->n_pieces + piece) * j->piece_best : NULL;
     size_t filled = 0;
     for (size_t col = first, n; col < last; col += n) {
         n = ragfast_min(BLOCK_COLS, last - col);
-        void *mixture = j->out ? (void *)(j->out + (beam * j->vocab + col) * size) : buffer;
+        void *mixture = j->out ? (void *)(j->out + (beam * j->vocab + col) * size) : &buffer;
         mix_block(j, mixture, beam, col, n, worker);
         if (capacity) filled = take_best(j, heap, filled, capacity, mixture, col, n);
     }
@@ -284,7 +287,7 @@ ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids
 
     const ragfast_fp_state saved = ragfast_fp_enter();
     j.kernels = ragfast_current_kernels();
-    for (size_t i = 0; i < n; i++) j.may_be_fast[i] = adds_up_to_one(&j, i);
+    for (size_t i = 0; i < n; i++) j.may_be_fast[i] = (unsigned char)adds_up_to_one(&j, i);
     if (whole)
         ragfast_parallel_for(&call, run_beam, &j, n, n_workers);
     else {

@@ -62,13 +62,16 @@ typedef struct encode_scratch {
     uint8_t *codes;
 } encode_scratch;
 
-static size_t carve(encode_scratch *out, char *block, size_t dim, int rotated) {
-    size_t row = ragfast_padded(dim) * sizeof(float), used = 0;
-    out->y = (float *)(block + used), used += PANEL * row;
-    out->rows = (float *)(block + used), used += rotated ? PANEL * row : 0;
-    out->packed = (float *)(block + used), used += rotated ? PANEL * row : 0;
-    out->codes = (uint8_t *)(block + used), used += ragfast_code_groups(dim) * RAGFAST_GROUP_DIM;
-    return (used + 63) / 64 * 64;
+static size_t scratch_bytes(size_t dim, int rotated) {
+    size_t rows = PANEL * ragfast_padded(dim) * sizeof(float);
+    return ((rotated ? 3 : 1) * rows + ragfast_code_groups(dim) * RAGFAST_GROUP_DIM + 63) / 64 * 64;
+}
+
+static encode_scratch carve(char *block, size_t dim, int rotated) {
+    size_t rows = PANEL * ragfast_padded(dim);
+    float *y = (float *)(void *)block, *last = rotated ? y + 2 * rows : y;
+    return (encode_scratch){
+        .y = y, .rows = rotated ? y + rows : NULL, .packed = last, .codes = (uint8_t *)(last + rows)};
 }
 
 static void rotate(const encode_job *job, float *y, const float *rows, size_t n, float *packed) {
@@ -143,8 +146,7 @@ static void encode_chunk(void *context, size_t chunk, size_t worker) {
     size_t dim = job->dim, panel = job->first / PANEL + chunk;
     size_t first = panel * PANEL > job->first ? panel * PANEL : job->first;
     size_t n = ragfast_min(job->n_docs, (panel + 1) * PANEL) - first;
-    encode_scratch scratch;
-    carve(&scratch, job->scratch + worker * job->worker_bytes, dim, job->codes->rotation != NULL);
+    encode_scratch scratch = carve(job->scratch + worker * job->worker_bytes, dim, job->codes->rotation != NULL);
     float largest[PANEL];
     for (size_t j = 0; j < n; j++) {
         float *y = (job->codes->rotation ? scratch.rows : scratch.y) + j * dim;
@@ -180,12 +182,11 @@ ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, c
                       .first = first,
                       .n_docs = n_docs,
                       .dim = dim};
-    encode_scratch unused;
-    job.worker_bytes = carve(&unused, NULL, dim, codes->rotation != NULL);
+    job.worker_bytes = scratch_bytes(dim, codes->rotation != NULL);
     size_t tiles = (dim + TILE - 1) / TILE, rotation = codes->rotation ? tiles * TILE * dim * sizeof(float) : 0;
     char *block = malloc(64 + (rotation + 63) / 64 * 64 + n_workers * job.worker_bytes);
     if (!block) return RAGFAST_ERROR_MEMORY;
-    job.rotation = (float *)(block + (64 - (uintptr_t)block % 64));
+    job.rotation = (float *)(void *)(block + (64 - (uintptr_t)block % 64));
     job.scratch = (char *)job.rotation + (rotation + 63) / 64 * 64;
     ragfast_fp_state caller_fp = ragfast_fp_enter();
     if (rotation) ragfast_interleave_f32(job.rotation, codes->rotation, dim, dim);

@@ -66,7 +66,7 @@ void *output(size_t bytes) {
 void output_free(void *data, size_t bytes) {
     unsigned char *block = (unsigned char *)data - CANARY;
     size_t touched = 0;
-    for (size_t i = 0; i < CANARY; i++) touched += (block[i] != 0xa5) + (block[CANARY + bytes + i] != 0xa5);
+    for (size_t i = 0; i < CANARY; i++) touched += (size_t)((block[i] != 0xa5) + (block[CANARY + bytes + i] != 0xa5));
     check(touched == 0, "%zu bytes written outside an output of %zu bytes", touched, bytes);
     free(block);
 }

@@ -28,7 +28,7 @@ extern char where[256]; /* what is being checked, for messages; written by the m
 int skip_case(void);
 
 /* Counts a check and, if not ok, a failure. Of the main thread alone. */
-void check(int ok, const char *format, ...);
+void check(int ok, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 void *must(void *block); /* the block, or the end of the program if it could not be had */
 
