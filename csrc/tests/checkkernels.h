@@ -24,7 +24,7 @@
 extern char where[256]; /* what is being checked, for messages; written by the main thread alone */
 #define WHERE(...) snprintf(where, sizeof where, __VA_ARGS__)
 
-/* Whether to leave out the next case: with --quick all but one in sixteen. */
+/* Whether to leave out the next case: with --every N all but one in N. */
 int skip_case(void);
 
 /* Counts a check and, if not ok, a failure. Of the main thread alone. */

@@ -347,7 +347,8 @@ void check_nll(int threads_only) {
           "temperature 0");
     check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .label_smoothing = 1}, THREADS(1)) == refused,
           "smoothing 1");
-    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .by_token = 1, .as_hf = 1}, THREADS(1)) == refused,
+    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .by_token = 1, .as_hf = 1}, THREADS(1)) ==
+              refused,
           "token as hf");
     check(ragfast_rag_nll(&out, &good, &loss, THREADS(-1)) == RAGFAST_ERROR_ARGUMENT, "n_threads -1");
     bad.targets = &beyond;
