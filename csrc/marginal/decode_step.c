@@ -8,6 +8,7 @@
  *
  * A NaN or +inf anywhere in a document that is not missing leaves no distribution: all of its beam is NaN, and its
  * first columns are its best. A document of nothing but -inf predicts nothing, as if it were missing. */
+#include "core/arguments.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"
@@ -231,19 +232,17 @@ static void run_piece(void *context, size_t piece, size_t worker) {
     mix_piece(j, piece / j->n_pieces, piece % j->n_pieces, worker);
 }
 
-/* a + b * c * d, or SIZE_MAX where that overflows. */
+/* a + b * c * d, or SIZE_MAX if that overflows. */
 static size_t add_product(size_t a, size_t b, size_t c, size_t d) {
-    if (b == 0 || c == 0 || d == 0) return a;
-    if (c > SIZE_MAX / b || d > SIZE_MAX / (b * c) || a > SIZE_MAX - b * c * d) return SIZE_MAX;
-    return a + b * c * d;
+    return ragfast_sum(a, ragfast_product(ragfast_product(b, c), d));
 }
 
 ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids, const void *logits,
                                         const double *doc_logprobs, size_t n, size_t n_docs, size_t vocab,
                                         ragfast_dtype dtype, size_t n_best, const ragfast_options *options) {
     ragfast_call call;
-    if (ragfast_begin_call(&call, options) != RAGFAST_OK || n_docs == 0 || n_best > vocab ||
-        add_product(0, n, n_docs, vocab) > SIZE_MAX / 16)
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || !ragfast_is_dtype(dtype) || n_docs == 0 || n_best > vocab ||
+        add_product(0, n, n_docs, vocab) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
     if (n == 0 || vocab == 0) return RAGFAST_OK;
     job j = {.dtype = dtype,

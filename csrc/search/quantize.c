@@ -2,6 +2,7 @@
  * Every bound here is rounded up; the inequalities are numbered in docs/exactness.md. */
 #include "search/quantize.h"
 
+#include "core/arguments.h"
 #include "core/dispatch.h"
 #include "core/fpenv.h"
 #include "core/pool.h"
@@ -23,10 +24,13 @@ enum {
 #define MAX_CODED 0x1p60f
 #define MAX_HALF_SQUARE 0x1p60f /* in code units; times a query's scale, below 2^67, it stays finite: (L5) */
 
+#define MAX_DOCS ((size_t)1 << 31)
+
 static const double unit_roundoff = 0x1p-24;
 
 void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs, size_t dim) {
-    size_t panels = dim > RAGFAST_MAX_CODE_DIM ? 0 : (n_docs + PANEL - 1) / PANEL, groups = ragfast_code_groups(dim);
+    int possible = dim >= 1 && dim <= RAGFAST_MAX_CODE_DIM && n_docs < MAX_DOCS;
+    size_t panels = possible ? (n_docs + PANEL - 1) / PANEL : 0, groups = possible ? ragfast_code_groups(dim) : 0;
     *high = panels * groups * RAGFAST_GROUP_HIGH;
     *low = panels * groups * RAGFAST_GROUP_LOW;
     *bounds = panels * sizeof(ragfast_code_bounds);
@@ -166,7 +170,8 @@ ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, c
                               const ragfast_options *options) {
     ragfast_call call;
     if (ragfast_begin_call(&call, options) != RAGFAST_OK || dim < 1 || dim > RAGFAST_MAX_CODE_DIM ||
-        n_docs >= (size_t)1 << 31 || first > n_docs || dtype == RAGFAST_F64 || codes->prefix % RAGFAST_GROUP_DIM ||
+        n_docs >= MAX_DOCS || first > n_docs || !ragfast_is_dtype(dtype) || dtype == RAGFAST_F64 ||
+        !ragfast_is_flag(codes->always) || codes->prefix % RAGFAST_GROUP_DIM ||
         (codes->prefix && (half_squares || codes->prefix >= dim)) ||
         !(codes->rotation_error >= 0 && codes->rotation_error < 0.01))
         return RAGFAST_ERROR_ARGUMENT;
