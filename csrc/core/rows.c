@@ -1,6 +1,6 @@
 #include "core/rows.h"
 
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"

@@ -8,7 +8,7 @@
  *
  * A NaN or +inf anywhere in a document that is not missing leaves no distribution: all of its beam is NaN, and its
  * first columns are its best. A document of nothing but -inf predicts nothing, as if it were missing. */
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"

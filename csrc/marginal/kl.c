@@ -6,7 +6,7 @@
  * rounding.
  *
  * Where kl is +inf there is no gradient with regard to p: NaN. That with regard to q is what it is elsewhere. */
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/fpenv.h"
 #include "core/pool.h"

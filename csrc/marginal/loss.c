@@ -12,7 +12,7 @@
  *   RAG-Token     smooth = -sum_t mean_v LSE_z(log p_z + log p(v | x, z, y_<t)): cross-entropy of the mixture.
  * as_hf is RAG-Sequence as transformers' RagSequenceForGeneration.get_nll has it: the prior stands at position 1, so it is
  * lost where that is not scored, and smooth is -LSE_z(V log p_z + sum_t sum_v log p(v | x, z, y_<t)) / V. */
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"
@@ -155,7 +155,7 @@ static ragfast_status run_plain(rows *r, void (*run)(const rows *, size_t, size_
         n_rows > RAGFAST_MAX_ELEMENTS || ragfast_product(n_rows, r->vocab) > RAGFAST_MAX_ELEMENTS ||
         !targets_are_below(r->targets, n_rows, r->vocab))
         return RAGFAST_ERROR_ARGUMENT;
-    if (n_rows == 0 || (r->vocab == 0 && r->grad)) return RAGFAST_OK;
+    if (n_rows == 0 || (r->vocab == 0 && run == grad_plain)) return RAGFAST_OK;
     r->call = &call;
     r->kernels = ragfast_current_kernels();
     r->row_size = r->vocab * ragfast_element_size(r->dtype);

@@ -3,7 +3,7 @@
  * Every LSE is top + log_rest, top being the maximum and log_rest = log1p(sum of the other exp(v - top)), so that a sum
  * ruled by one term keeps its accuracy. A float32 row is first summed in float32; where the result is too near 0 to bear
  * float32's error it is summed again in float64 (row_lse.c). */
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"

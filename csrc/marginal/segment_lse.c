@@ -1,6 +1,6 @@
 /* Log-sum-exp by key: two passes over a row, first for each key's greatest element, then for the sum of the others
  * relative to it, top + log1p(rest) as everywhere (marginalize.c). */
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/fpenv.h"
 #include "core/pool.h"

@@ -1,6 +1,6 @@
 /* Scores of chosen documents, and their gradient. The rows lie anywhere, each a few lines of memory that no hardware
  * foresees: they are fetched while those before them are worked on, and the bytes of the rows are the limit. */
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"

@@ -1,6 +1,6 @@
 /* Merging sorted lists: a heap of the lists by what each has next. An entry costs log(lists), and no more than a look
  * at all of them even where they are two, so there is no second way for few lists. */
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/fpenv.h"
 #include "core/kernels.h"
 #include "ragfast/search.h"

@@ -2,7 +2,7 @@
  * Every bound here is rounded up; the inequalities are numbered in docs/exactness.md. */
 #include "search/quantize.h"
 
-#include "core/arguments.h"
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/fpenv.h"
 #include "core/pool.h"

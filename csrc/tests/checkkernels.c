@@ -177,6 +177,7 @@ static const struct {
     {"amx", 0, NULL, check_emulated_amx, NULL},
     {"norms", 0, NULL, check_row_norms, NULL},
     {"refusals", 0, NULL, check_search_refusals, NULL},
+    {"contract", 0, NULL, check_contract, NULL},
     {"search", 0, NULL, check_searches, NULL},
     {"marginal", 1, NULL, check_marginals, NULL},
     {"loss", 1, NULL, check_nll, NULL},

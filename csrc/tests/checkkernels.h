@@ -68,6 +68,9 @@ void check_callers(int threads_only); /* many at once, and one with a floating-p
 /* In checkcancel.c: the poll callback. */
 void check_cancel(int threads_only);
 
+/* In checkcontract.c: the ranges of the arguments of all other functions. */
+void check_contract(int threads_only);
+
 /* In checkrefusals.c: what searching, encoding and norms refuse. */
 void check_search_refusals(int threads_only);
 

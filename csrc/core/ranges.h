@@ -1,6 +1,6 @@
 /* Checks of what a caller passes. Sizes are checked before a product of them is formed. */
-#ifndef RAGFAST_ARGUMENTS_H
-#define RAGFAST_ARGUMENTS_H
+#ifndef RAGFAST_RANGES_H
+#define RAGFAST_RANGES_H
 
 #include "ragfast/status.h"
 
