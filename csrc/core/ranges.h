@@ -2,7 +2,7 @@
 #ifndef RAGFAST_RANGES_H
 #define RAGFAST_RANGES_H
 
-#include "ragfast/status.h"
+#include "core/assumptions.h"
 
 /* Elements that an array may have: its bytes, at up to 16 an element, are fewer than the difference of two pointers can count. */
 #define RAGFAST_MAX_ELEMENTS (SIZE_MAX / 32)

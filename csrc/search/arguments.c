@@ -32,7 +32,7 @@ static int docs_in_range(const ragfast_docs *docs) {
 int ragfast_arguments_in_range(const search_arguments *a) {
     if (a->n_segments < 1 || a->n_segments >= (size_t)1 << 31) return 0;
     if (a->k < 1 || a->k > max_output || !(a->temperature > 0) || isinf(a->temperature)) return 0;
-    if (a->cosine && a->segments->half_squares) return 0;
+    if (!ragfast_is_flag(a->cosine) || (a->cosine && a->segments->half_squares)) return 0;
     size_t n_docs = 0;
     for (size_t i = 0; i < a->n_segments; i++) {
         const ragfast_docs *docs = &a->segments[i], *first = a->segments;

@@ -385,8 +385,8 @@ static void check_empty_arrays(void) {
     TAKEN(ragfast_merge_topk(NULL, NULL, one, id, 2, 2, 1, 0));
     TAKEN(ragfast_merge_topk(one, id, NULL, NULL, 2, 2, 0, 2));
     TAKEN(ragfast_merge_topk(one, id, NULL, NULL, 0, 2, 2, 2));
-    TAKEN(ragfast_search(NULL, NULL, NULL, NULL, NULL, NULL, 0, &docs, 1, NULL, 2, 1, NULL));
-    TAKEN(ragfast_search(one, id, one, NULL, NULL, zeros, 2, &docs, 1, NULL, 2, 1, NULL));
+    TAKEN(ragfast_search(NULL, NULL, NULL, NULL, NULL, NULL, 0, &docs, 1, NULL, 2, 0, 1, NULL));
+    TAKEN(ragfast_search(one, id, one, NULL, NULL, zeros, 2, &docs, 1, NULL, 2, 0, 1, NULL));
 #undef TAKEN
     ragfast_narrow(NULL, NULL, 0);
     ragfast_widen(NULL, NULL, 0);

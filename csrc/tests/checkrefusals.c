@@ -180,6 +180,10 @@ void check_search_refusals(int threads_only) {
     check(ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &squared, 1, NULL, 2, 1, 1, NULL) ==
               RAGFAST_ERROR_ARGUMENT,
           "cosines of distances were taken");
+    for (int cosine = -1; cosine <= 2; cosine += 3)
+        check(ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &p.docs, 1, NULL, 2, cosine, 1, NULL) ==
+                  RAGFAST_ERROR_ARGUMENT,
+              "cosine %d was taken", cosine);
     free((void *)squared.half_squares);
     float *zero = must(calloc(B * D, sizeof *zero));
     memcpy(zero, queries, D * sizeof *zero);

@@ -110,6 +110,17 @@ def library_sources() -> dict[str, str]:
     return {str(path.relative_to(CSRC)): path.read_text() for path in sorted(CSRC.rglob("*.[ch]")) if is_library(path)}
 
 
+def test_each_file_sees_the_assumptions() -> None:
+    sources = library_sources()
+    headers = {path: set(re.findall(r'#include "([^"]+)"', without_comments(text))) for path, text in sources.items()}
+    for path in (path for path in sources if path.endswith(".c")):
+        seen, new = set[str](), headers[path]
+        while new:
+            seen |= new
+            new = set().union(*(headers.get(name, headers.get(f"include/{name}", set())) for name in new)) - seen
+        assert "core/assumptions.h" in seen, path
+
+
 def test_modules_do_not_depend_on_themselves() -> None:
     uses = uses_of(library_sources())
     assert {"core/pool", "search/plan", "search/scratch"} <= uses["search/search"]
