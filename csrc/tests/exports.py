@@ -1,5 +1,5 @@
-"""Checks the symbols of the libraries against the headers: the shared library exports the public functions and nothing else, and
-the static one defines no global name that does not begin with ragfast_.
+"""Checks the symbols of the libraries against the headers: the shared library exports the public functions and nothing
+else, and the static one defines no global name that does not begin with ragfast_.
 
     python exports.py DIRECTORY     which holds libragfast.a and, on an ELF system, libragfast.so
 """
@@ -13,7 +13,9 @@ INCLUDE = Path(__file__).parents[1] / "include" / "ragfast"
 
 
 def symbols(library: Path, *options: str) -> set[str]:
-    output = subprocess.run(["nm", *options, "--defined-only", library], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        ["nm", *options, "--defined-only", library], check=True, capture_output=True, text=True
+    ).stdout
     return {line.split()[2] for line in output.splitlines() if len(line.split()) == 3}
 
 
@@ -34,10 +36,10 @@ def main(directory: Path) -> None:
         return
     exported = symbols(shared, "-D")
     if exported != declared:
-        sys.exit(f"exported, but not declared: {sorted(exported - declared)}; declared, but not exported: "
-                 f"{sorted(declared - exported)}")  # fmt: skip
-    major, minor = (re.findall(rf"define RAGFAST_VERSION_{part} (\d+)", headers["version.h"])[0] for part in ("MAJOR", "MINOR"))
-    name = f"libragfast.so.{f'0.{minor}' if major == '0' else major}"
+        extra, missing = sorted(exported - declared), sorted(declared - exported)
+        sys.exit(f"exported, but not declared: {extra}; declared, but not exported: {missing}")
+    numbers = dict(re.findall(r"define RAGFAST_VERSION_(\w+) (\d+)", headers["version.h"]))
+    name = f"libragfast.so.{numbers['MAJOR']}" + (f".{numbers['MINOR']}" if numbers["MAJOR"] == "0" else "")
     if f"[{name}]" not in subprocess.run(["readelf", "-d", shared], check=True, capture_output=True, text=True).stdout:
         sys.exit(f"the shared library's name is not {name}")
     print(f"{len(exported)} functions are exported, as the headers declare, by {name}")
