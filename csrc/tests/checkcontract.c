@@ -410,6 +410,7 @@ static void check_without_status(void) {
     check(size[0] == ((size_t)3 << 44) && size[1] == (size_t)1 << 44, "the greatest codes have %zu bytes", size[0]);
     check(!ragfast_isa_name(ragfast_isa_count()) && !ragfast_isa_name(SIZE_MAX), "levels that are not have names");
     check(!ragfast_isa_available(ragfast_isa_count()) && !ragfast_isa_available(SIZE_MAX), "they are available");
+    check(!ragfast_isa_wrong_kernel(ragfast_isa_count()) && !ragfast_isa_wrong_kernel(SIZE_MAX), "they are wrong");
     check(!strcmp(ragfast_strerror((ragfast_status)-1), ragfast_strerror((ragfast_status)INT_MAX)), "unknown statuses");
     const int before = ragfast_get_num_threads();
     ragfast_set_num_threads(INT_MIN);
