@@ -16,7 +16,7 @@ BENCH_SOURCES := $(shell find benchmarks/pyproject.toml benchmarks/ragfast_bench
 DEMO_SOURCES := $(shell find examples/demo -not -path '*/__pycache__*' -not -path '*/tests*')
 C_FILES := $(shell find csrc -name "*.[ch]")
 
-.PHONY: demo test test-all lint sanitize c-library counts counts-accept bench bench-compare bench-history clean
+.PHONY: demo test test-all lint sanitize clang memcheck c-library counts counts-accept bench bench-compare bench-history clean
 
 test: $(VENV)/.with-test
 	$(PYTEST) tests --ignore=tests/rag/hf --write-passed $(VENV)/.passed
@@ -49,25 +49,58 @@ sanitize: $(VENV)/.build-tools
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/address,undefined/checkkernels
 	build/thread/checkkernels --threads
 
-# The C library by itself, static and shared: its tests in quick mode, an installation, and the example compiled against that
-# with pkg-config and with find_package.
+# The C library by another compiler, with its warnings as errors and its UBSan, which sees more than GCC's: offsets from NULL and
+# conversions that overflow. clang if it is here with its sanitizers, else the clang in the package ziglang (-mcpu=baseline: zig
+# compiles for this machine's CPU unless told otherwise).
+clang: $(VENV)/.build-tools
+	set -e; compiler=clang; \
+	if ! echo 'int main(void) { return 0; }' | clang -fsanitize=undefined -x c - -o /dev/null 2>/dev/null; then \
+	    $(PIP) ziglang==0.17.1; compiler="$(abspath $(BIN)/python) -m ziglang cc -mcpu=baseline"; \
+	fi; \
+	CC="$$compiler" $(BIN)/cmake -S csrc -B build/clang -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
+	    -DRAGFAST_SANITIZE=undefined -DCMAKE_COMPILE_WARNING_AS_ERROR=ON; \
+	$(BIN)/cmake --build build/clang --parallel 2; \
+	for standard in c11 c++11; do \
+	    $$compiler -std=$$standard -pedantic -Wall -Wextra -Werror -Icsrc/include -c -o build/clang/header.o \
+	        -x $${standard%%11} csrc/include/ragfast/ragfast.h; \
+	done; \
+	build/clang/checkkernels --quick
+
+# Reads of uninitialised memory, in the levels that valgrind runs (scalar and AVX2). The subject that runs many callers at once is
+# left out: valgrind runs one thread at a time.
+memcheck: $(VENV)/.build-tools
+	if command -v valgrind >/dev/null; then set -e; \
+	    $(BIN)/cmake -S csrc -B build/memcheck -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
+	        -DCMAKE_C_FLAGS=-g; \
+	    $(BIN)/cmake --build build/memcheck --parallel 2 --target checkkernels; \
+	    valgrind -q --error-exitcode=3 --track-origins=no build/memcheck/checkkernels --every 101 --not callers; \
+	else echo "no valgrind here: reads of uninitialised memory were not looked for"; fi
+
+# The C library by itself: built with warnings as errors, tested in quick mode, installed, and its symbols compared with the headers;
+# then the example compiled against what was installed, static and shared, with find_package and with pkg-config.
 c-library: $(VENV)/.build-tools
-	set -e; for shared in OFF ON; do \
-	    dir=build/c-library-$$shared; prefix=$(CURDIR)/$$dir/prefix; \
-	    $(BIN)/cmake -S csrc -B $$dir -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING \
-	        -DBUILD_SHARED_LIBS=$$shared -DCMAKE_INSTALL_PREFIX=$$prefix -DCMAKE_INSTALL_LIBDIR=lib; \
-	    $(BIN)/cmake --build $$dir --parallel 2; \
-	    (cd $$dir && $(abspath $(BIN))/ctest --output-on-failure -j 2 -L quick); \
-	    $(BIN)/cmake --install $$dir >/dev/null; \
-	    $(BIN)/cmake -S csrc/tests/package -B $$dir/package -DCMAKE_PREFIX_PATH=$$prefix --log-level=WARNING; \
-	    $(BIN)/cmake --build $$dir/package; \
-	    $$dir/package/example; \
-	    if command -v pkg-config >/dev/null; then \
-	        flags=$$(PKG_CONFIG_PATH=$$prefix/lib/pkgconfig pkg-config --cflags --libs ragfast); \
-	        $(CC) csrc/example.c $$flags -o $$dir/example-pkg-config; \
-	        LD_LIBRARY_PATH=$$prefix/lib $$dir/example-pkg-config; \
-	    else echo "no pkg-config here: the example was not compiled with it"; fi; \
-	done
+	set -e; dir=build/c-library; prefix=$(CURDIR)/$$dir/prefix; rm -rf $$prefix $$prefix-static; \
+	$(BIN)/cmake -S csrc -B $$dir -G "Unix Makefiles" --log-level=WARNING -DCMAKE_INSTALL_LIBDIR=lib \
+	    -DCMAKE_COMPILE_WARNING_AS_ERROR=ON; \
+	$(BIN)/cmake --build $$dir --parallel 2; \
+	(cd $$dir && $(abspath $(BIN))/ctest --output-on-failure -j 2 -L quick); \
+	$(BIN)/cmake --install $$dir --prefix $$prefix >/dev/null; \
+	$(BIN)/python csrc/tests/exports.py $$prefix/lib; \
+	for shared in ON OFF; do \
+	    $(BIN)/cmake -S csrc/tests/package -B $$dir/package-$$shared -DCMAKE_PREFIX_PATH=$$prefix -DBUILD_SHARED_LIBS=$$shared \
+	        --log-level=WARNING; \
+	    $(BIN)/cmake --build $$dir/package-$$shared; \
+	    $$dir/package-$$shared/example; \
+	done; \
+	cp -R $$prefix $$prefix-static; rm -f $$prefix-static/lib/libragfast.so* $$prefix-static/lib/libragfast*.dylib; \
+	if command -v pkg-config >/dev/null; then \
+	    $(CC) csrc/example.c $$(PKG_CONFIG_PATH=$$prefix/lib/pkgconfig pkg-config --cflags --libs ragfast) -o $$dir/example-shared; \
+	    LD_LIBRARY_PATH=$$prefix/lib $$dir/example-shared; \
+	    libraries=$$(PKG_CONFIG_PATH=$$prefix-static/lib/pkgconfig pkg-config --static --libs ragfast); \
+	    test "$$(echo "$$libraries" | tr ' ' '\n' | grep -cx -e -lm)" = 1 || { echo "not -lm once: $$libraries"; exit 1; }; \
+	    $(CC) -I$$prefix-static/include csrc/example.c $$libraries -o $$dir/example-static; \
+	    $$dir/example-static; \
+	else echo "no pkg-config here: the example was not compiled with it"; fi
 
 # Instructions of a fixed set of calls against csrc/bench/counts.json; counts-accept makes them the baseline.
 # COUNTS=--required fails where there is no valgrind, or no baseline for this compiler.

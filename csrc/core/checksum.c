@@ -1,5 +1,6 @@
 /* XXH64 with seed 0, from its published specification: four sums of 64 bits that each take 8 bytes of every 32, merged at
  * the end, and what is left over after them by 8, 4 and 1. Words are little-endian on every machine. */
+#include "core/ranges.h"
 #include "core/kernels.h"
 #include "core/pool.h"
 #include "ragfast/search.h"
@@ -97,14 +98,16 @@ static void sum_chunk(void *context, size_t chunk, size_t worker) {
     const sums_job *job = context;
     size_t first = chunk * job->chunk_rows, end = first + ragfast_min(job->chunk_rows, job->n_rows - first);
     for (size_t i = first; i < end; i++)
-        job->sums[i] = (uint32_t)ragfast_checksum(job->rows + i * job->row_bytes, job->row_bytes);
+        job->sums[i] = (uint32_t)ragfast_checksum(ragfast_offset(job->rows, i * job->row_bytes), job->row_bytes);
 }
 
 ragfast_status ragfast_row_sums(uint32_t *sums, const void *rows, size_t n_rows, size_t row_bytes,
                                 const ragfast_options *options) {
     ragfast_call call;
-    if (ragfast_begin_call(&call, options) != RAGFAST_OK || (row_bytes > 0 && n_rows > SIZE_MAX / row_bytes))
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || n_rows > RAGFAST_MAX_ELEMENTS ||
+        ragfast_product(n_rows, row_bytes) > SIZE_MAX / 2)
         return RAGFAST_ERROR_ARGUMENT;
+    if (n_rows == 0) return RAGFAST_OK;
     sums_job job = {sums, rows, n_rows, row_bytes, ROWS_CHUNK_BYTES / (row_bytes + 1) + 1};
     size_t n_chunks = n_rows / job.chunk_rows + (n_rows % job.chunk_rows > 0);
     ragfast_parallel_for(&call, sum_chunk, &job, n_chunks,

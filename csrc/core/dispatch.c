@@ -133,7 +133,7 @@ void ragfast_use_kernels(const ragfast_kernels *table) {
 
 size_t ragfast_isa_count(void) { return N_LEVELS; }
 
-const char *ragfast_isa_name(size_t i) { return levels[i].name; }
+const char *ragfast_isa_name(size_t i) { return i < N_LEVELS ? levels[i].name : NULL; }
 
 int ragfast_isa_available(size_t i) {
     pthread_once(&once, fill_tables);

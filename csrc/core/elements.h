@@ -3,7 +3,7 @@
 #ifndef RAGFAST_ELEMENTS_H
 #define RAGFAST_ELEMENTS_H
 
-#include "ragfast/status.h"
+#include "core/assumptions.h"
 
 #include <math.h>
 #include <string.h>

@@ -19,7 +19,10 @@ enum { RAGFAST_ROWS_QUERIES = 24, RAGFAST_MAX_CODE_QUERIES = 32 };
  * Float32 tiles set bit j < n_docs of hits[i] where the score q_i . d_j is >= thresholds[i] or is NaN, and then hold it
  * in scores[i * PANEL_DOCS + j]: the driver looks at nothing else. A row of scores without a hit, and a column beyond
  * n_docs, is undefined (but writable, up to n_queries rows of PANEL_DOCS). 1 <= n_queries <= ROWS_QUERIES or
- * TILE_QUERIES, and 1 <= n_docs <= PANEL_DOCS. Any order of summation with at most D + 8 roundings between a product and its score. */
+ * TILE_QUERIES, and 1 <= n_docs <= PANEL_DOCS. Any order of summation with at most D + 8 roundings between a product and its score.
+ *
+ * Kernels calculate the addresses of memory to come as numbers (uintptr_t): C does not define a pointer far beyond its array, and
+ * a prefetch from there is harmless. */
 typedef struct ragfast_kernels {
     const char *name;
 

@@ -1,6 +1,9 @@
 #define _DEFAULT_SOURCE /* posix_madvise, syscall */
 #include "core/platform.h"
 
+#include "core/assumptions.h"
+
+#include <stdint.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,8 +20,8 @@ uint64_t ragfast_now(void) {
 }
 
 void ragfast_prefetch_pages(const void *first, size_t n_bytes, size_t page_bytes) {
-    size_t before = (uintptr_t)first % page_bytes;
-    posix_madvise((char *)first - before, n_bytes + before, POSIX_MADV_WILLNEED);
+    uintptr_t address = (uintptr_t)first, before = address % page_bytes;
+    posix_madvise((void *)(address - before), n_bytes + before, POSIX_MADV_WILLNEED);
 }
 
 /* Linux gives tile registers to a process that asks; it refuses where the kernel is older than 5.16

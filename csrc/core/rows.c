@@ -1,5 +1,6 @@
 #include "core/rows.h"
 
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"
@@ -74,8 +75,8 @@ static void measure_chunk(void *context, size_t chunk, size_t worker) {
 ragfast_status ragfast_measure_rows(float *norms, double *half_squares, void *copy, size_t *bad_row, const void *rows,
                                     size_t n_rows, size_t dim, ragfast_dtype dtype, const ragfast_options *options) {
     ragfast_call call;
-    if (ragfast_begin_call(&call, options) != RAGFAST_OK || dim < 1 || dim > MAX_DIM || n_rows > SIZE_MAX / 8 / dim ||
-        (norms && dtype == RAGFAST_F64))
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || dim < 1 || dim > MAX_DIM || !ragfast_is_dtype(dtype) ||
+        (norms && dtype == RAGFAST_F64) || ragfast_product(n_rows, dim) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
     size_t row_bytes = dim * ragfast_element_size(dtype),
            chunk_rows = ragfast_min(CHUNK_ROWS, CHUNK_BYTES / row_bytes + 1);

@@ -1,5 +1,7 @@
 #include "ragfast/status.h"
 
+#include "core/assumptions.h"
+
 const char *ragfast_version(void) { return RAGFAST_VERSION; }
 
 const char *ragfast_strerror(ragfast_status status) {

@@ -144,7 +144,7 @@ INLINE uint32_t compare(int32_t *dots, __m256i sum, const ragfast_code_bounds *b
  * fetched in address order too, at group `turn` going on `skip` bytes later. */
 INLINE void high_sweep(int32_t *dots, uint32_t *hits, const int8_t *q, const size_t n_queries, const uint8_t *high,
                        const ragfast_code_bounds *bounds, size_t j, const size_t n_vectors, size_t n_groups,
-                       const ragfast_code_threshold *thresholds, const uint8_t *ahead, size_t turn, size_t skip) {
+                       const ragfast_code_threshold *thresholds, uintptr_t ahead, size_t turn, size_t skip) {
     const size_t lines = (GROUP_LINES * n_vectors + 3) / 4; /* a group, so that the sweeps together fetch all */
     __m256i sums[4][TILE];
 #pragma GCC unroll 4
@@ -186,10 +186,10 @@ static size_t tile_high_avx2(int32_t *dots, uint32_t *hits, const int8_t *packed
     const size_t panel_size = n_groups * RAGFAST_GROUP_HIGH;
     const size_t panels = AHEAD / n_groups, groups = AHEAD % n_groups, turn = n_groups - groups;
     for (size_t p = 0; p < n_panels; p++, high += stride, bounds++) {
-        const uint8_t *near = high + panels * stride + groups * RAGFAST_GROUP_HIGH,
-                      *next = high + (panels + 1) * stride;
-        const char *later = (const char *)(bounds + BOUNDS_AHEAD);
-        for (size_t l = 0; l < sizeof *bounds; l += 64) _mm_prefetch(later + l, _MM_HINT_T1);
+        const uintptr_t near = (uintptr_t)high + panels * stride + groups * RAGFAST_GROUP_HIGH,
+                        later = (uintptr_t)bounds + BOUNDS_AHEAD * sizeof *bounds;
+        uintptr_t next = (uintptr_t)high + (panels + 1) * stride;
+        for (size_t l = 0; l < sizeof *bounds; l += 64) _mm_prefetch((const char *)(later + l), _MM_HINT_T1);
         for (size_t i = 0; i < n_queries; i++) hits[i] = 0;
         switch (n_queries) {
 #define WHOLE(n)                                                                                                       \
@@ -243,7 +243,7 @@ INLINE void codes_block(int32_t *dots, uint32_t *hits, const int8_t *q, const si
         const __m256i *h = (const __m256i *)(codes + pair * 2 * HALF);
         __m256i a0 = _mm256_loadu_si256(h), a1 = _mm256_loadu_si256(h + 1);
         __m256i b0 = _mm256_loadu_si256(h + 2), b1 = _mm256_loadu_si256(h + 3);
-        _mm_prefetch(ahead + 64 * ragfast_min(pair, n_ahead), _MM_HINT_T1);
+        _mm_prefetch((const char *)((uintptr_t)ahead + 64 * ragfast_min(pair, n_ahead)), _MM_HINT_T1);
 #pragma GCC unroll 4
         for (size_t i = 0; i < n_queries; i++) {
             const int8_t *s = q + pair * 2 * 4 * TILE + 4 * i;

@@ -116,11 +116,11 @@ INLINE uint32_t compare(const int32_t *dots, uint32_t *hits, const size_t n_quer
     return any;
 }
 
-INLINE void fetch(const char *line, int near) {
+INLINE void fetch(uintptr_t line, int near) {
     if (near)
-        _mm_prefetch(line, _MM_HINT_T0);
+        _mm_prefetch((const char *)line, _MM_HINT_T0);
     else
-        _mm_prefetch(line, _MM_HINT_T1);
+        _mm_prefetch((const char *)line, _MM_HINT_T1);
 }
 
 INLINE void store_sums(int32_t *dots, __m512i sums[TILE][2], const size_t n_queries) {
@@ -143,7 +143,7 @@ INLINE uint32_t high_block(int32_t *dots, uint32_t *hits, const int8_t *q, const
     for (size_t g = 0; g < n_groups; g++, high += RAGFAST_GROUP_HIGH) {
         if (ahead) {
 #pragma GCC unroll 6
-            for (size_t line = 0; line < 6; line++) fetch((const char *)high + ahead + 64 * line, 0);
+            for (size_t line = 0; line < 6; line++) fetch((uintptr_t)high + ahead + 64 * line, 0);
         }
         __m512i fourth[2]; /* gathered from the low bits of the others */
 #pragma GCC unroll 4
@@ -243,7 +243,7 @@ INLINE void codes_block(int32_t *dots, uint32_t *hits, const int8_t *q, const si
     for (size_t i = 0; i < n_queries; i++) sums[i][0] = sums[i][1] = _mm512_setzero_si512();
     for (size_t s = 0; s < n_steps; s++) {
         __m512i u0 = _mm512_loadu_si512(codes + s * STEP), u1 = _mm512_loadu_si512(codes + s * STEP + 64);
-        const char *lines = ahead + 64 * ragfast_min(2 * s, n_ahead);
+        const uintptr_t lines = (uintptr_t)ahead + 64 * ragfast_min(2 * s, n_ahead);
         fetch(lines, near);
         fetch(lines + 64, near);
 #pragma GCC unroll 12
@@ -253,7 +253,7 @@ INLINE void codes_block(int32_t *dots, uint32_t *hits, const int8_t *q, const si
             sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], u1, query);
         }
     }
-    for (size_t line = 2 * n_steps; line < n_ahead; line++) fetch(ahead + 64 * line, near);
+    for (size_t line = 2 * n_steps; line < n_ahead; line++) fetch((uintptr_t)ahead + 64 * line, near);
     store_sums(dots, sums, n_queries);
     compare(dots, hits, n_queries, bounds, bounds->residual, thresholds);
 }

@@ -19,7 +19,7 @@ INLINE __m256 sum_halves(__m256 a, __m256 b, __m256 c, __m256 d) {
  * FMA ports, and 6 loads for 8 FMAs keep within two load ports. Memory to come is fetched in address order, `lines` (a
  * constant) for each 16 elements: see dot_avx512.c. */
 INLINE void rows_block(float *scores, const float *const q[2], const float *const d[4], const size_t n_queries,
-                       size_t dim, const float *ahead, const size_t lines) {
+                       size_t dim, uintptr_t ahead, const size_t lines) {
     __m256 acc[2][4];
     for (size_t i = 0; i < 2; i++)
         for (size_t j = 0; j < 4; j++) acc[i][j] = _mm256_setzero_ps();
@@ -28,8 +28,8 @@ INLINE void rows_block(float *scores, const float *const q[2], const float *cons
         __m256 doc[4];
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) doc[j] = _mm256_loadu_ps(d[j] + e);
-        if (lines > 1 || e % 16 == 0) _mm_prefetch((const char *)(ahead + lines * e), _MM_HINT_T1);
-        if (lines == 4) _mm_prefetch((const char *)(ahead + lines * e + 16), _MM_HINT_T1);
+        if (lines > 1 || e % 16 == 0) _mm_prefetch((const char *)(ahead + lines * e * sizeof(float)), _MM_HINT_T1);
+        if (lines == 4) _mm_prefetch((const char *)(ahead + (lines * e + 16) * sizeof(float)), _MM_HINT_T1);
         add_products(acc, q, e, doc, n_queries);
     }
     if (e < dim) {
@@ -49,7 +49,7 @@ INLINE void rows_block(float *scores, const float *const q[2], const float *cons
 static void tile_rows_f32_avx2(float *scores, uint32_t *hits, const float *queries, size_t n_queries, const float *docs,
                                size_t n_docs, size_t dim, const float *thresholds) {
     const size_t lines = n_queries <= 2 ? 4 : n_queries <= 4 ? 2 : 1;
-    const float *ahead = docs + AHEAD;
+    uintptr_t ahead = (uintptr_t)docs + AHEAD_BYTES;
     for (size_t j = 0; j < n_docs; j += 4) {
         const float *d[4], *q[2];
         for (size_t x = 0; x < 4; x++) d[x] = docs + ragfast_min(j + x, n_docs - 1) * dim; /* last row again: unread */
@@ -62,7 +62,7 @@ static void tile_rows_f32_avx2(float *scores, uint32_t *hits, const float *queri
                 CASE(1, 4) CASE(2, 4) CASE(1, 2) CASE(2, 2) CASE(1, 1) CASE(2, 1)
             }
 #undef CASE
-            ahead += lines * ragfast_padded(dim);
+            ahead += lines * ragfast_padded(dim) * sizeof(float);
         }
     }
     for (size_t i = 0; i < n_queries; i++) {

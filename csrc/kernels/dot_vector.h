@@ -7,8 +7,8 @@
 enum {
     PANEL = RAGFAST_PANEL_DOCS,
     TILE = RAGFAST_TILE_QUERIES,
-    AHEAD =
-        4096 /* floats: 16 KB, the latency of memory times its bandwidth several times over; less is slower at small D */
+    AHEAD_BYTES =
+        16384 /* of a scan by rows, the latency of memory times its bandwidth several times over; less is slower at small D */
 };
 
 /* acc[i][j] += q[i][e + l] doc[j][l] for each lane l; n_queries is a constant wherever this is inlined. */
@@ -31,7 +31,7 @@ INLINE void packed_products(vec_f32 low[], vec_f32 high[], const float *q, const
     for (size_t i = 0; i < n_queries; i++) low[i] = high[i] = (vec_f32){0};
     for (size_t e = 0; e < dim; e++) {
         const vec_f32 doc_low = vec_load_f32(d + e * PANEL), doc_high = vec_load_f32(d + e * PANEL + LANES_F32);
-        __builtin_prefetch(ahead + 64 * ragfast_min(e, n_ahead), 0, 2);
+        __builtin_prefetch((const char *)((uintptr_t)ahead + 64 * ragfast_min(e, n_ahead)), 0, 2);
 #pragma GCC unroll 12
         for (size_t i = 0; i < n_queries; i++) {
             const vec_f32 query = vec_set_f32(q[e * TILE + i]);

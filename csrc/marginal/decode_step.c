@@ -8,6 +8,7 @@
  *
  * A NaN or +inf anywhere in a document that is not missing leaves no distribution: all of its beam is NaN, and its
  * first columns are its best. A document of nothing but -inf predicts nothing, as if it were missing. */
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"
@@ -185,14 +186,17 @@ static void mix_block(const job *j, void *out, size_t beam, size_t first, size_t
 }
 
 static void mix_piece(const job *j, size_t beam, size_t piece, size_t worker) {
-    double buffer[BLOCK_COLS]; /* or as many float32 */
+    union {
+        double f64[BLOCK_COLS];
+        float f32[BLOCK_COLS];
+    } buffer;
     const size_t size = ragfast_element_size(out_dtype(j->dtype)), first = piece * j->cols_each,
                  last = ragfast_min(first + j->cols_each, j->vocab), capacity = ragfast_min(j->n_best, last - first);
     entry *heap = j->n_best ? j->entries + (beam * j->n_pieces + piece) * j->piece_best : NULL;
     size_t filled = 0;
     for (size_t col = first, n; col < last; col += n) {
         n = ragfast_min(BLOCK_COLS, last - col);
-        void *mixture = j->out ? (void *)(j->out + (beam * j->vocab + col) * size) : buffer;
+        void *mixture = j->out ? (void *)(j->out + (beam * j->vocab + col) * size) : &buffer;
         mix_block(j, mixture, beam, col, n, worker);
         if (capacity) filled = take_best(j, heap, filled, capacity, mixture, col, n);
     }
@@ -228,19 +232,17 @@ static void run_piece(void *context, size_t piece, size_t worker) {
     mix_piece(j, piece / j->n_pieces, piece % j->n_pieces, worker);
 }
 
-/* a + b * c * d, or SIZE_MAX where that overflows. */
+/* a + b * c * d, or SIZE_MAX if that overflows. */
 static size_t add_product(size_t a, size_t b, size_t c, size_t d) {
-    if (b == 0 || c == 0 || d == 0) return a;
-    if (c > SIZE_MAX / b || d > SIZE_MAX / (b * c) || a > SIZE_MAX - b * c * d) return SIZE_MAX;
-    return a + b * c * d;
+    return ragfast_sum(a, ragfast_product(ragfast_product(b, c), d));
 }
 
 ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids, const void *logits,
                                         const double *doc_logprobs, size_t n, size_t n_docs, size_t vocab,
                                         ragfast_dtype dtype, size_t n_best, const ragfast_options *options) {
     ragfast_call call;
-    if (ragfast_begin_call(&call, options) != RAGFAST_OK || n_docs == 0 || n_best > vocab ||
-        add_product(0, n, n_docs, vocab) > SIZE_MAX / 16)
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || !ragfast_is_dtype(dtype) || n_docs == 0 || n_best > vocab ||
+        add_product(0, n, n_docs, vocab) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
     if (n == 0 || vocab == 0) return RAGFAST_OK;
     job j = {.dtype = dtype,
@@ -284,7 +286,7 @@ ragfast_status ragfast_marginalize_step(void *out, void *best, int64_t *best_ids
 
     const ragfast_fp_state saved = ragfast_fp_enter();
     j.kernels = ragfast_current_kernels();
-    for (size_t i = 0; i < n; i++) j.may_be_fast[i] = adds_up_to_one(&j, i);
+    for (size_t i = 0; i < n; i++) j.may_be_fast[i] = (unsigned char)adds_up_to_one(&j, i);
     if (whole)
         ragfast_parallel_for(&call, run_beam, &j, n, n_workers);
     else {

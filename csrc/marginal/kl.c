@@ -6,6 +6,7 @@
  * rounding.
  *
  * Where kl is +inf there is no gradient with regard to p: NaN. That with regard to q is what it is elsewhere. */
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/fpenv.h"
 #include "core/pool.h"
@@ -131,8 +132,11 @@ ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const doub
                           size_t n, double p_temperature, double q_temperature, const ragfast_options *options) {
     ragfast_call call;
     if (ragfast_begin_call(&call, options) != RAGFAST_OK || !(p_temperature > 0) || !(q_temperature > 0) ||
-        isinf(p_temperature) || isinf(q_temperature) || (n && n_rows > SIZE_MAX / 16 / n))
+        isinf(p_temperature) || isinf(q_temperature) || n_rows > RAGFAST_MAX_ELEMENTS ||
+        ragfast_product(n_rows, n) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
+    if (n == 0) fill(kl, n_rows, NAN);
+    if (n == 0 || n_rows == 0) return RAGFAST_OK;
     job j = {.kl = kl,
              .p_grad = p_grad,
              .q_grad = q_grad,
@@ -145,8 +149,9 @@ ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const doub
              .q_temperature = q_temperature};
     const size_t n_pieces = (n_rows + j.rows_each - 1) / j.rows_each;
     const size_t n_workers = ragfast_worker_count(&call, n_rows * n < INLINE_WORK, n_pieces);
-    if (n > SIZE_MAX / (4 * sizeof(double)) / n_workers) return RAGFAST_ERROR_ARGUMENT;
-    j.scratch = malloc(n_workers * 4 * n * sizeof(double) + 1);
+    const size_t bytes = ragfast_product(n_workers * 4 * sizeof(double), n);
+    if (bytes == SIZE_MAX) return RAGFAST_ERROR_ARGUMENT;
+    j.scratch = malloc(bytes);
     if (!j.scratch) return RAGFAST_ERROR_MEMORY;
     const ragfast_fp_state saved = ragfast_fp_enter();
     j.kernels = ragfast_current_kernels();

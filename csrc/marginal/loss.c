@@ -12,6 +12,7 @@
  *   RAG-Token     smooth = -sum_t mean_v LSE_z(log p_z + log p(v | x, z, y_<t)): cross-entropy of the mixture.
  * as_hf is RAG-Sequence as transformers' RagSequenceForGeneration.get_nll has it: the prior stands at position 1, so it is
  * lost where that is not scored, and smooth is -LSE_z(V log p_z + sum_t sum_v log p(v | x, z, y_<t)) / V. */
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"
@@ -140,8 +141,6 @@ static void grad_plain(const rows *r, size_t i, size_t worker) {
     grad_row(r, i, r->targets[i]);
 }
 
-static int overflows(size_t a, size_t b) { return b && a > SIZE_MAX / 64 / b; }
-
 static int targets_are_below(const int64_t *targets, size_t n, size_t vocab) {
     for (size_t i = 0; i < n; i++)
         if (targets[i] >= 0 && (uint64_t)targets[i] >= vocab) return 0;
@@ -152,9 +151,11 @@ static int targets_are_below(const int64_t *targets, size_t n, size_t vocab) {
 static ragfast_status run_plain(rows *r, void (*run)(const rows *, size_t, size_t), size_t n_rows,
                                 const ragfast_options *options) {
     ragfast_call call;
-    if (ragfast_begin_call(&call, options) != RAGFAST_OK || overflows(n_rows, r->vocab) ||
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || !ragfast_is_dtype(r->dtype) ||
+        n_rows > RAGFAST_MAX_ELEMENTS || ragfast_product(n_rows, r->vocab) > RAGFAST_MAX_ELEMENTS ||
         !targets_are_below(r->targets, n_rows, r->vocab))
         return RAGFAST_ERROR_ARGUMENT;
+    if (n_rows == 0 || (r->vocab == 0 && run == grad_plain)) return RAGFAST_OK;
     r->call = &call;
     r->kernels = ragfast_current_kernels();
     r->row_size = r->vocab * ragfast_element_size(r->dtype);
@@ -346,7 +347,7 @@ static void fill_priors(mixing *m) {
 static void mix_sequence(mixing *m, size_t query) {
     const ragfast_answers *a = m->rows->answers;
     const size_t n_docs = a->n_docs, n_tokens = a->n_tokens;
-    const int64_t *targets = a->targets + query * n_tokens;
+    const int64_t *targets = ragfast_offset(a->targets, query * n_tokens * sizeof *targets);
     const double *doc_logprobs = m->rows->doc_logprobs + query * n_docs;
     const double e = m->loss->label_smoothing, weight = m->loss->weights ? m->loss->weights[query] : 1;
     const int has_prior = !m->loss->as_hf || (n_tokens > 1 && targets[1] >= 0);
@@ -392,7 +393,7 @@ static void mix_sequence(mixing *m, size_t query) {
 static void mix_tokens(mixing *m, size_t query, size_t first, size_t n) {
     const ragfast_answers *a = m->rows->answers;
     const size_t n_docs = a->n_docs, n_tokens = a->n_tokens, start = query * n_docs * n_tokens + first;
-    const int64_t *targets = a->targets + query * n_tokens;
+    const int64_t *targets = ragfast_offset(a->targets, query * n_tokens * sizeof *targets);
     const double *doc_logprobs = m->rows->doc_logprobs + query * n_docs;
     const double e = m->loss->label_smoothing, weight = m->loss->weights ? m->loss->weights[query] : 1;
     m->rows->kernels->mix_f64(m->mixture + first, m->posteriors + start, doc_logprobs, m->rows->logprobs + start,
@@ -429,9 +430,13 @@ static void mix_tokens(mixing *m, size_t query, size_t first, size_t n) {
 
 static int is_valid(const ragfast_answers *a, const ragfast_loss *loss, const ragfast_nll_out *out) {
     const double e = loss->label_smoothing;
-    if (!(loss->temperature > 0) || !(e >= 0 && e < 1) || a->n_docs == 0) return 0;
-    if (overflows(a->n_queries, a->n_docs) || overflows(a->n_queries * a->n_docs, a->n_tokens + 1)) return 0;
-    if (overflows(a->n_queries * a->n_docs * (a->n_tokens + 1), a->vocab + 1)) return 0;
+    if (!ragfast_is_dtype(a->dtype) || !ragfast_is_flag(loss->by_token) || !ragfast_is_flag(loss->as_hf) ||
+        !ragfast_is_flag(loss->skip_first) || !ragfast_is_flag(out->lse_known))
+        return 0;
+    if (!(loss->temperature > 0) || isinf(loss->temperature) || !(e >= 0 && e < 1) || a->n_docs == 0) return 0;
+    const size_t n_scores = ragfast_product(a->n_queries, a->n_docs), n_rows = ragfast_product(n_scores, a->n_tokens);
+    if (n_scores > RAGFAST_MAX_ELEMENTS || n_rows > RAGFAST_MAX_ELEMENTS) return 0;
+    if (a->logits && ragfast_product(n_rows, a->vocab) > RAGFAST_MAX_ELEMENTS) return 0;
     if (a->logits ? a->vocab == 0 : e > 0 || out->logits_grad) return 0;
     if (loss->by_token && loss->as_hf) return 0; /* get_nll of RagTokenForGeneration is the paper's */
     return !a->logits || targets_are_below(a->targets, a->n_queries * a->n_tokens, a->vocab);
@@ -452,9 +457,13 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
     const size_t cols = MIX_WORK / a->n_docs ? MIX_WORK / a->n_docs : 1;
     const size_t worker_size = smooth && by_token ? 2 * a->n_docs * cols + cols + a->n_docs : 0;
     const size_t n_workers = worker_size ? call.n_threads : 0;
-    const size_t total = 6 * n_rows + a->n_queries * (a->n_docs + a->n_tokens) + 4 * a->n_docs + 2 * a->n_tokens +
-                         n_workers * worker_size;
-    double *scratch = malloc((total + 1) * sizeof *scratch), *next = scratch;
+    /* Of these sizes one of workers alone may overflow: the others are below MAX_ELEMENTS each. */
+    const size_t total = ragfast_sum(6 * n_rows + a->n_queries * (a->n_docs + a->n_tokens) + 4 * a->n_docs +
+                                         2 * a->n_tokens,
+                                     ragfast_product(n_workers, worker_size)),
+                 bytes = ragfast_product(ragfast_sum(total, 1), sizeof(double));
+    if (bytes == SIZE_MAX) return RAGFAST_ERROR_ARGUMENT;
+    double *scratch = malloc(bytes), *next = scratch;
     if (!scratch) return RAGFAST_ERROR_MEMORY;
 #define TAKE(n) (next += (n), next - (n))
     rows r = {.call = &call,

@@ -3,6 +3,7 @@
  * Every LSE is top + log_rest, top being the maximum and log_rest = log1p(sum of the other exp(v - top)), so that a sum
  * ruled by one term keeps its accuracy. A float32 row is first summed in float32; where the result is too near 0 to bear
  * float32's error it is summed again in float64 (row_lse.c). */
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"
@@ -39,9 +40,7 @@ static void store(const job *j, void *out, size_t i, double x) {
         ((double *)out)[i] = x;
 }
 
-static int product_overflows(size_t a, size_t b, size_t c) {
-    return (b && a > SIZE_MAX / 16 / b) || (c && a * b > SIZE_MAX / 16 / c);
-}
+static int has_sums(ragfast_dtype dtype) { return dtype == RAGFAST_F32 || dtype == RAGFAST_F64; }
 
 static void run_piece(void *context, size_t piece, size_t worker) {
     (void)worker;
@@ -73,7 +72,7 @@ static ragfast_status run_job(job *j, size_t work, int split_cols, ragfast_call 
 static void logsumexp_row(const job *j, size_t row, size_t col, size_t n) {
     (void)col;
     (void)n;
-    const char *x = j->x + row * j->n_cols * ragfast_element_size(j->dtype);
+    const char *x = ragfast_offset(j->x, row * j->n_cols * ragfast_element_size(j->dtype));
     double lse;
     if (j->n_cols <= RAGFAST_SHORT_ROW || !ragfast_fast_lse(j->kernels, &lse, NULL, x, j->n_cols, NAN, j->dtype) ||
         fabs(lse) < RAGFAST_FAST_RESULT) {
@@ -113,8 +112,10 @@ static void log_softmax_row(const job *j, size_t row, size_t col, size_t n) {
 static ragfast_status run_rows(void *out, const void *x, size_t n_rows, size_t n_cols, ragfast_dtype dtype,
                                const ragfast_options *options, void (*run)(const job *, size_t, size_t, size_t)) {
     ragfast_call call;
-    if (ragfast_begin_call(&call, options) != RAGFAST_OK || product_overflows(n_rows, n_cols, 1))
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || !has_sums(dtype) || n_rows > RAGFAST_MAX_ELEMENTS ||
+        ragfast_product(n_rows, n_cols) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
+    if (n_rows == 0 || (n_cols == 0 && run == log_softmax_row)) return RAGFAST_OK;
     job j = {.dtype = dtype, .out = out, .x = x, .n_rows = n_rows, .n_cols = n_cols, .run = run};
     return run_job(&j, n_cols, 0, &call);
 }
@@ -148,12 +149,11 @@ SUM(sum_f64, double)
 static void joint_logprobs(const job *j, double *joint, size_t query, size_t first, size_t n) {
     for (size_t i = 0; i < n; i++) {
         size_t doc = query * j->n_docs + first + i;
+        const void *tokens = ragfast_offset(j->x, doc * j->n_cols * ragfast_element_size(j->dtype));
         if (j->dtype == RAGFAST_F32)
-            joint[i] = (double)((const float *)j->doc_logprobs)[doc] +
-                       sum_f32((const float *)j->x + doc * j->n_cols, j->n_cols);
+            joint[i] = (double)((const float *)j->doc_logprobs)[doc] + sum_f32(tokens, j->n_cols);
         else
-            joint[i] =
-                ((const double *)j->doc_logprobs)[doc] + sum_f64((const double *)j->x + doc * j->n_cols, j->n_cols);
+            joint[i] = ((const double *)j->doc_logprobs)[doc] + sum_f64(tokens, j->n_cols);
     }
 }
 
@@ -210,9 +210,11 @@ static ragfast_status marginalize(void *out, void *posterior, const void *doc_lo
                                   const ragfast_options *options, int split_tokens,
                                   void (*run)(const job *, size_t, size_t, size_t)) {
     ragfast_call call;
-    if (ragfast_begin_call(&call, options) != RAGFAST_OK || n_docs == 0 ||
-        product_overflows(n_queries, n_docs, n_tokens + 1))
+    const size_t n_joint = ragfast_product(n_queries, n_docs);
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || !has_sums(dtype) || n_docs == 0 ||
+        n_joint > RAGFAST_MAX_ELEMENTS || ragfast_product(n_joint, n_tokens) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
+    if (n_queries == 0 || (n_tokens == 0 && split_tokens)) return RAGFAST_OK;
     job j = {.dtype = dtype,
              .out = out,
              .posterior = posterior,
@@ -222,7 +224,6 @@ static ragfast_status marginalize(void *out, void *posterior, const void *doc_lo
              .n_docs = n_docs,
              .n_cols = n_tokens,
              .run = run};
-    if (n_tokens == 0 && split_tokens) return RAGFAST_OK;
     return run_job(&j, n_docs * (n_tokens + !split_tokens), split_tokens, &call);
 }
 

@@ -1,5 +1,6 @@
 /* Log-sum-exp by key: two passes over a row, first for each key's greatest element, then for the sum of the others
  * relative to it, top + log1p(rest) as everywhere (marginalize.c). */
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/fpenv.h"
 #include "core/pool.h"
@@ -41,8 +42,8 @@ static double difference(double x, double top, double *excess) {
 
 static void run_row(void *context, size_t row, size_t worker) {
     const job *j = context;
-    const double *x = j->x + row * j->n;
-    const int64_t *keys = j->keys + row * j->n;
+    const double *x = ragfast_offset(j->x, row * j->n * sizeof *x);
+    const int64_t *keys = ragfast_offset(j->keys, row * j->n * sizeof *keys);
     double *out = j->out + row * j->n_keys;
     key_state *states = j->states + worker * ragfast_min(j->n, j->n_keys);
     size_t n_states = 0;
@@ -84,17 +85,19 @@ static void run_row(void *context, size_t row, size_t worker) {
 ragfast_status ragfast_segment_logsumexp(double *out, const double *x, const int64_t *keys, size_t n_rows, size_t n,
                                          size_t n_keys, const ragfast_options *options) {
     ragfast_call call;
-    if (ragfast_begin_call(&call, options) != RAGFAST_OK || (n && n_rows > SIZE_MAX / 16 / n) ||
-        (n_keys && n_rows > SIZE_MAX / 16 / n_keys))
+    if (ragfast_begin_call(&call, options) != RAGFAST_OK || ragfast_product(n_rows, n) > RAGFAST_MAX_ELEMENTS ||
+        ragfast_product(n_rows, n_keys) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
     for (size_t i = 0; i < n_rows * n; i++)
         if (keys[i] >= 0 && (uint64_t)keys[i] >= n_keys) return RAGFAST_ERROR_ARGUMENT;
+    if (n_rows == 0 || n_keys == 0) return RAGFAST_OK;
     job j = {.out = out, .x = x, .keys = keys, .n_rows = n_rows, .n = n, .n_keys = n_keys};
     const int is_small = n_rows * n + n_rows * n_keys < INLINE_WORK;
     const size_t n_workers = ragfast_worker_count(&call, is_small, n_rows);
     const size_t n_states = ragfast_min(n, n_keys);
-    if (n_states > SIZE_MAX / sizeof(key_state) / n_workers - 1) return RAGFAST_ERROR_ARGUMENT;
-    j.states = malloc((n_workers * n_states + 1) * sizeof(key_state));
+    const size_t bytes = ragfast_product(n_workers * sizeof(key_state), n_states);
+    if (bytes == SIZE_MAX) return RAGFAST_ERROR_ARGUMENT;
+    j.states = malloc(bytes + 1); /* a size of 0 may give NULL */
     if (!j.states) return RAGFAST_ERROR_MEMORY;
     const ragfast_fp_state saved = ragfast_fp_enter();
     j.kernels = ragfast_current_kernels();

@@ -1,5 +1,6 @@
 /* Scores of chosen documents, and their gradient. The rows lie anywhere, each a few lines of memory that no hardware
  * foresees: they are fetched while those before them are worked on, and the bytes of the rows are the limit. */
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/elements.h"
 #include "core/fpenv.h"
@@ -49,7 +50,8 @@ static ragfast_status prepare(gather *g, const ragfast_docs *docs, const int64_t
                               const ragfast_options *options) {
     size_t dim = docs->dim;
     if (ragfast_begin_call(&g->call, options) != RAGFAST_OK || dim < 1 || dim > MAX_DIM ||
-        docs->n_docs >= (size_t)1 << 31 || k > SIZE_MAX / 32 || n_queries > SIZE_MAX / 32 / (k + dim))
+        docs->n_docs >= (size_t)1 << 31 || !ragfast_is_dtype(docs->dtype) ||
+        ragfast_product(n_queries, k) > RAGFAST_MAX_ELEMENTS || ragfast_product(n_queries, dim) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
     g->kernels = ragfast_current_kernels();
     g->docs = docs;

@@ -1,5 +1,7 @@
 #include "search/i8_layout.h"
 
+#include "core/assumptions.h"
+
 #include <string.h>
 
 enum { TILE = RAGFAST_TILE_QUERIES };

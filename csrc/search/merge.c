@@ -1,5 +1,6 @@
 /* Merging sorted lists: a heap of the lists by what each has next. An entry costs log(lists), and no more than a look
  * at all of them even where they are two, so there is no second way for few lists. */
+#include "core/ranges.h"
 #include "core/fpenv.h"
 #include "core/kernels.h"
 #include "ragfast/search.h"
@@ -91,12 +92,13 @@ static void merge_query(merge *m, double *scores, int64_t *ids, size_t k) {
 
 ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in_scores, const int64_t *in_ids,
                                   size_t n_lists, size_t n_queries, size_t n_in, size_t k) {
-    size_t most = SIZE_MAX / 256; /* of anything that is counted here */
-    if (n_lists > most || n_in > most / (n_lists + 1) || n_queries > most / (n_lists * n_in + 1) || k > most ||
-        n_queries > most / (k + 1))
+    size_t most = SIZE_MAX / 256,
+           n_entries = ragfast_product(n_lists, n_in); /* most: of anything that is counted here */
+    if (n_lists > most || k > most || n_entries > most || ragfast_product(n_entries, n_queries) > most ||
+        ragfast_product(k, n_queries) > most)
         return RAGFAST_ERROR_ARGUMENT;
     if (n_queries == 0) return RAGFAST_OK;
-    size_t n_out = ragfast_min(k, n_lists * n_in);
+    size_t n_out = ragfast_min(k, n_entries);
     unsigned bits = 1;
     while (((size_t)1 << bits) < 2 * n_out + 2) bits++; /* at most half full */
     merge m = {.scores = in_scores, .ids = in_ids, .n_seen = (size_t)1 << bits, .hash_shift = 64 - bits};
@@ -111,11 +113,12 @@ ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in
         m.n_lists = 0;
         for (size_t list = 0; list < n_lists; list++) {
             size_t first = (list * n_queries + q) * n_in;
+            if (n_in == 0) break;
             if (!is_sorted(in_scores + first, in_ids + first, n_in)) status = RAGFAST_ERROR_ARGUMENT;
-            if (n_in > 0 && in_ids[first] >= 0)
+            if (in_ids[first] >= 0)
                 m.heap[m.n_lists++] = (head){entry_of(in_scores[first], in_ids[first]), first + 1, first + n_in};
         }
-        if (status == RAGFAST_OK) merge_query(&m, scores + q * k, ids + q * k, k);
+        if (status == RAGFAST_OK && k > 0) merge_query(&m, scores + q * k, ids + q * k, k);
     }
     ragfast_fp_leave(caller_fp);
     free(block);

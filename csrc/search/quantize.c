@@ -2,6 +2,7 @@
  * Every bound here is rounded up; the inequalities are numbered in docs/exactness.md. */
 #include "search/quantize.h"
 
+#include "core/ranges.h"
 #include "core/dispatch.h"
 #include "core/fpenv.h"
 #include "core/pool.h"
@@ -23,10 +24,13 @@ enum {
 #define MAX_CODED 0x1p60f
 #define MAX_HALF_SQUARE 0x1p60f /* in code units; times a query's scale, below 2^67, it stays finite: (L5) */
 
+#define MAX_DOCS ((size_t)1 << 31)
+
 static const double unit_roundoff = 0x1p-24;
 
 void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs, size_t dim) {
-    size_t panels = dim > RAGFAST_MAX_CODE_DIM ? 0 : (n_docs + PANEL - 1) / PANEL, groups = ragfast_code_groups(dim);
+    int possible = dim >= 1 && dim <= RAGFAST_MAX_CODE_DIM && n_docs < MAX_DOCS;
+    size_t panels = possible ? (n_docs + PANEL - 1) / PANEL : 0, groups = possible ? ragfast_code_groups(dim) : 0;
     *high = panels * groups * RAGFAST_GROUP_HIGH;
     *low = panels * groups * RAGFAST_GROUP_LOW;
     *bounds = panels * sizeof(ragfast_code_bounds);
@@ -62,13 +66,16 @@ typedef struct encode_scratch {
     uint8_t *codes;
 } encode_scratch;
 
-static size_t carve(encode_scratch *out, char *block, size_t dim, int rotated) {
-    size_t row = ragfast_padded(dim) * sizeof(float), used = 0;
-    out->y = (float *)(block + used), used += PANEL * row;
-    out->rows = (float *)(block + used), used += rotated ? PANEL * row : 0;
-    out->packed = (float *)(block + used), used += rotated ? PANEL * row : 0;
-    out->codes = (uint8_t *)(block + used), used += ragfast_code_groups(dim) * RAGFAST_GROUP_DIM;
-    return (used + 63) / 64 * 64;
+static size_t scratch_bytes(size_t dim, int rotated) {
+    size_t rows = PANEL * ragfast_padded(dim) * sizeof(float);
+    return ((rotated ? 3 : 1) * rows + ragfast_code_groups(dim) * RAGFAST_GROUP_DIM + 63) / 64 * 64;
+}
+
+static encode_scratch carve(char *block, size_t dim, int rotated) {
+    size_t rows = PANEL * ragfast_padded(dim);
+    float *y = (float *)(void *)block, *last = rotated ? y + 2 * rows : y;
+    return (encode_scratch){
+        .y = y, .rows = rotated ? y + rows : NULL, .packed = last, .codes = (uint8_t *)(last + rows)};
 }
 
 static void rotate(const encode_job *job, float *y, const float *rows, size_t n, float *packed) {
@@ -143,8 +150,7 @@ static void encode_chunk(void *context, size_t chunk, size_t worker) {
     size_t dim = job->dim, panel = job->first / PANEL + chunk;
     size_t first = panel * PANEL > job->first ? panel * PANEL : job->first;
     size_t n = ragfast_min(job->n_docs, (panel + 1) * PANEL) - first;
-    encode_scratch scratch;
-    carve(&scratch, job->scratch + worker * job->worker_bytes, dim, job->codes->rotation != NULL);
+    encode_scratch scratch = carve(job->scratch + worker * job->worker_bytes, dim, job->codes->rotation != NULL);
     float largest[PANEL];
     for (size_t j = 0; j < n; j++) {
         float *y = (job->codes->rotation ? scratch.rows : scratch.y) + j * dim;
@@ -164,7 +170,8 @@ ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, c
                               const ragfast_options *options) {
     ragfast_call call;
     if (ragfast_begin_call(&call, options) != RAGFAST_OK || dim < 1 || dim > RAGFAST_MAX_CODE_DIM ||
-        n_docs >= (size_t)1 << 31 || first > n_docs || dtype == RAGFAST_F64 || codes->prefix % RAGFAST_GROUP_DIM ||
+        n_docs >= MAX_DOCS || first > n_docs || !ragfast_is_dtype(dtype) || dtype == RAGFAST_F64 ||
+        !ragfast_is_flag(codes->always) || codes->prefix % RAGFAST_GROUP_DIM ||
         (codes->prefix && (half_squares || codes->prefix >= dim)) ||
         !(codes->rotation_error >= 0 && codes->rotation_error < 0.01))
         return RAGFAST_ERROR_ARGUMENT;
@@ -180,12 +187,11 @@ ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, c
                       .first = first,
                       .n_docs = n_docs,
                       .dim = dim};
-    encode_scratch unused;
-    job.worker_bytes = carve(&unused, NULL, dim, codes->rotation != NULL);
+    job.worker_bytes = scratch_bytes(dim, codes->rotation != NULL);
     size_t tiles = (dim + TILE - 1) / TILE, rotation = codes->rotation ? tiles * TILE * dim * sizeof(float) : 0;
     char *block = malloc(64 + (rotation + 63) / 64 * 64 + n_workers * job.worker_bytes);
     if (!block) return RAGFAST_ERROR_MEMORY;
-    job.rotation = (float *)(block + (64 - (uintptr_t)block % 64));
+    job.rotation = (float *)(void *)(block + (64 - (uintptr_t)block % 64));
     job.scratch = (char *)job.rotation + (rotation + 63) / 64 * 64;
     ragfast_fp_state caller_fp = ragfast_fp_enter();
     if (rotation) ragfast_interleave_f32(job.rotation, codes->rotation, dim, dim);

@@ -109,7 +109,7 @@ static inline __attribute__((always_inline)) void add(search *s, size_t q, size_
     query_slot *slot = &s->workers[worker].slots[q];
     const segment_plan *segment = s->segment;
     slot->candidates[slot->count++] = (ragfast_candidate){
-        lower, upper, ragfast_id_of(segment->docs, row), (uint32_t)row, segment->number, exact != 0};
+        lower, upper, ragfast_id_of(segment->docs, row), (uint32_t)row, segment->number & INT32_MAX, exact != 0};
     if (slot->count == s->plan->capacity) ragfast_prune(s, q, worker);
 }
 

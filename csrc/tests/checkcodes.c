@@ -38,7 +38,7 @@ static void check_center(const ragfast_kernels *kernels, size_t dim, int with_ce
         if (with_center) v = v - center[e];
         if (with_weight) v = v * weight[e];
         float expected = v;
-        wrong += isnan(expected) ? !isnan(y[e]) : memcmp(&expected, y + e, sizeof expected) != 0;
+        wrong += (size_t)(isnan(expected) ? !isnan(y[e]) : memcmp(&expected, y + e, sizeof expected) != 0);
         if (isnan(expected) || expected_max < fabsf(expected)) expected_max = fabsf(expected); /* NaN stays */
     }
     check(wrong == 0, "center_f32: %zu elements are wrong", wrong);

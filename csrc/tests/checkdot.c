@@ -42,7 +42,8 @@ static void check_widen(const ragfast_kernels *kernels, ragfast_dtype dtype) {
         (dtype == RAGFAST_F16 ? kernels->widen_f16 : kernels->widen_bf16)(out, bits, n);
         for (size_t i = 0; i < n; i++) {
             double expected = value_of_16_bits(bits[i], dtype);
-            wrong += isnan(expected) ? !isnan(out[i]) : !same_bits((double)out[i], expected); /* -0.0 is not 0.0 */
+            wrong +=
+                (size_t)(isnan(expected) ? !isnan(out[i]) : !same_bits((double)out[i], expected)); /* -0.0 is not 0.0 */
         }
         check(wrong == 0, "%zu values are wrong", wrong);
         input_free(bits, n * sizeof *bits);

@@ -24,11 +24,11 @@
 extern char where[256]; /* what is being checked, for messages; written by the main thread alone */
 #define WHERE(...) snprintf(where, sizeof where, __VA_ARGS__)
 
-/* Whether to leave out the next case: with --quick all but one in sixteen. */
+/* Whether to leave out the next case: with --every N all but one in N. */
 int skip_case(void);
 
 /* Counts a check and, if not ok, a failure. Of the main thread alone. */
-void check(int ok, const char *format, ...);
+void check(int ok, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 void *must(void *block); /* the block, or the end of the program if it could not be had */
 
@@ -67,6 +67,9 @@ void check_callers(int threads_only); /* many at once, and one with a floating-p
 
 /* In checkcancel.c: the poll callback. */
 void check_cancel(int threads_only);
+
+/* In checkcontract.c: the ranges of the arguments of all other functions. */
+void check_contract(int threads_only);
 
 /* In checkrefusals.c: what searching, encoding and norms refuse. */
 void check_search_refusals(int threads_only);

@@ -47,7 +47,7 @@ static void set(void *x, ragfast_dtype dtype, size_t i, double value) {
     if (dtype == RAGFAST_BF16) ((uint16_t *)x)[i] = (uint16_t)(bits_of((float)value) >> 16);
     if (dtype != RAGFAST_F16) return;
     const double magnitude = fabs(value);
-    unsigned bits = (unsigned)(magnitude * 0x1p24);
+    unsigned bits = magnitude < 0x1p-14 ? (unsigned)(magnitude * 0x1p24) : 0;
     if (isnan(value))
         bits = 0x7e00;
     else if (magnitude > 65504)
@@ -222,7 +222,7 @@ static void check_row(const ragfast_kernels *kernels, ragfast_dtype dtype, size_
 
 static void check_mix_logits(const ragfast_kernels *kernels, ragfast_dtype dtype, size_t n_docs, size_t n, int kind) {
     const size_t stride = n + random_below(2) * random_below(9), size = ((n_docs - 1) * stride + n) * sizes[dtype];
-    const int normal = random_below(3) > 0, missing = random_below(2);
+    const int normal = random_below(3) > 0, missing = random_below(2) > 0;
     char *x = input(size);
     double *offsets = input(n_docs * sizeof *offsets);
     float *out = output(n * sizeof *out);
@@ -329,16 +329,16 @@ void bench_logits_kernels(const ragfast_kernels *kernels) {
         if (dtype != RAGFAST_F64) {
             TIME(seconds, sink = kernels->sum_exp[dtype](x, NEAR, 14, NULL));
             printf(" sum_exp %.2f", NEAR * 1e-9 / seconds);
-            TIME(seconds, for (size_t r = 0; r < rows; r++) sink = kernels->sum_exp[dtype](x + r * row, V, 14, NULL));
-            printf(", from memory %.2f (%.1f ms)", rows * V * 1e-9 / seconds, seconds * 1e3);
-            TIME(seconds, for (size_t r = 0; r < rows; r++) sink = kernels->sum_exp[dtype](x + r * row, V, 14, &sum_x));
-            printf(", with x %.2f;", rows * V * 1e-9 / seconds);
+            TIME(seconds, for (size_t i = 0; i < rows; i++) sink = kernels->sum_exp[dtype](x + i * row, V, 14, NULL));
+            printf(", from memory %.2f (%.1f ms)", (double)(rows * V) * 1e-9 / seconds, seconds * 1e3);
+            TIME(seconds, for (size_t i = 0; i < rows; i++) sink = kernels->sum_exp[dtype](x + i * row, V, 14, &sum_x));
+            printf(", with x %.2f;", (double)(rows * V) * 1e-9 / seconds);
         }
         TIME(seconds, kernels->softmax_grad[dtype](out, x, NEAR, 14.0, 1.0, 0.0, 0));
         printf(" softmax_grad %.2f", NEAR * 1e-9 / seconds);
-        TIME(seconds, for (size_t r = 0; r < rows; r++)
-                          kernels->softmax_grad[dtype](out + r * row, x + r * row, V, 14.0, 1.0, 0.0, 1));
-        printf(", through memory %.2f (%.1f ms)", rows * V * 1e-9 / seconds, seconds * 1e3);
+        TIME(seconds, for (size_t i = 0; i < rows; i++)
+                          kernels->softmax_grad[dtype](out + i * row, x + i * row, V, 14.0, 1.0, 0.0, 1));
+        printf(", through memory %.2f (%.1f ms)", (double)(rows * V) * 1e-9 / seconds, seconds * 1e3);
         if (dtype != RAGFAST_F64) {
             TIME(seconds, kernels->mix_logits[dtype]((float *)(void *)out, x, offsets, K, NEAR, V));
             printf("; mix_logits (K %d) %.2f", K, K * NEAR * 1e-9 / seconds);

@@ -340,13 +340,15 @@ void check_nll(int threads_only) {
         .logits = x, .doc_scores = &one, .targets = &target, .n_queries = 1, .n_docs = 1, .n_tokens = 1, .vocab = 2};
     const ragfast_nll_out out = {.nll = &one};
     const ragfast_loss loss = {.temperature = 1};
+    const ragfast_status refused = RAGFAST_ERROR_ARGUMENT;
     ragfast_answers bad = good;
     check(!ragfast_rag_nll(&out, &good, &loss, THREADS(1)), "what is right was refused");
     check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 0}, THREADS(1)) == RAGFAST_ERROR_ARGUMENT,
           "temperature 0");
-    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .label_smoothing = 1}, THREADS(1)),
+    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .label_smoothing = 1}, THREADS(1)) == refused,
           "smoothing 1");
-    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .by_token = 1, .as_hf = 1}, THREADS(1)),
+    check(ragfast_rag_nll(&out, &good, &(ragfast_loss){.temperature = 1, .by_token = 1, .as_hf = 1}, THREADS(1)) ==
+              refused,
           "token as hf");
     check(ragfast_rag_nll(&out, &good, &loss, THREADS(-1)) == RAGFAST_ERROR_ARGUMENT, "n_threads -1");
     bad.targets = &beyond;

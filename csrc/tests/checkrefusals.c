@@ -113,6 +113,8 @@ static void check_refusals_of_ranges(void) {
     DOCS((docs.dtype = RAGFAST_F16, docs.norms = NULL, docs.codes = NULL), RAGFAST_ERROR_ARGUMENT);
     DOCS((docs.dim = 0, docs.codes = NULL), RAGFAST_ERROR_ARGUMENT);
     DOCS((docs.dim = ((size_t)1 << 20) + 1, docs.codes = NULL), RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.mapped = 2, RAGFAST_ERROR_ARGUMENT);
+    DOCS(docs.mapped = -1, RAGFAST_ERROR_ARGUMENT);
     DOCS(docs.n_docs = (size_t)1 << 31, RAGFAST_ERROR_ARGUMENT);
     DOCS(docs.n_docs = SIZE_MAX, RAGFAST_ERROR_ARGUMENT);
     DOCS(docs.first_id = -1, RAGFAST_ERROR_ARGUMENT);
@@ -122,6 +124,8 @@ static void check_refusals_of_ranges(void) {
     DOCS(docs.norms = NULL, RAGFAST_ERROR_ARGUMENT); /* beside codes */
     DOCS(docs.dtype = RAGFAST_F64, RAGFAST_ERROR_ARGUMENT);
     DOCS(docs.dim = RAGFAST_MAX_CODE_DIM + 1, RAGFAST_ERROR_ARGUMENT);
+    CODES(codes.always = 2);
+    CODES(codes.always = -1);
     CODES(codes.high = NULL);
     CODES(codes.low = NULL);
     CODES(codes.bounds = NULL);
@@ -176,6 +180,10 @@ void check_search_refusals(int threads_only) {
     check(ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &squared, 1, NULL, 2, 1, 1, NULL) ==
               RAGFAST_ERROR_ARGUMENT,
           "cosines of distances were taken");
+    for (int cosine = -1; cosine <= 2; cosine += 3)
+        check(ragfast_search(scores, ids, NULL, NULL, NULL, queries, B, &p.docs, 1, NULL, 2, cosine, 1, NULL) ==
+                  RAGFAST_ERROR_ARGUMENT,
+              "cosine %d was taken", cosine);
     free((void *)squared.half_squares);
     float *zero = must(calloc(B * D, sizeof *zero));
     memcpy(zero, queries, D * sizeof *zero);

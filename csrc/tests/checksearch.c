@@ -162,7 +162,8 @@ void check_searches(int threads_only) {
             for (int dtype = RAGFAST_F32; dtype <= RAGFAST_BF16; dtype++) {
                 /* Races do not depend on the data; and what one kind is to 16 bits shows in half of the shapes. */
                 if (skip_case()) continue;
-                if (threads_only ? (kind + dtype) % 3 : dtype > RAGFAST_F64 && (kind + dtype + x) % 2) continue;
+                if (threads_only ? (kind + dtype) % 3 : dtype > RAGFAST_F64 && ((size_t)kind + (size_t)dtype + x) % 2)
+                    continue;
                 check_problem(shapes[x][0], shapes[x][1], shapes[x][2], kind, (ragfast_dtype)dtype);
             }
     for (int kind = UNIFORM; kind <= INTEGERS && !threads_only && !skip_case();

@@ -93,3 +93,51 @@ def test_codes_of_another_metric() -> None:
         assert len(_kernels.Docs(VECTORS, codes=over, half_squares=squares)) == 70
         with pytest.raises(ValueError, match="half_squares"):
             _kernels.Docs(VECTORS, codes=over, half_squares=HALVES if squares is None else None)
+
+
+FLOAT32, FLOAT64, INT64 = (np.zeros(6, dtype) for dtype in (np.float32, np.float64, np.int64))
+LOGITS = FLOAT32.reshape(2, 3)
+RIGHT_CALLS: dict[str, tuple[Any, ...]] = {
+    "narrowed": (FLOAT64,),
+    "widened": (FLOAT32,),
+    "logsumexp": (FLOAT32, 1),
+    "log_softmax": (FLOAT32, 1),
+    "target_logprobs": (LOGITS, INT64[:2], False, True, True, 1),
+    "target_grad": (LOGITS.copy(), LOGITS, INT64[:2], FLOAT64[:2], FLOAT64[:2], FLOAT64[:2], False, 1),
+    "rag_nll": (
+        *(np.zeros((2, 2, 2, 3), np.float32), np.zeros((2, 2)), np.zeros((2, 2), np.int64), FLOAT64[:2]),
+        *(np.zeros((2, 2, 2)), np.zeros((2, 2, 2, 3), np.float32)),
+        *(False, False, False, False, False, True, True, False, 1.0, 0.0, 1),
+    ),
+    "marginalize_step": (LOGITS, FLOAT64[:2], False, 0, 1),
+    "kl": (FLOAT64, FLOAT64, 1.0, 1.0, True, True, 1),
+    "segment_logsumexp": (FLOAT64, INT64, 2, 1),
+    "gather_scores": (LOGITS, LOGITS, INT64[:4].reshape(2, 2), 1, DOUBLE, False),
+    "gather_scores_grad": (FLOAT64[:4].reshape(2, 2), LOGITS, INT64[:4].reshape(2, 2), 1, DOUBLE, False),
+    "merge_topk": (FLOAT64.reshape(2, 1, 3), INT64.reshape(2, 1, 3), 2),
+}
+
+
+def wrong_arrays(right: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Arrays that C would read beyond, or as something else, in the place of this one."""
+    swapped = right.astype(right.dtype.newbyteorder())
+    spread = np.zeros((*right.shape[:-1], 2 * right.shape[-1]), right.dtype)[..., ::2]
+    misaligned = np.zeros(right.nbytes + 1, np.uint8)[1:].view(right.dtype).reshape(right.shape)
+    return [right.astype(np.int8), right.astype(np.complex128), right[..., 0][()], swapped, spread, misaligned]
+
+
+@pytest.mark.parametrize("name", RIGHT_CALLS)
+def test_arrays_that_c_cannot_read_are_refused(name: str) -> None:
+    call, right = getattr(_kernels, name), RIGHT_CALLS[name]
+    call(*right)
+    for i, argument in enumerate(right):
+        if not isinstance(argument, np.ndarray):
+            continue
+        for wrong in wrong_arrays(argument):
+            if wrong.shape != argument.shape and argument.ndim == 1 and len(right) < 3:
+                wrong = np.asarray(0, np.int16)  # any number of axes is right, but of these floats only
+            with pytest.raises((ValueError, TypeError)):
+                call(*right[:i], wrong, *right[i + 1 :])
+        if sum(isinstance(x, np.ndarray) for x in right) > 1 and (name[:6], i) != ("gather", 1):  # N may be anything
+            with pytest.raises(ValueError, match=r"fit|must be"):
+                call(*right[:i], argument[:-1], *right[i + 1 :])  # shorter than the others say

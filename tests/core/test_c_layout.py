@@ -57,7 +57,8 @@ def test_the_library_never_prints_aborts_or_reads_the_environment() -> None:
 
 def test_versions_agree() -> None:
     header = (CSRC / "include" / "ragfast" / "version.h").read_text()
-    assert f'#define RAGFAST_VERSION "{ragfast.__version__}"' in header
+    parts = [re.findall(rf"#define RAGFAST_VERSION_{part} (\d+)\n", header) for part in ("MAJOR", "MINOR", "PATCH")]
+    assert ".".join(number for (number,) in parts) == ragfast.__version__
 
 
 def without_comments(source: str) -> str:
@@ -107,6 +108,17 @@ def cycle_in(uses: Mapping[str, set[str]]) -> list[str]:
 
 def library_sources() -> dict[str, str]:
     return {str(path.relative_to(CSRC)): path.read_text() for path in sorted(CSRC.rglob("*.[ch]")) if is_library(path)}
+
+
+def test_each_file_sees_the_assumptions() -> None:
+    sources = library_sources()
+    headers = {path: set(re.findall(r'#include "([^"]+)"', without_comments(text))) for path, text in sources.items()}
+    for path in (path for path in sources if path.endswith(".c")):
+        seen, new = set[str](), headers[path]
+        while new:
+            seen |= new
+            new = set().union(*(headers.get(name, headers.get(f"include/{name}", set())) for name in new)) - seen
+        assert "core/assumptions.h" in seen, path
 
 
 def test_modules_do_not_depend_on_themselves() -> None:

@@ -16,7 +16,7 @@ RAGFAST_BEGIN_DECLARATIONS
  * maximum and the logarithm of the sum cancel: there the absolute error is below 4e-16 times the larger of the two and
  * 1. Posteriors bear the rounding of their float64 arguments v as well, a relative error of 3e-16 |v|.
  *
- * Sizes whose product overflows are RAGFAST_ERROR_ARGUMENT. */
+ * dtype is float32 or float64 here: RAGFAST_ERROR_ARGUMENT for the two of 16 bits. */
 
 /* out (n_rows,) = log sum_j exp x[i,j]; x (n_rows,n_cols); a row of no columns gives -inf. */
 RAGFAST_API ragfast_status ragfast_logsumexp(void *out, const void *x, size_t n_rows, size_t n_cols,
@@ -74,12 +74,12 @@ typedef struct ragfast_answers {
 } ragfast_answers;
 
 typedef struct ragfast_loss {
-    int by_token;           /* RAG-Token, else RAG-Sequence */
-    double temperature;     /* > 0: log p(z|x) = log_softmax(doc_scores / temperature) */
+    int by_token;           /* 1: RAG-Token, 0: RAG-Sequence */
+    double temperature;     /* > 0 and finite: log p(z|x) = log_softmax(doc_scores / temperature) */
     double label_smoothing; /* from 0 to below 1, 0 without logits: (1 - e) nll + e times the nll of ... (loss.c) */
-    int as_hf;              /* Hugging Face's RagSequenceForGeneration.get_nll instead of the paper (loss.c) */
-    int skip_first;         /* with as_hf: position 0 counts in smoothing only, as under exclude_bos_score */
-    const double *weights;  /* (B,), or NULL: 1. Gradients are those of sum_b weights[b] nll[b] */
+    int as_hf; /* 0, or 1 for RAG-Sequence: Hugging Face's RagSequenceForGeneration.get_nll instead of the paper (loss.c) */
+    int skip_first;        /* 0, or 1 with as_hf: position 0 counts in smoothing only, as under exclude_bos_score */
+    const double *weights; /* (B,), or NULL: 1. Gradients are those of sum_b weights[b] nll[b] */
 } ragfast_loss;
 
 /* What to calculate; each but nll may be NULL. */
@@ -90,7 +90,7 @@ typedef struct ragfast_nll_out {
     double *token_logprobs_grad; /* (B,K,T), without logits alone */
     void *logits_grad;           /* (B,K,T,V) of the dtype of the logits; the logits themselves, or apart from them */
     double *lse;                 /* (B,K,T) LSE of each row of logits that is read */
-    int lse_known;               /* lse is an input, from a call with the same logits: without smoothing they are then
+    int lse_known; /* 0, or 1: lse is an input, from a call with the same logits: without smoothing they are then
                                     read once less, and log p bears the rounding of lse */
 } ragfast_nll_out;
 
@@ -114,7 +114,7 @@ RAGFAST_API ragfast_status ragfast_marginalize_step(void *out, void *best, int64
 /* ---- small kernels over documents: everything float64 --------------------------------------------------------------- */
 
 /* kl (n_rows,) = KL(P || Q) = sum_j P (log P - log Q) with P = softmax(p / p_temperature), Q = softmax(q / q_temperature)
- * over n columns, and its gradients with regard to p and q (n_rows,n), each may be NULL. A column of -inf in p has no part;
+ * over n columns, temperatures > 0 and finite, and its gradients with regard to p and q (n_rows,n), each may be NULL. A column of -inf in p has no part;
  * one of -inf in q alone makes kl +inf. A row of p or q that is -inf throughout is no distribution: NaN. */
 RAGFAST_API ragfast_status ragfast_kl(double *kl, double *p_grad, double *q_grad, const double *p, const double *q,
                                       size_t n_rows, size_t n, double p_temperature, double q_temperature,

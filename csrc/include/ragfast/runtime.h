@@ -14,8 +14,8 @@ RAGFAST_BEGIN_DECLARATIONS
  * which takes about a millisecond. A level with a kernel that gives a wrong answer is not available, nor are those above it. */
 
 RAGFAST_API size_t ragfast_isa_count(void);         /* levels in this build */
-RAGFAST_API const char *ragfast_isa_name(size_t i); /* name of level i < count, ascending */
-/* 1 if this CPU and operating system run level i and its kernels passed their tests. */
+RAGFAST_API const char *ragfast_isa_name(size_t i); /* name of level i, ascending; NULL from the count on */
+/* 1 if this CPU and operating system run level i and its kernels passed their tests, else 0. */
 RAGFAST_API int ragfast_isa_available(size_t i);
 /* The name of the kernel that gave a wrong answer at level i, or at the level below that i includes: the first level for which
  * this is not NULL. NULL if level i is available, or not one that this CPU and operating system run. */

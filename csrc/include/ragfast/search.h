@@ -16,7 +16,7 @@ typedef struct ragfast_codes {
     const float *rotation; /* (D,D), or NULL: the identity */
     double rotation_error; /* at least |R^T R - I| (Frobenius), below 0.01; 0 without a rotation */
     size_t prefix;         /* leading elements of y that are scanned first; a multiple of 16 below D, or 0 */
-    int always;            /* use them even where the float32 scan should be faster */
+    int always;            /* 1: use them even where the float32 scan should be faster; or 0 */
 } ragfast_codes;
 
 /* A segment: documents that lie together. */
@@ -36,7 +36,7 @@ typedef struct ragfast_docs {
     const int32_t *groups;   /* (N,) the group of each, negative: of none; or NULL: no groups */
     const uint32_t
         *row_sums; /* (N,) from ragfast_row_sums: rows are checked before a score of theirs counts; or NULL */
-    int mapped; /* nonzero if `vectors` is memory-mapped: rows are prefetched before they are scored, and codes preferred */
+    int mapped; /* 1 if `vectors` is memory-mapped: rows are prefetched before they are scored, and codes preferred; or 0 */
 } ragfast_docs;
 
 /* Which documents a query may find. Groups are numbered the same way in all segments. */
@@ -68,8 +68,9 @@ typedef struct ragfast_place {
  *      stats (B,), may be NULL.
  *      *corrupt, may be NULL: written with RAGFAST_ERROR_CORRUPT_DOC alone.
  * In:  queries (B,D), float64 if the documents are, else float32; segments (n_segments,) of one D and dtype, ids distinct over
- *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; N of all at most 2^48; constraints or NULL: none; k >= 1; cosine: nonzero divides each score by the length of its query in float64, and orders
- *      documents by these scores: the cosines of documents of length 1; 0 with half_squares; temperature > 0, finite.
+ *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; N of all at most 2^48; constraints or NULL: none; k >= 1;
+ *      cosine: 1 divides each score by the length of its query in float64, and orders documents by these scores: the cosines of
+ *      documents of length 1; else 0, as it must be with half_squares; temperature > 0, finite.
  * With half_squares the codes must have been made with them, and without a prefix. Codes want norms beside them.
  * Returns RAGFAST_ERROR_NONFINITE_DOC only where norms are NULL: rows that came with norms were checked then. */
 RAGFAST_API ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs,
@@ -88,16 +89,17 @@ RAGFAST_API void ragfast_widen(double *out, const float *x, size_t n);
  *      row that is not finite or overflows. Or NULL.
  *      copy (N,D) of dtype: the rows, apart from them. Or NULL.
  *      *bad_row: written with RAGFAST_ERROR_NONFINITE_DOC only, which a call with norms returns: the first row that is not finite.
- * In:  rows (N,D) of dtype; no float64 with norms. */
+ * In:  rows (N,D) of dtype, D from 1 to 2^20; no float64 with norms. */
 RAGFAST_API ragfast_status ragfast_measure_rows(float *norms, double *half_squares, void *copy, size_t *bad_row,
                                                 const void *rows, size_t n_rows, size_t dim, ragfast_dtype dtype,
                                                 const ragfast_options *options);
 
-/* Bytes of the three arrays of codes for n_docs documents, 0 where D is above 2^15: longer rows have no codes. */
+/* Bytes of the three arrays of codes for n_docs documents; 0 where there are no codes: for D not from 1 to 2^15, or N of 2^31 or more. */
 RAGFAST_API void ragfast_codes_size(size_t *high, size_t *low, size_t *bounds, size_t n_docs, size_t dim);
 
-/* Writes the codes of documents first <= i < n_docs; those before stay as they are, so that searches of them may go on
- * meanwhile. vectors (n_docs,D) of dtype, finite, float64 excepted. half_squares (n_docs,) for searches by distance, which
+/* Writes the codes of documents first <= i < n_docs < 2^31; those before stay as they are, so that searches of them may go on
+ * meanwhile. vectors (n_docs,D) of dtype, float64 excepted, finite (a row that is not is a candidate of every search); D from 1 to
+ * 2^15. What codes->center, weight and rotation hold is not checked: wrong numbers there make wrong bounds. half_squares (n_docs,) for searches by distance, which
  * want a prefix of 0; else NULL. */
 RAGFAST_API ragfast_status ragfast_encode(const ragfast_codes *codes, const void *vectors, const double *half_squares,
                                           ragfast_dtype dtype, size_t first, size_t n_docs, size_t dim,
@@ -117,13 +119,14 @@ RAGFAST_API void ragfast_checksum_begin(ragfast_checksum_state *state);
 RAGFAST_API void ragfast_checksum_update(ragfast_checksum_state *state, const void *x, size_t n_bytes);
 RAGFAST_API uint64_t ragfast_checksum_end(const ragfast_checksum_state *state);
 
-/* sums (n_rows,) = the low 32 bits of the checksum of each row of row_bytes. */
+/* sums (n_rows,) = the low 32 bits of the checksum of each row of row_bytes, which may be 0. */
 RAGFAST_API ragfast_status ragfast_row_sums(uint32_t *sums, const void *rows, size_t n_rows, size_t row_bytes,
                                             const ragfast_options *options);
 
 /* Scores of chosen documents: scores (B,K) of q_b and row rows[b,k] of docs, the same bits as ragfast_search finds: q . d, or -|q - d|^2
  * where docs has half_squares, which are not read; -inf where the row is negative. queries (B,D), float64 if the documents are, else
- * float32; rows (B,K) below N. Neither norms nor codes are used. */
+ * float32; rows (B,K) below N, checked before anything is written. Of docs only vectors, n_docs, dim, dtype and whether there are
+ * half_squares are read. RAGFAST_ERROR_NONFINITE_QUERY, _NONFINITE_DOC and _OVERFLOW as in ragfast_search. */
 RAGFAST_API ragfast_status ragfast_gather_scores(double *scores, const void *queries, const int64_t *rows,
                                                  size_t n_queries, size_t k, const ragfast_docs *docs,
                                                  const ragfast_options *options);
@@ -135,7 +138,8 @@ RAGFAST_API ragfast_status ragfast_gather_scores_grad(double *out, const double 
                                                       const ragfast_options *options);
 
 /* Top-k of the union of sorted lists: in (n_lists,B,n_in) each by (score descending, id ascending), ended by ids of -1;
- * out (B,k) the same way, then -inf and -1. An id that several lists have is taken once, at its best score. */
+ * out (B,k) the same way, then -inf and -1. An id that several lists have is taken once, at its best score. A list that is not
+ * sorted, or has a NaN, is RAGFAST_ERROR_ARGUMENT; out is undefined then. */
 RAGFAST_API ragfast_status ragfast_merge_topk(double *scores, int64_t *ids, const double *in_scores,
                                               const int64_t *in_ids, size_t n_lists, size_t n_queries, size_t n_in,
                                               size_t k);

@@ -73,6 +73,51 @@ cpdef bint is_plain(x, int type_num, int ndim):
     return np.PyArray_NDIM(a) == ndim and np.PyArray_TYPE(a) == type_num and np.PyArray_ISCARRAY_RO(a)
 
 
+cdef enum:  # element types that a function takes
+    SINGLE = 1
+    DOUBLE = 2
+    HALF = 4  # float16, or bfloat16 as uint16
+    INDEX = 8  # int64
+    FLOATS = SINGLE | DOUBLE | HALF
+
+
+cdef int types_of(np.ndarray a) noexcept:
+    cdef int type_num = np.PyArray_TYPE(a)
+    if type_num == np.NPY_FLOAT:
+        return SINGLE
+    if type_num == np.NPY_DOUBLE:
+        return DOUBLE
+    if type_num == np.NPY_FLOAT16 or type_num == np.NPY_UINT16:
+        return HALF
+    return INDEX if np.PyArray_ISSIGNED(a) and np.PyArray_ISINTEGER(a) and np.PyArray_ITEMSIZE(a) == 8 else 0
+
+
+cdef int require(np.ndarray a, str name, int min_ndim, int max_ndim, int types) except -1:
+    """ValueError unless C can read the array as it lies, with that many axes and one of these element types."""
+    cdef int ndim = np.PyArray_NDIM(a)
+    if ndim < min_ndim or ndim > max_ndim or not types_of(a) & types or not np.PyArray_ISCARRAY_RO(a):
+        raise ValueError(f"{name}: must be a contiguous, aligned array of the right type with {min_ndim} or more axes, at most "
+                         f"{max_ndim}; got {a.dtype} {np.shape(a)}")
+    return 0
+
+
+cdef int require_axes(np.ndarray a, str name, int first, np.ndarray b, int first_of_b, int n) except -1:
+    """ValueError unless n axes of a, from `first` on, are as long as those of b from `first_of_b` on."""
+    cdef int i
+    for i in range(n):
+        if np.PyArray_DIM(a, first + i) != np.PyArray_DIM(b, first_of_b + i):
+            raise ValueError(f"{name}: does not fit the other arrays; got the shapes {np.shape(a)} and {np.shape(b)}")
+    return 0
+
+
+cdef int require_output(np.ndarray a, str name, np.ndarray like) except -1:
+    """ValueError unless C can write the array, which has the type and the shape of `like`, a plain one."""
+    if np.PyArray_TYPE(a) != np.PyArray_TYPE(like) or not np.PyArray_ISCARRAY(a) or np.shape(a) != np.shape(like):
+        raise ValueError(f"{name}: must be a writable, contiguous array {np.shape(like)} of {like.dtype}; got {a.dtype} "
+                         f"{np.shape(a)}")
+    return 0
+
+
 include "bindings/machine.pxi"
 include "bindings/codes.pxi"
 include "bindings/documents.pxi"

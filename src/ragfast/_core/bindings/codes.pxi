@@ -126,6 +126,7 @@ cdef class Codes:
                np.ndarray half_squares=None):
         """Documents from first on; vectors (n_docs,D) plain, finite, float32 or the bits of 16-bit floats; half_squares (n_docs,)
         for searches by distance, of codes without a prefix."""
+        require(vectors, "vectors", 2, 2, FLOATS)
         cdef const double *squares = half_squares_of(half_squares, vectors)
         if not self.writable:
             raise ValueError("codes: these are read-only, of documents encoded before")

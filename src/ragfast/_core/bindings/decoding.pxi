@@ -5,7 +5,10 @@ def marginalize_step(np.ndarray logits not None, np.ndarray doc_logprobs not Non
                      int n_threads):
     """(...,K,V) plain floats of 64, 32 or 16 bits (bfloat16 as uint16) and (...,K) plain float64 -> the mixture (...,V); with
     n_best > 0 values and ids (...,n_best) instead. float64 for float64 logits, else float32."""
+    require(doc_logprobs, "doc_logprobs", 1, 63, DOUBLE)
     cdef int ndim = np.PyArray_NDIM(doc_logprobs) - 1
+    require(logits, "logits", ndim + 2, ndim + 2, FLOATS)
+    require_axes(doc_logprobs, "doc_logprobs", 0, logits, 0, ndim + 1)
     cdef size_t n = product_of(doc_logprobs, ndim)
     cdef size_t n_docs = np.PyArray_DIM(logits, ndim), vocab = np.PyArray_DIM(logits, ndim + 1)
     cdef ragfast_dtype dtype = rows_dtype(logits, bfloat16)
@@ -35,7 +38,10 @@ def kl(np.ndarray p not None, np.ndarray q not None, double p_temperature, doubl
        bint with_q_grad, int n_threads):
     """KL(softmax(p / p_temperature) || softmax(q / q_temperature)) of (...,K) plain float64, two of one shape: (...,), and
     each gradient (...,K) or None."""
+    require(p, "p", 1, 64, DOUBLE)
     cdef int ndim = np.PyArray_NDIM(p) - 1
+    require(q, "q", ndim + 1, ndim + 1, DOUBLE)
+    require_axes(q, "q", 0, p, 0, ndim + 1)
     cdef size_t n_rows = product_of(p, ndim), n = np.PyArray_DIM(p, ndim)
     cdef np.ndarray out = empty_like(p, ndim)
     cdef np.ndarray p_grad = empty_like(p, ndim + 1) if with_p_grad else None
@@ -56,7 +62,10 @@ def kl(np.ndarray p not None, np.ndarray q not None, double p_temperature, doubl
 
 def segment_logsumexp(np.ndarray x not None, np.ndarray keys not None, Py_ssize_t n_keys, int n_threads):
     """(...,n) plain float64 and int64, keys below n_keys -> (...,n_keys) float64."""
+    require(x, "x", 1, 64, DOUBLE)
     cdef int ndim = np.PyArray_NDIM(x) - 1
+    require(keys, "keys", ndim + 1, ndim + 1, INDEX)
+    require_axes(keys, "keys", 0, x, 0, ndim + 1)
     cdef size_t n_rows = product_of(x, ndim), n = np.PyArray_DIM(x, ndim)
     cdef np.npy_intp shape[64]
     cdef int i

@@ -15,6 +15,11 @@ cdef ragfast_docs docs_of(np.ndarray vectors, bint bfloat16) noexcept:
 def gather_scores(np.ndarray queries not None, np.ndarray vectors not None, np.ndarray rows not None, int n_threads,
                   int out_type, bint bfloat16, np.ndarray half_squares=None):
     """(B,D) and (N,D) as in search, rows (B,K) int64 below N -> (B,K); with half_squares (N,) minus the squared distances."""
+    require(vectors, "vectors", 2, 2, FLOATS)
+    require(queries, "queries", 2, 2, DOUBLE if types_of(vectors) == DOUBLE else SINGLE)
+    require_axes(queries, "queries", 1, vectors, 1, 1)
+    require(rows, "rows", 2, 2, INDEX)
+    require_axes(rows, "rows", 0, queries, 0, 1)
     cdef np.ndarray scores = np.PyArray_EMPTY(2, np.PyArray_DIMS(rows), np.NPY_DOUBLE, 0)
     cdef ragfast_docs docs = docs_of(vectors, bfloat16)
     docs.half_squares = half_squares_of(half_squares, vectors)
@@ -33,6 +38,10 @@ def gather_scores(np.ndarray queries not None, np.ndarray vectors not None, np.n
 def gather_scores_grad(np.ndarray grad not None, np.ndarray vectors not None, np.ndarray rows not None, int n_threads,
                        int out_type, bint bfloat16):
     """grad and rows (B,K), plain float64 and int64 below N, (N,D) as in search -> (B,D)."""
+    require(vectors, "vectors", 2, 2, FLOATS)
+    require(rows, "rows", 2, 2, INDEX)
+    require(grad, "grad", 2, 2, DOUBLE)
+    require_axes(grad, "grad", 0, rows, 0, 2)
     cdef ragfast_docs docs = docs_of(vectors, bfloat16)
     cdef np.npy_intp shape[2]
     shape[0] = np.PyArray_DIM(rows, 0)
@@ -52,6 +61,9 @@ def gather_scores_grad(np.ndarray grad not None, np.ndarray vectors not None, np
 
 def merge_topk(np.ndarray scores not None, np.ndarray ids not None, Py_ssize_t k):
     """(S,B,K) plain float64 and int64 -> (B,k) of each; ValueError for lists that are not sorted."""
+    require(scores, "scores", 3, 3, DOUBLE)
+    require(ids, "ids", 3, 3, INDEX)
+    require_axes(ids, "ids", 0, scores, 0, 3)
     cdef np.npy_intp shape[2]
     shape[0] = np.PyArray_DIM(scores, 1)
     shape[1] = k

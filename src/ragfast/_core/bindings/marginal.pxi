@@ -28,6 +28,7 @@ cdef size_t product_of(np.ndarray a, int ndim) noexcept:
 
 def logsumexp(np.ndarray x not None, int n_threads):
     """(...,V) plain float32 or float64 -> (...,)."""
+    require(x, "x", 1, 64, SINGLE | DOUBLE)
     cdef int ndim = np.PyArray_NDIM(x) - 1
     cdef np.ndarray out = empty_like(x, ndim)
     cdef size_t n_rows = product_of(x, ndim), n_cols = np.PyArray_DIM(x, ndim)
@@ -44,6 +45,7 @@ def logsumexp(np.ndarray x not None, int n_threads):
 
 def log_softmax(np.ndarray x not None, int n_threads):
     """(...,V) plain float32 or float64 -> (...,V)."""
+    require(x, "x", 1, 64, SINGLE | DOUBLE)
     cdef int ndim = np.PyArray_NDIM(x) - 1
     cdef np.ndarray out = empty_like(x, ndim + 1)
     cdef size_t n_rows = product_of(x, ndim), n_cols = np.PyArray_DIM(x, ndim)

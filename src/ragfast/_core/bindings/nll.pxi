@@ -15,6 +15,9 @@ def target_logprobs(np.ndarray logits not None, np.ndarray targets not None, bin
                     bint with_sums, int n_threads):
     """(n_rows,V) plain floats or the bits of 16-bit floats, (n_rows,) int64 below V -> float64 (n_rows,), and of that
     shape the LSE of each row and the sum over v of log p(v), or None."""
+    require(logits, "logits", 2, 2, FLOATS)
+    require(targets, "targets", 1, 1, INDEX)
+    require_axes(targets, "targets", 0, logits, 0, 1)
     cdef np.ndarray logprobs = empty_doubles(True, targets, 1)
     cdef np.ndarray lse = empty_doubles(with_lse, targets, 1), sums = empty_doubles(with_sums, targets, 1)
     cdef double *logprobs_data = doubles(logprobs)
@@ -37,6 +40,14 @@ def target_grad(np.ndarray out not None, np.ndarray logits not None, np.ndarray 
                 np.ndarray lse not None, np.ndarray scale not None, np.ndarray shift, bint bfloat16, int n_threads):
     """Into out (n_rows,V), which may be logits: the gradient of what target_logprobs gives; ragfast/marginal.h. lse, scale and
     shift (n_rows,) plain float64, shift or None."""
+    require(logits, "logits", 2, 2, FLOATS)
+    require_output(out, "out", logits)
+    require(targets, "targets", 1, 1, INDEX)
+    require_axes(targets, "targets", 0, logits, 0, 1)
+    for name, x in (("lse", lse), ("scale", scale), ("shift", shift)):
+        if x is not None:
+            require(x, name, 1, 1, DOUBLE)
+            require_axes(x, name, 0, logits, 0, 1)
     cdef void *out_data = np.PyArray_DATA(out)
     cdef const void *logits_data = np.PyArray_DATA(logits)
     cdef const int64_t *targets_data = <const int64_t *>np.PyArray_DATA(targets)
@@ -64,6 +75,22 @@ def rag_nll(np.ndarray scores not None, np.ndarray doc_scores not None, np.ndarr
     -> float64: nll (B,), and or None: the posterior (B,K), by token (B,K,T), the gradients of doc_scores and of
     token_logprobs."""
     cdef bint of_logits = np.PyArray_NDIM(scores) == 4
+    require(scores, "scores", 3, 4, FLOATS if of_logits else DOUBLE)
+    require(doc_scores, "doc_scores", 2, 2, DOUBLE)
+    require_axes(doc_scores, "doc_scores", 0, scores, 0, 2)
+    require(targets, "targets", 2, 2, INDEX)
+    require_axes(targets, "targets", 0, scores, 0, 1)
+    require_axes(targets, "targets", 1, scores, 2, 1)
+    if weights is not None:
+        require(weights, "weights", 1, 1, DOUBLE)
+        require_axes(weights, "weights", 0, scores, 0, 1)
+    if lse is not None:
+        require(lse, "lse", 3, 3, DOUBLE)
+        require_axes(lse, "lse", 0, scores, 0, 3)
+        if not lse_known and not np.PyArray_ISWRITEABLE(lse):
+            raise ValueError("lse: must be writable")
+    if logits_grad is not None:
+        require_output(logits_grad, "logits_grad", scores)
     cdef np.ndarray nll = empty_doubles(True, doc_scores, 1)
     cdef np.ndarray posterior = empty_doubles(with_posterior, scores, 3 if by_token else 2)
     cdef np.ndarray docs_grad = empty_doubles(with_docs_grad, doc_scores, 2)

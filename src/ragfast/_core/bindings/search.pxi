@@ -163,6 +163,7 @@ def search(np.ndarray queries not None, tuple docs not None, Py_ssize_t k, doubl
 
 def narrowed(np.ndarray x not None):
     """A plain float64 array as float32. Unlike astype it does not depend on the caller's floating-point environment."""
+    require(x, "x", 0, 64, DOUBLE)
     cdef np.ndarray out = np.PyArray_EMPTY(np.PyArray_NDIM(x), np.PyArray_DIMS(x), np.NPY_FLOAT, 0)
     ragfast_narrow(<float *>np.PyArray_DATA(out), <const double *>np.PyArray_DATA(x), np.PyArray_SIZE(x))
     return out
@@ -170,6 +171,7 @@ def narrowed(np.ndarray x not None):
 
 def widened(np.ndarray x not None):
     """A plain float32 array as float64, similarly."""
+    require(x, "x", 0, 64, SINGLE)
     cdef np.ndarray out = np.PyArray_EMPTY(np.PyArray_NDIM(x), np.PyArray_DIMS(x), np.NPY_DOUBLE, 0)
     cdef double *out_data = <double *>np.PyArray_DATA(out)
     cdef const float *x_data = <const float *>np.PyArray_DATA(x)
