@@ -72,7 +72,7 @@ static ragfast_status run_job(job *j, size_t work, int split_cols, ragfast_call 
 static void logsumexp_row(const job *j, size_t row, size_t col, size_t n) {
     (void)col;
     (void)n;
-    const char *x = ragfast_offset(j->x, row * j->n_cols * ragfast_element_size(j->dtype));
+    const char *x = j->x + row * j->n_cols * ragfast_element_size(j->dtype);
     double lse;
     if (j->n_cols <= RAGFAST_SHORT_ROW || !ragfast_fast_lse(j->kernels, &lse, NULL, x, j->n_cols, NAN, j->dtype) ||
         fabs(lse) < RAGFAST_FAST_RESULT) {
@@ -116,6 +116,7 @@ static ragfast_status run_rows(void *out, const void *x, size_t n_rows, size_t n
         ragfast_product(n_rows, n_cols) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
     if (n_rows == 0 || (n_cols == 0 && run == log_softmax_row)) return RAGFAST_OK;
+    if (n_cols == 0) x = out; /* an empty array may be NULL, and C does not define NULL + 0 */
     job j = {.dtype = dtype, .out = out, .x = x, .n_rows = n_rows, .n_cols = n_cols, .run = run};
     return run_job(&j, n_cols, 0, &call);
 }
@@ -149,11 +150,12 @@ SUM(sum_f64, double)
 static void joint_logprobs(const job *j, double *joint, size_t query, size_t first, size_t n) {
     for (size_t i = 0; i < n; i++) {
         size_t doc = query * j->n_docs + first + i;
-        const void *tokens = ragfast_offset(j->x, doc * j->n_cols * ragfast_element_size(j->dtype));
         if (j->dtype == RAGFAST_F32)
-            joint[i] = (double)((const float *)j->doc_logprobs)[doc] + sum_f32(tokens, j->n_cols);
+            joint[i] = (double)((const float *)j->doc_logprobs)[doc] +
+                       sum_f32((const float *)j->x + doc * j->n_cols, j->n_cols);
         else
-            joint[i] = ((const double *)j->doc_logprobs)[doc] + sum_f64(tokens, j->n_cols);
+            joint[i] =
+                ((const double *)j->doc_logprobs)[doc] + sum_f64((const double *)j->x + doc * j->n_cols, j->n_cols);
     }
 }
 
@@ -215,6 +217,7 @@ static ragfast_status marginalize(void *out, void *posterior, const void *doc_lo
         n_joint > RAGFAST_MAX_ELEMENTS || ragfast_product(n_joint, n_tokens) > RAGFAST_MAX_ELEMENTS)
         return RAGFAST_ERROR_ARGUMENT;
     if (n_queries == 0 || (n_tokens == 0 && split_tokens)) return RAGFAST_OK;
+    if (n_tokens == 0) token_logprobs = doc_logprobs; /* not read; it may be NULL, and C does not define NULL + 0 */
     job j = {.dtype = dtype,
              .out = out,
              .posterior = posterior,
