@@ -195,6 +195,8 @@ class Stress:
         counts["operations"] += 1
         counts["nested operations"] += depth > 0
         place.n_done += 1
+        if place.thread == 0:
+            self.watch()
         if rng.random() < 0.15:
             shared.check(owner, shared.index, [after])
 
@@ -396,7 +398,7 @@ class Stress:
         counts["calls by a signal handler"] += 1
         place = self.place
         self.nested()
-        signal.setitimer(signal.ITIMER_REAL, place.rng.choice([0.0003, 0.001, 0.003, 0.01]))
+        signal.setitimer(signal.ITIMER_REAL, place.rng.choice([0.0005, 0.002, 0.005, 0.02]))
         if place.armed[place.depth] and place.rng.random() < 0.5:
             place.armed[place.depth] = False
             raise Interrupt
@@ -410,8 +412,6 @@ class Stress:
                 self.operate(armed=thread == 0)
             except BaseException:
                 wrong.append(traceback.format_exc())
-            if thread == 0:
-                self.watch()
 
     def watch(self) -> None:
         """Ends the process where a thread got on no further."""

@@ -102,6 +102,11 @@ class Helper:
         arguments = self._calls, self._outcomes, self._running, _this_thread.within
         _thread.start_new_thread(_serve, arguments)
 
+    def __del__(self) -> None:
+        """An interrupt may come between the start of the thread and the `try` that ends it."""
+        if hasattr(self, "_calls"):
+            self._calls.put(None)
+
     def call(self, work: Callable[[], Any]) -> None:
         """Make this call after those before it, without waiting for it."""
         self._calls.put(work)

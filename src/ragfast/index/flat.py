@@ -27,6 +27,9 @@ class FlatIndex(Searchable):
     contiguous, and a norm for each. It may be searched from many threads, also while documents are added, replaced and
     removed: a search sees one version of the index, that of the moment it began, and never waits.
 
+    Changes take turns. One that begins inside another one of the same index, in a signal handler or a finalizer that
+    runs in the middle of it, is a RuntimeError; whatever reads, and :meth:`save`, may be called there.
+
     metric is what scores are: "ip" inner products; "cosine" those of vectors of length 1, documents being normalised
     when they are added; "l2" -|q - d|^2, so that the nearest come first here too.
 
