@@ -169,7 +169,7 @@ def test_a_document_that_predicts_nothing_loses_its_share() -> None:
 def test_n_best_is_a_full_sort(dtype: str, n_best: int) -> None:
     rng = np.random.default_rng(7)
     docs = log_softmax(rng.standard_normal((2, 3)))
-    rising = np.broadcast_to(np.linspace(-3, 3, 3000), (2, 3, 3000))
+    rising = np.tile(np.linspace(-3, 3, 3000), (2, 3, 1))
     for x in (rng.standard_normal((2, 3, 3000)), rng.integers(0, 3, (2, 1, 3000)) + np.zeros((2, 3, 1)), rising):
         logits, _, is_bfloat16 = as_dtype(x, dtype)
         mixture = _kernels.marginalize_step(logits, docs, is_bfloat16, 0, 1)
