@@ -527,6 +527,7 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
             const size_t block_rows = n_queries * a->n_docs * r.n_tokens;
             if (a->logits) run_all(&r, score_answer, block_rows, a->vocab);
             if (worker_size) run_all(&r, smooth_token, n_queries * r.n_tokens, 8 * a->n_docs * a->vocab);
+            if (ragfast_end_call(&call) != RAGFAST_OK) break; /* some of what is mixed was not written */
             for (size_t i = 0; i < n_queries; i++) {
                 if (by_token)
                     mix_tokens(&m, b + i, t, r.n_tokens);
@@ -540,7 +541,7 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
             if (tokens_each == 0) break;
         }
     }
-    if (out->token_logprobs_grad)
+    if (out->token_logprobs_grad && ragfast_end_call(&call) == RAGFAST_OK)
         for (size_t i = 0; i < n_rows; i++) out->token_logprobs_grad[i] = -r.scale[i];
     ragfast_fp_leave(saved);
     free(scratch);
