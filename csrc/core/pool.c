@@ -197,6 +197,7 @@ static void wait_for_workers(job *j, size_t n_forks) {
 
 void ragfast_parallel_for(ragfast_call *call, ragfast_chunk_fn *run, void *context, size_t n_chunks, size_t n_workers) {
     size_t threads = ragfast_min(n_workers, n_chunks);
+    if (ragfast_end_call(call) != RAGFAST_OK) return;
     if (threads <= 1) {
         run_alone(call, run, context, n_chunks);
         return;

@@ -43,7 +43,7 @@ size_t ragfast_worker_count(const ragfast_call *call, int is_small, size_t n_chu
 
 /* Calls run(context, chunk, worker) for each chunk < n_chunks, on up to n_workers threads: the calling one, worker 0, and those of
  * the pool. worker is below n_workers, and no two chunks under way have the same. Returns when all of them have returned. If the
- * call stops, which is looked for between chunks, it leaves the other chunks out. */
+ * call stops, which is looked for between chunks, it leaves the other chunks out; all of them, if it has stopped before. */
 typedef void ragfast_chunk_fn(void *context, size_t chunk, size_t worker);
 void ragfast_parallel_for(ragfast_call *call, ragfast_chunk_fn *run, void *context, size_t n_chunks, size_t n_workers);
 

@@ -527,7 +527,7 @@ ragfast_status ragfast_rag_nll(const ragfast_nll_out *out, const ragfast_answers
             const size_t block_rows = n_queries * a->n_docs * r.n_tokens;
             if (a->logits) run_all(&r, score_answer, block_rows, a->vocab);
             if (worker_size) run_all(&r, smooth_token, n_queries * r.n_tokens, 8 * a->n_docs * a->vocab);
-            if (ragfast_stopped(&call, 0)) break; /* rows may not have been scored */
+            if (ragfast_end_call(&call) != RAGFAST_OK) break; /* some of what is mixed was not written */
             for (size_t i = 0; i < n_queries; i++) {
                 if (by_token)
                     mix_tokens(&m, b + i, t, r.n_tokens);

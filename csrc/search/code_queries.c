@@ -15,15 +15,16 @@ size_t ragfast_query_code_bytes(const search_plan *plan, size_t n_queries, size_
     return (n_queries + tile - 1) / tile * tile * ((plan->dim + unit - 1) / unit * unit);
 }
 
-/* z (D) = R (q / weight). */
-static void transform_query(search *s, float *z, const float *query, const ragfast_codes *codes) {
+/* z (D) = R (q / weight). Nonzero: the search stops, and z is not whole. */
+static int transform_query(search *s, float *z, const float *query, const ragfast_codes *codes) {
     size_t dim = s->plan->dim;
     float *weighted = codes->rotation ? z + dim : z;
     for (size_t e = 0; e < dim; e++) weighted[e] = codes->weight ? query[e] / codes->weight[e] : query[e];
     for (size_t e = 0; e < dim && codes->rotation; e++) {
         z[e] = (float)s->plan->kernels->inner_f64_f32(codes->rotation + e * dim, weighted, dim);
-        if (ragfast_stopped_after(s, 0, 2 * dim)) return; /* the rows of a large rotation come from memory */
+        if (ragfast_stopped_after(s, 0, 2 * dim)) return 1; /* the rows of a large rotation come from memory */
     }
+    return 0;
 }
 
 /* (Q): the factors of a document's bound. */
@@ -35,7 +36,7 @@ static void code_one_query(search *s, size_t q, size_t n_groups) {
     code_query *out = &s->coded.queries[q];
     float *z = s->coded.query_scratch;
     int8_t *packed = s->coded.codes + q * n_groups * RAGFAST_GROUP_DIM;
-    transform_query(s, z, query, codes);
+    if (transform_query(s, z, query, codes)) return;
     double residual, scale = ragfast_code_query(kernels, (uint8_t *)packed, z, &residual, dim);
     *out = (code_query){0};
     memset(packed + (scale > 0 ? dim : 0), 0, n_groups * RAGFAST_GROUP_DIM - (scale > 0 ? dim : 0));

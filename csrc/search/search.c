@@ -59,8 +59,10 @@ static ragfast_status search_planned(ragfast_call *call, const search_output *ou
     ragfast_lay_out(&s, scratch + (RAGFAST_SCRATCH_ALIGNMENT - (uintptr_t)scratch % RAGFAST_SCRATCH_ALIGNMENT));
     run(&s, queries, arguments->constraints);
     free(block);
-    if (corrupt) *corrupt = s.shared.corrupt;
-    return ragfast_status_of(&s);
+    /* A callback that stopped the call is told so, whatever was found by then: it may have raised an exception. */
+    ragfast_status status = ragfast_end_call(call) == RAGFAST_OK ? ragfast_status_of(&s) : RAGFAST_ERROR_CANCELLED;
+    if (corrupt && status == RAGFAST_ERROR_CORRUPT_DOC) *corrupt = s.shared.corrupt;
+    return status;
 }
 
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,

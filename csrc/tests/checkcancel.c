@@ -214,6 +214,67 @@ static void check_fork(size_t call, char *out, const char *expected, int n_threa
 }
 #endif
 
+/* ---- a stop beside a failure ---------------------------------------------------------------------------------------- */
+
+static ragfast_place corrupt;
+
+static ragfast_status search_damaged(char *out, const ragfast_options *options) {
+    uint32_t *sums = must(malloc(N * sizeof *sums));
+    ragfast_docs docs = in.f32.docs;
+    ragfast_row_sums(sums, docs.vectors, N, D * sizeof(float), NULL);
+    sums[5]++;
+    docs.row_sums = sums;
+    corrupt = (ragfast_place){77, 77};
+    double *scores = after(&out, (size_t)B * K * sizeof(double));
+    ragfast_status status = ragfast_search(scores, (void *)out, NULL, NULL, &corrupt, in.f32.queries, B, &docs, 1, NULL,
+                                           K, 0, 1, options);
+    free(sums);
+    return status;
+}
+
+static ragfast_status gather_nonfinite(char *out, const ragfast_options *options) {
+    float *vectors = must(malloc((size_t)N * D * sizeof *vectors));
+    memcpy(vectors, in.f32.vectors, (size_t)N * D * sizeof *vectors);
+    vectors[in.rows[0] * D] = NAN;
+    ragfast_docs docs = in.f32.docs;
+    docs.vectors = vectors;
+    ragfast_status status = ragfast_gather_scores((void *)out, in.f32.queries, in.rows, B, ROWS, &docs, options);
+    free(vectors);
+    return status;
+}
+
+/* Whoever stopped a call learns that it was stopped, also where it had failed by then. */
+static void check_failure(char *out, ragfast_status (*call)(char *, const ragfast_options *), ragfast_status failure) {
+    watch w = idle;
+    const ragfast_options options = {.n_threads = 1, .poll = poll_call, .context = &w};
+    check(call(out, &options) == failure, "it did not fail");
+    size_t n_polls = w.n_polls;
+    check(n_polls > 0, "it never polled");
+    for (size_t stop = 0; stop < n_polls; stop++) {
+        w = idle, w.stop_at = stop;
+        ragfast_status status = call(out, &options);
+        check(status == RAGFAST_ERROR_CANCELLED, "status %d for the stop at poll %zu", (int)status, stop);
+        check(call != search_damaged || (corrupt.segment == 77 && corrupt.row == 77), "a place beside a stop");
+    }
+}
+
+static void count_chunk(void *context, size_t chunk, size_t worker) {
+    (void)chunk, (void)worker;
+    atomic_fetch_add((atomic_size_t *)context, 1);
+}
+
+/* What comes after a stop is left out as a whole: it would read what was not written. */
+static void check_stopped_before(void) {
+    for (size_t n_workers = 1; n_workers <= 3; n_workers += 2) {
+        ragfast_call call;
+        atomic_size_t n = 0;
+        check(ragfast_begin_call(&call, THREADS(3)) == RAGFAST_OK, "no call");
+        atomic_store(&call.stopped, 1);
+        ragfast_parallel_for(&call, count_chunk, &n, 9, n_workers);
+        check(atomic_load(&n) == 0, "chunks of a call that had stopped");
+    }
+}
+
 static void make_inputs(void) {
     in.f32 = make_problem(B, N, D, INTEGERS, RAGFAST_F32, 1);
     in.f64 = make_problem(B, N, D, INTEGERS, RAGFAST_F64, 0);
@@ -263,6 +324,12 @@ void check_cancel(int threads_only) {
 #endif
         }
     }
+    WHERE("after a stop");
+    check_stopped_before();
+    WHERE("a search of damaged documents, stopped");
+    check_failure(out, search_damaged, RAGFAST_ERROR_CORRUPT_DOC);
+    WHERE("scores of a document that is not finite, stopped");
+    check_failure(out, gather_nonfinite, RAGFAST_ERROR_NONFINITE_DOC);
     ragfast_poll_interval = interval;
     free_problem(&in.f32);
     free_problem(&in.f64);

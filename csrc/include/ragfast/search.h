@@ -69,8 +69,8 @@ typedef struct ragfast_place {
  *      *corrupt, may be NULL: written with RAGFAST_ERROR_CORRUPT_DOC alone.
  * In:  queries (B,D), float64 if the documents are, else float32; segments (n_segments,) of one D and dtype, ids distinct over
  *      all of them, half_squares in all or none; 1 <= n_segments < 2^31; N of all at most 2^48; constraints or NULL: none; k >= 1;
- *      cosine: 1 divides each score by the length of its query in float64, and orders documents by these scores: the cosines of
- *      documents of length 1; else 0, as it must be with half_squares; temperature > 0, finite.
+ *      cosine: 1 divides the scores of the K best by the length of their query in float64, and orders these documents by the
+ *      quotients, of which some may be equal: the cosines of documents of length 1; else 0, as it must be with half_squares; temperature > 0, finite.
  * With half_squares the codes must have been made with them, and without a prefix. Codes want norms beside them.
  * Returns RAGFAST_ERROR_NONFINITE_DOC only where norms are NULL: rows that came with norms were checked then. */
 RAGFAST_API ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs,
