@@ -118,6 +118,14 @@ def test_an_exception_of_a_handler_leaves_an_add_undone() -> None:
     assert np.array_equal(search(index, 4).ids, expected.ids)
 
 
+def test_an_exception_of_a_handler_is_not_lost_in_a_call_that_fails() -> None:
+    docs, queries = DOCS.copy(), np.resize(PROBE, (400, 96))
+    docs[0, 0] = np.nan  # which the call finds at once, and goes on
+    rows = np.resize(np.arange(len(docs)), (len(queries), len(docs)))
+    with pytest.raises(StopWork), handler_every(0.03, raise_once()):
+        ragfast.gather_scores(queries, docs, rows, n_threads=1)
+
+
 def test_a_search_in_a_handler_is_right_and_so_is_the_one_around_it() -> None:
     index = ragfast.FlatIndex.from_vectors(DOCS)
     alone = search(index, 4).ids
