@@ -226,8 +226,8 @@ static ragfast_status search_damaged(char *out, const ragfast_options *options) 
     docs.row_sums = sums;
     corrupt = (ragfast_place){77, 77};
     double *scores = after(&out, (size_t)B * K * sizeof(double));
-    ragfast_status status = ragfast_search(scores, (void *)out, NULL, NULL, &corrupt, in.f32.queries, B, &docs, 1, NULL,
-                                           K, 0, 1, options);
+    ragfast_status status =
+        ragfast_search(scores, (void *)out, NULL, NULL, &corrupt, in.f32.queries, B, &docs, 1, NULL, K, 0, 1, options);
     free(sums);
     return status;
 }
