@@ -335,7 +335,7 @@ def test_readers_beside_a_writer_see_whole_versions(kind: str, path: Path) -> No
     assert storage.open(path).version == n + 1
 
 
-def test_threads_verify_an_array_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_verify_an_array_together_and_then_no_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(path, {"a": np.arange(1 << 16)})
     stored, made = storage.open(path), []
     checksum = _kernels.Checksum
@@ -350,8 +350,10 @@ def test_threads_verify_an_array_once(path: Path, monkeypatch: pytest.MonkeyPatc
         thread.start()
     for thread in threads:
         thread.join()
+    n_reads = len(made)  # nobody waits for the verdict of another, which may be waiting for this one
+    assert 1 <= n_reads <= 8
     stored.verify_all()
-    assert len(made) == 1
+    assert len(made) == n_reads
 
 
 def test_a_wrong_checksum_is_remembered(path: Path) -> None:
