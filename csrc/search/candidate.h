@@ -34,10 +34,19 @@ static inline void ragfast_swap(ragfast_candidate *a, ragfast_candidate *b) {
 
 typedef int ragfast_order(const void *context, const ragfast_candidate *a, const ragfast_candidate *b);
 
-/* A heap sort by `before`: in place, no recursion, no bad input. Inlined by force, so that `before` is. */
-static inline __attribute__((always_inline)) void ragfast_heap_sort(ragfast_candidate *items, size_t n,
-                                                                    ragfast_order *before, const void *context) {
-    for (size_t end = n, start = n / 2; end > 1;) {
+/* A heap sort, in place, without recursion or bad input, that can be left between any two steps: it begins with start n / 2 and
+ * end n, and is done where end is at most 1. */
+typedef struct heap_sort {
+    ragfast_candidate *items;
+    size_t start, end;
+} heap_sort;
+
+/* At most n_steps of it. Inlined by force, so that `before` is. */
+static inline __attribute__((always_inline)) void
+ragfast_heap_sort_steps(heap_sort *sort, size_t n_steps, ragfast_order *before, const void *context) {
+    ragfast_candidate *items = sort->items;
+    size_t start = sort->start, end = sort->end;
+    for (; end > 1 && n_steps > 0; n_steps--) {
         if (start > 0)
             start--;
         else
@@ -48,6 +57,8 @@ static inline __attribute__((always_inline)) void ragfast_heap_sort(ragfast_cand
             ragfast_swap(&items[parent], &items[child]);
         }
     }
+    sort->start = start;
+    sort->end = end;
 }
 
 #endif

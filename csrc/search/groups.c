@@ -8,6 +8,8 @@
  *     and what greedy takes instead is not changed by its absence. */
 #include "search/groups.h"
 
+#include "search/stop.h"
+
 static int32_t group_of(const search *s, const ragfast_candidate *c) {
     const int32_t *groups = s->plan->docs[c->segment].groups;
     return groups ? groups[c->row] : -1;
@@ -19,8 +21,9 @@ static int before_by_group(const void *context, const ragfast_candidate *a, cons
     return group_a != group_b ? group_a < group_b : ragfast_before(a, b);
 }
 
-size_t ragfast_put_feasible_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
-    ragfast_heap_sort(items, *n, before_by_group, s);
+size_t ragfast_put_feasible_first(search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
+    s->workers[worker].work += *n * RAGFAST_ITEM_WORK;
+    ragfast_heap_sort(s, worker, items, *n, before_by_group, s);
     size_t n_feasible = 0, n_left = 0, in_group = 0;
     int32_t before = -1;
     double last_lower = 0; /* of the max_per_group-th of the group */

@@ -30,6 +30,6 @@ static inline int ragfast_is_below_group(const search *s, size_t q, size_t worke
 /* Puts the best max_per_group of each group, by lower bounds, first and drops what max_per_group others of its group are certainly before.
  * An exact one behind them is: their lower bounds, and at a tie their ids, are before its score. Returns how many are first;
  * *n becomes how many are left. */
-size_t ragfast_put_feasible_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n);
+size_t ragfast_put_feasible_first(search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n);
 
 #endif

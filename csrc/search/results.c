@@ -8,13 +8,13 @@
 #include <math.h>
 
 /* Inner products become cosines. Products that differ may be one number once divided: such documents are put in order of ids. */
-static void divide_by_length(ragfast_candidate *best, size_t n, double length) {
+static void divide_by_length(search *s, size_t worker, ragfast_candidate *best, size_t n, double length) {
     int in_order = 1;
     for (size_t i = 0; i < n; i++) {
         best[i].lower /= length;
         in_order &= i == 0 || ragfast_before(&best[i - 1], &best[i]);
     }
-    if (!in_order) ragfast_sort_best(best, n);
+    if (!in_order) ragfast_sort_best(s, worker, best, n);
 }
 
 /* log_softmax over K of scores / temperature: of what each score is below the best, which changes no probability and overflows
@@ -51,7 +51,7 @@ void ragfast_finish_query(search *s, size_t q, size_t worker) {
     size_t query = s->queries.first + q, n = ragfast_take_best(s, q, worker, &total);
     if (ragfast_stopped_after(s, worker, RAGFAST_ROW_WORK)) return;
     ragfast_candidate *best = s->workers[0].slots[q].candidates;
-    if (s->plan->cosine) divide_by_length(best, n, sqrt(s->queries.squares[q]));
+    if (s->plan->cosine) divide_by_length(s, worker, best, n, sqrt(s->queries.squares[q]));
     write_results(s->plan, &s->out, query, best, n);
     if (s->out.stats) s->out.stats[query] = (ragfast_query_stats){total.rescored, total.by_codes, total.by_float32};
 }

@@ -14,7 +14,9 @@ enum {
     RAGFAST_MAPPED_WORK = 1 << 18, /* to read a row from a slower medium, */
     RAGFAST_STREAMED_WORK = 8,     /* and an element of rows side by side */
     RAGFAST_PAIR_WORK = 8,         /* to compare a score with its threshold */
-    RAGFAST_ITEM_WORK = 16,        /* of a candidate, to put the best ones first */
+    RAGFAST_ITEM_WORK = 16,        /* of a candidate, to put the best ones first, */
+    RAGFAST_SORT_STEPS = 1 << 14,  /* and of a sort of them, what is done between two questions, */
+    RAGFAST_SORT_WORK = 1 << 24,
     RAGFAST_HIT_WORK = 64          /* to look at a pair that a kernel let through */
 };
 
@@ -34,6 +36,17 @@ static inline int ragfast_stopped_after(search *s, size_t worker, size_t work) {
     w->work += work;
     if (w->work < RAGFAST_STOP_WORK) return ragfast_status_of(s) != RAGFAST_OK;
     return ragfast_search_stopped_in_codes(s, worker);
+}
+
+/* Sorts, or stops with the items in some order. Inlined by force, so that `before` is. */
+static inline __attribute__((always_inline)) void ragfast_heap_sort(search *s, size_t worker, ragfast_candidate *items,
+                                                                    size_t n, ragfast_order *before,
+                                                                    const void *context) {
+    heap_sort sort = {items, n / 2, n};
+    for (;;) {
+        ragfast_heap_sort_steps(&sort, RAGFAST_SORT_STEPS, before, context);
+        if (sort.end <= 1 || ragfast_stopped_after(s, worker, RAGFAST_SORT_WORK)) return;
+    }
 }
 
 #endif

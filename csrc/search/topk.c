@@ -12,16 +12,20 @@ static int is_before(const void *unused, const ragfast_candidate *a, const ragfa
     return ragfast_before(a, b);
 }
 
-void ragfast_sort_best(ragfast_candidate *items, size_t n) { ragfast_heap_sort(items, n, is_before, NULL); }
+void ragfast_sort_best(search *s, size_t worker, ragfast_candidate *items, size_t n) {
+    ragfast_heap_sort(s, worker, items, n, is_before, NULL);
+}
 
 /* Puts the k best of n first, the k-th of them at k-1, the others in no order. 1 <= k <= n. Quickselect by the median
- * of three; an input on which that goes badly is sorted instead, so the cost is at most n log n. */
-static void select_best(ragfast_candidate *items, size_t n, size_t k) {
+ * of three; an input on which that goes badly is sorted instead, so the cost is at most n log n. If the search stops, in any
+ * order. */
+static void select_best(search *s, size_t worker, ragfast_candidate *items, size_t n, size_t k) {
     size_t first = 0, last = n - 1, rounds_left = 4;
     for (size_t m = n; m > 1; m /= 2) rounds_left += 2;
     while (first < last) {
+        if (ragfast_stopped_after(s, worker, (last - first) * RAGFAST_ITEM_WORK)) return;
         if (rounds_left-- == 0) {
-            ragfast_sort_best(items + first, last - first + 1);
+            ragfast_sort_best(s, worker, items + first, last - first + 1);
             return;
         }
         size_t middle = first + (last - first) / 2;
@@ -53,11 +57,10 @@ static void raise_threshold(search *s, size_t q, double threshold) {
 /* ---- candidate buffers -------------------------------------------------------------------------------------------------- */
 
 /* Puts the best feasible ones first, where there are k or more the k-th at k - 1. Returns how many, at most k. */
-static size_t put_best_first(const search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
-    s->workers[worker].work += *n * RAGFAST_ITEM_WORK;
+static size_t put_best_first(search *s, size_t q, size_t worker, ragfast_candidate *items, size_t *n) {
     size_t n_best = s->plan->max_per_group ? ragfast_put_feasible_first(s, q, worker, items, n) : *n;
     if (n_best < s->plan->k) return n_best;
-    select_best(items, n_best, s->plan->k);
+    select_best(s, worker, items, n_best, s->plan->k);
     return s->plan->k;
 }
 
@@ -148,6 +151,6 @@ size_t ragfast_take_best(search *s, size_t q, size_t worker, query_slot *total) 
     ragfast_rescore(s, q, worker, total, items, n);
     if (ragfast_stopped_after(s, worker, 0)) return 0;
     size_t n_best = put_best_first(s, q, worker, items, &n);
-    ragfast_sort_best(items, n_best);
+    ragfast_sort_best(s, worker, items, n_best);
     return n_best;
 }

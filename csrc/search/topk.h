@@ -22,7 +22,7 @@ void ragfast_raise_threshold(search *s, size_t q, size_t worker);
  * there are; *total: the counts of all workers. `worker` does it; where the search stops the return value means nothing. */
 size_t ragfast_take_best(search *s, size_t q, size_t worker, query_slot *total);
 
-/* Puts items in the order of results. */
-void ragfast_sort_best(ragfast_candidate *items, size_t n);
+/* Puts items in the order of results, unless the search stops. */
+void ragfast_sort_best(search *s, size_t worker, ragfast_candidate *items, size_t n);
 
 #endif

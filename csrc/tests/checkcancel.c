@@ -275,6 +275,26 @@ static void check_stopped_before(void) {
     }
 }
 
+/* All of many documents are found: nearly all of the time goes into putting them in order. */
+static void check_sort(void) {
+    enum { MANY = 100000 };
+    float *vectors = must(malloc(MANY * sizeof *vectors)), query = 1;
+    int32_t *groups = must(calloc(MANY, sizeof *groups));
+    double *scores = must(malloc(MANY * sizeof *scores));
+    int64_t *ids = must(malloc(MANY * sizeof *ids));
+    for (size_t i = 0; i < MANY; i++) vectors[i] = (float)random_unit();
+    const ragfast_docs docs = {.vectors = vectors, .n_docs = MANY, .dim = 1, .groups = groups};
+    for (size_t most = 0; most <= MANY; most += MANY) {
+        const ragfast_constraints constraints = {.max_per_group = most};
+        watch w = idle;
+        const ragfast_options options = {.n_threads = 1, .poll = poll_call, .context = &w};
+        ragfast_status status =
+            ragfast_search(scores, ids, NULL, NULL, NULL, &query, 1, &docs, 1, &constraints, MANY, 0, 1, &options);
+        check(status == RAGFAST_OK && w.n_polls >= (most ? 12 : 7), "status %d, %zu polls", (int)status, w.n_polls);
+    }
+    free(vectors), free(groups), free(scores), free(ids);
+}
+
 static void make_inputs(void) {
     in.f32 = make_problem(B, N, D, INTEGERS, RAGFAST_F32, 1);
     in.f64 = make_problem(B, N, D, INTEGERS, RAGFAST_F64, 0);
@@ -324,6 +344,8 @@ void check_cancel(int threads_only) {
 #endif
         }
     }
+    WHERE("a search that sorts");
+    check_sort();
     WHERE("after a stop");
     check_stopped_before();
     WHERE("a search of damaged documents, stopped");
