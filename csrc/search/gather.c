@@ -150,8 +150,8 @@ ragfast_status ragfast_gather_scores(double *scores, const void *queries, const 
     else
         fail(&g, RAGFAST_ERROR_NONFINITE_QUERY);
     ragfast_fp_leave(caller_fp);
-    status = (ragfast_status)atomic_load(&g.status);
-    return status == RAGFAST_OK ? ragfast_end_call(&g.call) : status;
+    status = ragfast_end_call(&g.call);
+    return status == RAGFAST_OK ? (ragfast_status)atomic_load(&g.status) : status;
 }
 
 /* ---- their gradient ---------------------------------------------------------------------------------------------- */

@@ -60,7 +60,8 @@ static ragfast_status search_planned(ragfast_call *call, const search_output *ou
     run(&s, queries, arguments->constraints);
     free(block);
     if (corrupt) *corrupt = s.shared.corrupt;
-    return ragfast_status_of(&s);
+    ragfast_status status = ragfast_end_call(call); /* what other threads found when it stopped is of no interest */
+    return status == RAGFAST_OK ? ragfast_status_of(&s) : status;
 }
 
 ragfast_status ragfast_search(double *scores, int64_t *doc_ids, double *doc_logprobs, ragfast_query_stats *stats,
