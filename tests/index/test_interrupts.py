@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
+import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import interruptions
 import numpy as np
 import pytest
 from scripts import load
 
 import ragfast
-from ragfast._core import interruptible
+from ragfast._core import interruptible, turns
+from ragfast.index import storage
 
 RNG = np.random.default_rng(16)
 DOCS = RNG.standard_normal((20_000, 96), np.float32)
@@ -50,6 +56,16 @@ def handler_every(seconds: float, handler: Callable[[], Any]) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def fork_once(children: list[int], *, wait: bool = False) -> None:
+    if not children:
+        children.append(os.fork())
+        if children == [0]:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)  # a hang ends as a signal
+        elif wait:
+            children.append(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
 
 
 def search(index: ragfast.FlatIndex, n_queries: int, n_threads: int = 1) -> Any:
@@ -163,15 +179,11 @@ def test_a_handler_may_fork() -> None:
     alone = search(index, 4).ids
     children: list[int] = []
 
-    def fork_once() -> None:
+    def fork() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)  # or the next handler would run inside of fork
-        if not children:
-            children.append(os.fork())
-            if children == [0]:
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(60)  # a hang ends as a signal
+        fork_once(children)
 
-    with handler_every(0.02, fork_once):
+    with handler_every(0.02, fork):
         while not children:
             try:
                 right = np.array_equal(around := search(index, 8_000, 2).ids, np.resize(alone, around.shape))
@@ -181,6 +193,129 @@ def test_a_handler_may_fork() -> None:
         os._exit(not (right and np.array_equal(search(index, 4, 2).ids, alone)))
     assert right
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_an_exception_of_a_handler_comes_before_errors_that_the_call_has_found(n_threads: int) -> None:
+    docs = RNG.standard_normal((5_000, 256))
+    docs[0, 0] = np.nan
+    chosen = np.zeros((5_000, 300), np.int64)
+    queries = np.ones((5_000, 256))
+
+    def gather_on() -> None:
+        while True:
+            with pytest.raises(ValueError, match="NaN"):
+                ragfast.gather_scores(queries, docs, chosen, n_threads=n_threads)
+
+    with handler_every(0.1, raise_once()), pytest.raises(StopWork):
+        gather_on()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent() -> None:
+    children: list[int] = []
+    go = threading.Event()
+    with handler_every(0.05, lambda: (signal.setitimer(signal.ITIMER_REAL, 0), fork_once(children), go.set())):
+        try:
+            found = "the result" if interruptible.run(lambda: go.wait(60)) else "nothing"
+        except RuntimeError as error:
+            found = str(error)
+    if children == [0]:
+        os._exit("forked" not in found)
+    assert found == "the result"
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+    with pytest.raises(KeyError):  # and the end of several
+        turns.map_on_threads(2, lambda i: {}[i], [1, 2, 3])
+    helper = turns.Helper()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        helper.end()
+        os._exit(0)
+    helper.end()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_is_forked_in_a_save_leaves_the_files_to_its_parent(tmp_path: Path) -> None:
+    # The child unwinds the save before its parent goes on with it.
+    index = ragfast.FlatIndex.from_vectors(DOCS[:100], ids=[f"document {i}" for i in range(100)])
+
+    def save() -> None:
+        index.save(tmp_path / "index", overwrite=True)
+
+    save()
+    index.upsert(["document 7"], DOCS[:1])
+    places = interruptions.count(save, opcodes=True)
+    for place in range(0, places, max(1, places // 80)):
+        index.upsert(["document 7"], DOCS[place : place + 1])
+        children: list[int] = []
+
+        def fork(children: list[int] = children) -> None:
+            fork_once(children, wait=True)
+            if children == [0]:
+                raise SystemExit
+
+        try:
+            interruptions.at(place, fork, save, opcodes=True)
+        finally:
+            if children == [0]:
+                os._exit(0)
+        assert children[1:] == [0]
+        opened = ragfast.FlatIndex.open(tmp_path / "index")
+        opened.verify()
+        assert opened.version == index.version
+        assert np.array_equal(opened.vectors, index.vectors)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_writes_to_no_file_of_its_parent(tmp_path: Path) -> None:
+    rows = np.arange(12).reshape(4, 3)
+    refused: list[str] = []
+    with storage.change(tmp_path / "directory") as transaction:
+        with transaction.stream("rows", rows.dtype, (3,)) as out:
+            out.append(rows[:2])
+            children: list[int] = []
+            fork_once(children)
+            if children == [0]:
+                for write in (lambda: out.append(rows), out._finish, lambda: transaction.commit({})):
+                    with contextlib.suppress(BaseException):
+                        try:
+                            write()
+                        except RuntimeError as error:
+                            refused.append(str(error))
+                os._exit(sum("forked" in error for error in refused))
+            assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 3
+            out.append(rows[2:])
+        transaction.commit({})
+    stored = storage.open(tmp_path / "directory")
+    stored.verify("rows")
+    assert np.array_equal(stored.array("rows"), rows)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [lambda: interruptible.run(lambda: 5), lambda: turns.map_on_threads(3, abs, range(5))],
+    ids=["run", "map_on_threads"],
+)
+def test_an_interrupted_call_leaves_no_thread(work: Callable[[], object]) -> None:
+    def stop() -> None:
+        raise StopWork
+
+    before = _thread._count()
+    for place in range(interruptions.count(work, opcodes=True)):
+        with contextlib.suppress(StopWork):  # there are more places when the threads are slow
+            interruptions.at(place, stop, work, opcodes=True)
+        gc.collect()  # the tracer is in a cycle with the frames
+        for _ in range(500):
+            if _thread._count() <= before:
+                break
+            time.sleep(0.01)
+        assert _thread._count() <= before
 
 
 def test_interruptible_run_returns_what_the_call_returns_or_raises() -> None:

@@ -33,7 +33,6 @@ def run(call: Callable[[], Result]) -> Result:
         return call()
     helper = Helper()
     helper.call(call)
-    helper.leave()
     result: Result = helper.result()
     return result
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 from queue import Empty, SimpleQueue
@@ -20,6 +21,9 @@ Result = TypeVar("Result")
 
 NESTED_WAIT = 1.0
 """Seconds that work inside other work waits for a third thread, which may be waiting for this one."""
+
+FORK_WAIT = 1.0
+"""Seconds after which one who waits for a thread looks whether this process is a fork, where that thread is not."""
 
 
 class _Nesting(threading.local):
@@ -94,33 +98,41 @@ class Helper:
     """
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._calls: SimpleQueue[Any] = SimpleQueue()
         self._outcomes: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._ended: list[bool] = []
         self._running = _thread.allocate_lock()
         self._running.acquire()
+        self._process = os.getpid()
         # What it does is done for the caller, inside whatever the caller is in the middle of.
-        arguments = self._calls, self._outcomes, self._running, _this_thread.within
-        _thread.start_new_thread(_serve, arguments)
-
-    def __del__(self) -> None:
-        """An interrupt may come between the start of the thread and the `try` that ends it."""
-        if hasattr(self, "_calls"):
-            self._calls.put(None)
+        arguments = self._calls, self._outcomes, self._ended, self._running, _this_thread.within
+        # When nobody has this any more, the thread ends after its calls. (A __del__ would swallow an interrupt.)
+        _thread.start_new_thread(_serve, (*arguments, weakref.ref(self, self._calls.put)))
 
     def call(self, work: Callable[[], Any]) -> None:
         """Make this call after those before it, without waiting for it."""
         self._calls.put(work)
 
     def result(self) -> Any:
-        """Wait for the next call to end, and return or raise what it did."""
-        value, error = self._outcomes.get()
+        """Wait for the next call to end, and return or raise what it did.
+
+        Raises
+        ------
+        RuntimeError
+            In a process that a signal handler forked meanwhile: the thread is not there.
+        """
+        while True:
+            try:
+                value, error = self._outcomes.get(timeout=FORK_WAIT)
+                break
+            except Empty:
+                if os.getpid() != self._process:
+                    raise RuntimeError(
+                        "a signal handler forked this process in the middle of a call, which the child cannot complete"
+                    ) from None
         if error is not None:
             raise error
         return value
-
-    def leave(self) -> None:
-        """Let the thread end after its calls, without waiting for it."""
-        self._calls.put(None)
 
     def end(self) -> None:
         """Wait until all calls have ended, also where an interrupt comes meanwhile: it is raised afterwards."""
@@ -128,8 +140,9 @@ class Helper:
         interrupt: BaseException | None = None
         while True:
             try:
-                with self._running:
-                    break
+                while not self._ended and os.getpid() == self._process:
+                    self._running.acquire(timeout=FORK_WAIT)
+                break
             except BaseException as error:
                 interrupt = error
         if interrupt is not None:
@@ -165,18 +178,22 @@ def map_on_threads(n_threads: int, work: Callable[[Item], Result], items: Iterab
 
 
 def _serve(
-    calls: SimpleQueue[Callable[[], Any] | None],
+    calls: SimpleQueue[Any],
     outcomes: SimpleQueue[tuple[Any, BaseException | None]],
+    ended: list[bool],
     running: _thread.LockType,
     within: tuple[tuple[Turns, str], ...],
+    end: weakref.ref[Helper],
 ) -> None:
+    """Makes calls until None comes, or `end`, which its callback sends."""
     _this_thread.within = within
     try:
-        while (work := calls.get()) is not None:
+        while (work := calls.get()) is not None and work is not end:
             try:
                 outcomes.put((work(), None))
             except BaseException as error:
                 outcomes.put((None, error))
             del work
     finally:
+        ended.append(True)
         running.release()

@@ -157,6 +157,7 @@ class Transaction:
         _remove_unnamed(self._directory, made)
 
     def _refuse_closed(self) -> None:
+        _refuse_child(self._process)
         if not self._open:
             raise ValueError("transaction: expected one whose block has not ended and that was not committed")
 
@@ -179,13 +180,14 @@ class ArrayWriter:
 
     def __init__(self, path: str, dtype: str, row_shape: tuple[int, ...]) -> None:
         self._path = path
+        self._process = os.getpid()
         self._dtype = np.dtype(dtype)
         self._row_shape = row_shape
         self._rows = 0
         self._sums = _kernels.Checksum()
         self._fd = os.open(path, NEW_FILE, 0o666)
         try:
-            _write(self._fd, bytes(manifest.HEADER))  # in its place when the number of rows is known
+            self._write(bytes(manifest.HEADER))  # in its place when the number of rows is known
         except BaseException:
             self._abandon()
             raise
@@ -210,16 +212,21 @@ class ArrayWriter:
                 # A copy: of a panel of codes that lie beside it, an add may be writing those of rows to come.
                 part = data[start : start + BLOCK].copy().data
                 self._sums.update(part)
-                _write(self._fd, part)
+                self._write(part)
         self._rows += len(given)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        _refuse_child(self._process)
+        _write(self._fd, data)
 
     def _finish(self) -> str:
         """Completes the file and forces it to the disk; returns the sum of its data."""
         entry = Entry("", self._dtype.str, (self._rows, *self._row_shape), f"{self._sums.value:016x}", False)
         if self._rows > manifest.MAX_AXIS or entry.nbytes > manifest.MAX_DATA:
             raise ValueError(f"array: expected at most {manifest.MAX_AXIS} rows, got {self._rows}")
+        _refuse_child(self._process)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        _write(self._fd, entry.header())
+        self._write(entry.header())
         _sync(self._fd)
         fd, self._fd = self._fd, -1
         os.close(fd)
@@ -230,8 +237,17 @@ class ArrayWriter:
             fd, self._fd = self._fd, -1
             with suppress(OSError):
                 os.close(fd)
-        with suppress(OSError):
-            os.unlink(self._path)
+        if self._process == os.getpid():
+            with suppress(OSError):
+                os.unlink(self._path)
+
+
+def _refuse_child(process: int) -> None:
+    """RuntimeError unless this process is the one that began to write: files are its own, and have one position."""
+    if process != os.getpid():
+        raise RuntimeError(
+            "a signal handler forked this process while it was writing an index, which the child cannot complete"
+        )
 
 
 def _write(fd: int, data: bytes | memoryview) -> None:
