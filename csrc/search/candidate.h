@@ -42,8 +42,8 @@ typedef struct heap_sort {
 } heap_sort;
 
 /* At most n_steps of it. Inlined by force, so that `before` is. */
-static inline __attribute__((always_inline)) void
-ragfast_heap_sort_steps(heap_sort *sort, size_t n_steps, ragfast_order *before, const void *context) {
+static inline __attribute__((always_inline)) void ragfast_heap_sort_steps(heap_sort *sort, size_t n_steps,
+                                                                          ragfast_order *before, const void *context) {
     ragfast_candidate *items = sort->items;
     size_t start = sort->start, end = sort->end;
     for (; end > 1 && n_steps > 0; n_steps--) {

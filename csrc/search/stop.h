@@ -17,7 +17,7 @@ enum {
     RAGFAST_ITEM_WORK = 16,        /* of a candidate, to put the best ones first, */
     RAGFAST_SORT_STEPS = 1 << 14,  /* and of a sort of them, what is done between two questions, */
     RAGFAST_SORT_WORK = 1 << 24,
-    RAGFAST_HIT_WORK = 64          /* to look at a pair that a kernel let through */
+    RAGFAST_HIT_WORK = 64 /* to look at a pair that a kernel let through */
 };
 
 /* The cancellation point. Never reached between begin_codes and end_codes; worker 0 is the calling thread. */
