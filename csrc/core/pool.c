@@ -137,8 +137,9 @@ void ragfast_poll(ragfast_call *call) {
         if (call->poll(call->context)) atomic_store_explicit(&call->stopped, 1, memory_order_relaxed);
         ragfast_fp_enter();
         ragfast_fp_leave(saved);
+        now = ragfast_now();
     }
-    call->next_poll = ragfast_now() + ragfast_poll_interval;
+    call->next_poll = now + ragfast_poll_interval;
 }
 
 size_t ragfast_worker_count(const ragfast_call *call, int is_small, size_t n_chunks) {

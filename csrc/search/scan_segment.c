@@ -184,5 +184,5 @@ void ragfast_scan_segment(search *s, const segment_plan *segment) {
     }
     if (ragfast_status_of(s) != RAGFAST_OK) return;
     ragfast_parallel_for(s->call, run_chunk, s, segment->n_chunks, s->plan->n_workers);
-    ragfast_search_stopped(s, 0); /* which chunks may have been left out for */
+    ragfast_search_has_stopped(s); /* which chunks may have been left out for */
 }

@@ -35,7 +35,7 @@ static void run(search *s, const void *queries, const ragfast_constraints *const
             ragfast_scan_segment(s, &plan->segments[i]);
         if (ragfast_status_of(s) != RAGFAST_OK) return;
         ragfast_parallel_for(s->call, finish_query, s, s->queries.n, plan->n_workers);
-        if (ragfast_search_stopped(s, 0)) return;
+        if (ragfast_search_has_stopped(s)) return;
     }
 }
 

@@ -27,6 +27,13 @@ static inline int ragfast_search_stopped(search *s, size_t worker) {
     return ragfast_status_of(s) != RAGFAST_OK;
 }
 
+/* Whether the search stops, as far as that is known: it does not ask, which small searches have no time for. */
+static inline int ragfast_search_has_stopped(search *s) {
+    if (ragfast_end_call(s->call) != RAGFAST_OK && ragfast_status_of(s) == RAGFAST_OK)
+        ragfast_fail(s, RAGFAST_ERROR_CANCELLED);
+    return ragfast_status_of(s) != RAGFAST_OK;
+}
+
 /* The cancellation point, whether or not the worker is between begin_codes and end_codes. */
 int ragfast_search_stopped_in_codes(search *s, size_t worker);
 
