@@ -74,6 +74,8 @@ def run(call: Callable[[int], None], work: Callable[[], Result], *, opcodes: boo
     """work(), with call(i) at each place i; and how many places there were."""
     tracer = _Tracer(call, opcodes)
     before = sys.gettrace()
+    if opcodes:
+        sys._getframe().f_trace_opcodes = True  # from Python 3.12 on, settrace looks whether any frame was to tell them
     sys.settrace(tracer.begin)
     try:
         result = work()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from typing import Any
 
+import interruptions
 import numpy as np
 import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from ragfast.index import strings
 from ragfast.index.names import Names
 
 SOME = ["a", "b", "ä", "日本", "\0", "a\0", "x y", "\U0001f600", "1", "10"]
@@ -186,3 +189,38 @@ def test_readers_beside_a_writer() -> None:
         reader.join()
     assert wrong == []
     assert len(names) == 1000
+
+
+def test_handlers_run_between_blocks_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ctrl-C would otherwise wait for all of a million names. What an interrupt leaves is a beginning of them.
+    class StopWork(Exception):
+        pass
+
+    def stop() -> None:
+        raise StopWork
+
+    monkeypatch.setattr(strings, "BLOCK", 3)
+    new, later = [f"name {i}" for i in range(20)], [f"later {i}" for i in range(20)]
+    lengths = set()
+
+    def places_of(work: Callable[[], object]) -> int:
+        return max(interruptions.count(work, opcodes=True) for _ in range(2))  # Python 3.13 tells few the first time
+
+    interruptions.run(lambda place: None, lambda: Names().append_read(new), opcodes=True)
+    known = Names()
+    known.append(["first"])
+    for place in range(interruptions.count(lambda: known.append_read(new), opcodes=True)):
+        names = Names()
+        names.append(["first"])
+        with pytest.raises(StopWork):
+            interruptions.at(place, stop, lambda names=names: names.append_read(new), opcodes=True)
+        lengths.add(len(names))
+        assert names.take(np.arange(len(names))).tolist() == ["first", *new][: len(names)]
+        keys = names.append(later)
+        assert names.take(keys).tolist() == later
+        assert np.array_equal(names.find(later), keys)
+    assert lengths == {1, 4, 7, 10, 13, 16, 19, 21}
+
+    of_blocks = places_of(lambda: Names().read(new))
+    monkeypatch.setattr(strings, "BLOCK", 100)
+    assert of_blocks > places_of(lambda: Names().read(new))

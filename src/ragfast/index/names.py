@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfast.index.strings import Strings, pack, refuse_surrogates, repeated, string_list
+from ragfast.index.strings import Strings, blocks, pack, refuse_surrogates, repeated, string_list
 
 UNKNOWN_KEY = -1
 
@@ -72,7 +72,10 @@ class Names:
         one with half of a surrogate pair.
         """
         strings: list[str] = string_list(x, name)
-        if len(set(strings)) < len(strings):
+        seen: set[str] = set()
+        for part in blocks(strings):
+            seen.update(part)
+        if len(seen) < len(strings):
             raise ValueError(f"{name}: expected distinct ids, got {repeated(strings)!r:.80} twice")
         if "" in strings:
             raise ValueError(f"{name}: expected strings of one character or more, got '' in row {strings.index('')}")

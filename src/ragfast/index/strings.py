@@ -6,7 +6,7 @@ i being data[offsets[i]:offsets[i + 1]].
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +15,17 @@ from numpy.typing import NDArray
 
 from ragfast._core import arrays
 
+BLOCK = 2**16
+"""Strings that are put into a dictionary or a set together."""
 
 def plain_str(x: str) -> str:
     """x without whatever a subclass of str adds to it (np.str_, an enumeration), so that it is what it compares as."""
     return x if type(x) is str else str.__str__(x)
+
+
+def blocks(strings: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Them in parts that take a few milliseconds each to look up, so that signal handlers run in between."""
+    return (strings[first : first + BLOCK] for first in range(0, len(strings), BLOCK))
 
 
 def refuse_surrogates(strings: Iterable[str], name: str) -> None:
@@ -165,7 +172,9 @@ class Strings:
         first = len(self)
         del self._added[first - self.n_stored :]  # left by an append that was interrupted
         self._added.extend(strings)  # before any of them can be found
-        self._added_positions.update(zip(strings, range(first, first + len(strings)), strict=True))
+        for part in blocks(strings):  # of an append that is interrupted, the first strings stay
+            self._added_positions.update(zip(part, range(first, first + len(part)), strict=True))
+            first += len(part)
 
     def take(self, positions: NDArray[Any]) -> NDArray[np.object_]:
         """The strings at positions, of any shape, each below len(self); None at positions below 0."""
