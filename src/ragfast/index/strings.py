@@ -18,6 +18,7 @@ from ragfast._core import arrays
 BLOCK = 2**16
 """Strings that are put into a dictionary or a set together."""
 
+
 def plain_str(x: str) -> str:
     """x without whatever a subclass of str adds to it (np.str_, an enumeration), so that it is what it compares as."""
     return x if type(x) is str else str.__str__(x)
