@@ -7,7 +7,7 @@
 
 size_t ragfast_page_bytes(void);
 
-/* The time in ns since some moment, by a clock that nobody sets. Above 0. */
+/* The time in ns by the monotonic clock. Above 0. */
 uint64_t ragfast_now(void);
 
 /* Asks for the pages of n_bytes at `first` to be read from the medium that they are mapped from. A hint: where it fails the

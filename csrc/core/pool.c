@@ -156,7 +156,7 @@ static void run_alone(ragfast_call *call, ragfast_chunk_fn *run, void *context, 
     }
 }
 
-/* A condition that can be waited for by the monotonic clock, which nobody sets. */
+/* A condition whose timed waits use the monotonic clock, so that setting the time of day does not lengthen them. */
 static void init_condition(pthread_cond_t *condition) {
 #if defined(__APPLE__)
     pthread_cond_init(condition, NULL);

@@ -19,12 +19,12 @@ enum {
     EXTRA_UNPACKED = 256,
     EXTRA_PACKED = 1024,
     MIN_GROUP_THRESHOLDS = 16,
-    MIN_CODED = 4000, /* documents from which codes repay preparing queries and looking twice; and for one query */
+    MIN_CODED = 4000, /* documents from which a scan of codes is faster than float32; and for one query */
     MIN_CODED_ONE = 1000,
-    MAPPED_SHARE = 4,                        /* by which mapped segments need fewer queries to repay unpacking */
+    MAPPED_SHARE = 4,                        /* mapped segments are unpacked from so many times fewer queries */
     INLINE_WORK = 1 << 20,                   /* multiplications below which waking a thread costs more than it brings */
-    PACK_MIN_QUERIES = RAGFAST_ROWS_QUERIES, /* from here transposing the documents repays itself: docs/design.md */
-    PACK_MIN_QUERIES_NARROW = 16,            /* and here where a row is too short to repay summing across lanes */
+    PACK_MIN_QUERIES = RAGFAST_ROWS_QUERIES, /* from here transposing the documents is faster: docs/design.md */
+    PACK_MIN_QUERIES_NARROW = 16,            /* and here if rows are short, as summing across lanes then costs more */
     NARROW_DIM = 256,
     HIGH_BLOCK_BYTES = 128 << 10, /* of the high plane: several tiles of queries meet it in the second-level cache */
     MIN_HITS_FOR_POLICY = 256     /* and 8 K: until thresholds have risen, much is a hit */

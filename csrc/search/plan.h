@@ -1,5 +1,5 @@
 /* The plan of a search: every rule of cost and every threshold, decided once a call and once a segment, before a document is
- * looked at. Pure functions of the arguments and of the level make it; afterwards nobody writes to it, and both the scratch
+ * looked at. Pure functions of the arguments and of the level make it; after that it is constant, and both the scratch
  * block and the search follow from it. */
 #ifndef RAGFAST_PLAN_H
 #define RAGFAST_PLAN_H
@@ -33,7 +33,7 @@ typedef struct segment_plan {
     size_t chunk_docs; /* that a worker takes at a time: some blocks */
     size_t n_chunks, chunk_stride;
 
-    /* Of a scan by codes. A query that it does not repay falls back to float32 at the worker's next chunk. */
+    /* Of a scan by codes. A query for which the codes keep too many candidates falls back to float32 at the worker's next chunk. */
     int new_transform;    /* queries must be coded: the transform is not that of the coded segment before */
     int refines_all_bits; /* what the high plane let through is refined by all eight bits */
     int tries_prefix;

@@ -73,7 +73,7 @@ static void run_block(search *s, const doc_block *block, size_t worker) {
 
 /* ---- a chunk ----------------------------------------------------------------------------------------------------- */
 
-/* Queries that codes do not repay, from this chunk on by float32. Returns how many are left to the codes. */
+/* Moves queries for which the codes keep too many candidates to the float32 scan, from this chunk on. Returns how many are left to the codes. */
 static size_t list_disabled(search *s, size_t worker) {
     search_worker *w = &s->workers[worker];
     size_t before = w->n_listed;

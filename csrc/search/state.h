@@ -66,7 +66,7 @@ typedef struct query_state {
     double *norms;                     /* (n,) */
     double *squares;                   /* (n,), by inner_f64, for distances and cosines */
     ragfast_candidate *candidates;     /* (n, workers, capacity), which slots point to: each worker writes its own */
-    group_threshold *group_thresholds; /* (n, workers, n_group_thresholds): likewise */
+    group_threshold *group_thresholds; /* (n, workers, n_group_thresholds): each worker writes its own */
 } query_state;
 
 /* One query in the space of codes: its score with document j is base + unit / scale_j (Z . Y_j); docs/exactness.md (S). */
@@ -91,9 +91,9 @@ typedef struct code_state {
 
 typedef struct shared_state {
     _Atomic double *thresholds; /* (queries,) they only rise */
-    atomic_uchar
-        *codes_disabled;   /* (queries,): the codes do not repay this query; workers list it at their next chunk */
-    atomic_int status;     /* not RAGFAST_OK: the search stops */
+    atomic_uchar *
+        codes_disabled; /* (queries,): the codes keep too many candidates; workers list the query at their next chunk */
+    atomic_int status;  /* not RAGFAST_OK: the search stops */
     ragfast_place corrupt; /* by the one that sets the flag */
     atomic_flag corrupt_is_known;
 } shared_state;

@@ -14,10 +14,10 @@ enum {
     RAGFAST_MAPPED_WORK = 1 << 18, /* to read a row from a slower medium, */
     RAGFAST_STREAMED_WORK = 8,     /* and an element of rows side by side */
     RAGFAST_PAIR_WORK = 8,         /* to compare a score with its threshold */
-    RAGFAST_ITEM_WORK = 16,        /* of a candidate, to put the best ones first, */
-    RAGFAST_SORT_STEPS = 1 << 14,  /* and of a sort of them, what is done between two questions, */
-    RAGFAST_SORT_WORK = 1 << 24,
-    RAGFAST_HIT_WORK = 64 /* to look at a pair that a kernel let through */
+    RAGFAST_ITEM_WORK = 16,        /* of a candidate, to put the best ones first */
+    RAGFAST_SORT_STEPS = 1 << 14,  /* of a sort of candidates between two cancellation points, */
+    RAGFAST_SORT_WORK = 1 << 24,   /* and what they count for: the whole of RAGFAST_STOP_WORK */
+    RAGFAST_HIT_WORK = 64          /* to look at a pair that a kernel let through */
 };
 
 /* The cancellation point. Never reached between begin_codes and end_codes; worker 0 is the calling thread. */
@@ -27,7 +27,7 @@ static inline int ragfast_search_stopped(search *s, size_t worker) {
     return ragfast_status_of(s) != RAGFAST_OK;
 }
 
-/* Whether the search stops, as far as that is known: it does not ask, which small searches have no time for. */
+/* Whether the search has stopped. It does not poll: reading the clock would be a twentieth of the smallest searches. */
 static inline int ragfast_search_has_stopped(search *s) {
     if (ragfast_end_call(s->call) != RAGFAST_OK && ragfast_status_of(s) == RAGFAST_OK)
         ragfast_fail(s, RAGFAST_ERROR_CANCELLED);

@@ -72,7 +72,7 @@ def test_a_wait_inside_of_work_ends_and_leaves_the_turn_of_others_alone(monkeypa
 def test_a_helper_makes_calls_in_order_and_is_inside_what_its_caller_is() -> None:
     one, helper, order = Turns("it"), Helper(), []
     for i in range(5):
-        helper.call(lambda i=i: (order.append(i), i * i)[1])  # type: ignore[misc]
+        helper.call(lambda i=i: (order.append(i), i * i)[1])  # type: ignore[misc]  # mypy cannot infer the default of a lambda
     assert [helper.result() for _ in range(5)] == [0, 1, 4, 9, 16]
     helper.call(lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):

@@ -58,7 +58,7 @@ class _Tracer:
         if code not in self._checks:
             found = (i.offset for i in dis.get_instructions(code) if i.opname.startswith(CHECKS))
             self._checks[code] = frozenset(found)
-            table = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+            table = dis._parse_exception_table(code)  # type: ignore[attr-defined]  # private, and not in typeshed
             self._handlers[code] = [(entry.start, entry.end, entry.target) for entry in table]
         before = self._before.get(frame, here - 2)  # RESUME, with which a frame begins or goes on, is not traced
         self._before[frame] = here

@@ -18,7 +18,7 @@ from ragfast._core.turns import Helper
 BLOCK = 2**22
 """Elements that are converted together."""
 MIN_SORTED = 2**20
-"""Elements that take 50 ms or more to sort."""
+"""Elements from which another thread sorts."""
 
 Result = TypeVar("Result")
 
