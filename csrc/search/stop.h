@@ -27,7 +27,7 @@ static inline int ragfast_search_stopped(search *s, size_t worker) {
     return ragfast_status_of(s) != RAGFAST_OK;
 }
 
-/* Whether the search has stopped. It does not poll: reading the clock would be a twentieth of the smallest searches. */
+/* Whether the search has stopped. It does not poll, so that a small search reads no clock. */
 static inline int ragfast_search_has_stopped(search *s) {
     if (ragfast_end_call(s->call) != RAGFAST_OK && ragfast_status_of(s) == RAGFAST_OK)
         ragfast_fail(s, RAGFAST_ERROR_CANCELLED);
